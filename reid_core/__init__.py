@@ -1,0 +1,1 @@
+"""Open-set animal re-identification: photographs and arrays in, arrays and numbers out. No Ray."""

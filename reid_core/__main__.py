@@ -1,0 +1,78 @@
+"""Train and score one configuration on one machine, without Ray: `python -m reid_core --data … --out …`."""
+
+import argparse
+import json
+import math
+
+from reid_core import cli
+from reid_core.batches import local_batches
+from reid_core.bundle import write_config
+from reid_core.config import UserError, fingerprint
+from reid_core.environment import describe_environment
+from reid_core.experiment import epoch_evaluation, finish, local_place, make_trainer, plan_of, rest_of
+from reid_core.model import describe_parts
+from reid_core.prepare import prepare, read_truth, resolve_data
+from reid_core.summary import format_metrics
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m reid_core", description=__doc__)
+    cli.add_common_flags(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepare, train (continuing where a former call stopped), score `testSet` once, export."""
+    options = make_parser().parse_args(arguments)
+    config = cli.make_config(options)
+    out = cli.make_out(options.out)
+    _claim(out, fingerprint(config))
+    root = resolve_data(options.data, out / "data")
+    prepared = prepare(root, out / "cache", config, skip_missing=options.skip_missing)
+    place = local_place()
+    plan = plan_of(config, prepared)
+    trainer = make_trainer(config, plan, place)
+    print(describe_parts(trainer.model))
+    checkpoint = out / "checkpoint"
+    if (checkpoint / "trainer.pt").exists():
+        trainer.load(checkpoint)
+        print(f"continuing after epoch {len(trainer.history)}")
+    checkpoint.mkdir(exist_ok=True)
+    batches = local_batches(
+        rest_of(plan, trainer),
+        seed=config.seed,
+        config=config.augment,
+        cache=prepared.images,
+        code_N=prepared.codes(),
+    )
+    for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
+        trainer.save(checkpoint)
+        print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)
+    metrics = finish(
+        config,
+        prepared,
+        read_truth(root, prepared, skip_missing=options.skip_missing),
+        trainer.restore_best(),
+        out,
+        place,
+    )
+    write_config(out / "best.yaml", config)
+    (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
+    print(format_metrics(metrics))
+    if prepared.num_unreadable:
+        print(f"{prepared.num_unreadable} unreadable photographs were left out")
+    print(f"model: {out / 'best'}\nanswers: {out / 'predictions.parquet'}")
+    return 0 if math.isfinite(metrics["thresholdSet"]["mean_of_groups"]) else 1
+
+
+def _claim(out, identity: str) -> None:
+    """Refuse a result folder that another configuration has written to."""
+    mark = out / "configuration.txt"
+    if mark.exists() and mark.read_text().strip() != identity:
+        raise UserError(f"--out {out} holds the result of another configuration; choose another folder")
+    mark.write_text(identity + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

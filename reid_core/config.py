@@ -1,0 +1,264 @@
+"""Every hyperparameter of one trial, as frozen dataclasses.
+
+dotted values in → one checked `TrialConfig` out. Standard library only, so that anything may import it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave (file, row, flag). Command lines print its message without a traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which image plays which part, and how batches are drawn from `training`."""
+
+    split: Literal["stratified", "paper"] = "stratified"
+    image_px: int = 384
+    mean: float | tuple[float, float, float] | None = None  # None: from the weights' pretrained config
+    std: float | tuple[float, float, float] | None = None
+    images_per_identity: int = 4  # M of the M-per-identity batches
+    oversample_to: int | None = 5  # paper §3.3: identities with fewer images are repeated up to this many
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Online augmentation of training images (paper §3.3)."""
+
+    probability: float = 0.5  # of each effect; 0 turns augmentation off
+    rotation_deg: float = 20.0
+    clahe_clip: float = 3.0
+    blur_px: int = 5
+    brightness: float = 0.2
+    noise_std: float = 0.04
+    erase_fraction: float = 0.2  # side of the largest erased rectangle, as a share of the image
+    flip: bool = False  # a flipped flank is another animal's flank
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Backbone, the part of it that is trained, and the embedding head (paper §4.1.1, §4.1.4.2)."""
+
+    backbone: str = "hf-hub:BVRA/MegaDescriptor-L-384"
+    weights: str = "pretrained"  # "pretrained", "random", or the path of a safetensors file
+    unfrozen_stages: int = 2  # counted from the top; the final norm and the head are always trained
+    head: Literal["none", "linear", "mlp"] = "linear"
+    head_hidden: int = 1024
+    head_dropout: float = 0.1  # of the mlp head
+    embedding_dim: int = 1024
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is minimised (paper §4.1.4.1)."""
+
+    name: Literal["triplet"] = "triplet"
+    margin_cosine: float = 0.2
+    miner: Literal["semihard", "hard", "all"] = "semihard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with one learning rate per part (paper §4.1.2, §4.1.3.3)."""
+
+    epochs: int = 20
+    batch_size: int = 32  # global: over all workers of the trial
+    lr_head: float = 5e-5
+    lr_stages: float = 5e-5
+    lr_norm: float = 1e-5
+    weight_decay: float = 0.05
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: float = 0.0
+    clip_norm: float | None = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU
+    patience_epochs: int | None = None  # stop after this many epochs without a better cosine GEO_MEAN
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchConfig:
+    """Local matching of the shortlisted pairs (paper §5.1)."""
+
+    matcher: Literal["aliked-lightglue", "aliked-mnn", "sift-mnn", "none"] = "aliked-lightglue"
+    weights: str | None = None  # folder with the matchers' files; None: torch hub's cache, then the network
+    shortlist: int = 20  # B, gallery images per query
+    image_px: int = 512
+    num_keypoints: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdConfig:
+    """Range of the per-group threshold and the aggregate that is the objective (paper §5.2)."""
+
+    smallest: float = 0.05
+    largest: float = 0.95
+    objective: Literal["mean_of_groups", "pooled"] = "mean_of_groups"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One trial. Field names, joined by dots, are the parameter names of the search and of `--set`."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+
+    def __post_init__(self) -> None:
+        for key, low, high in _RANGES:
+            value = get(self, key)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{key}={value!r} is outside {low} … {high}")
+
+
+_INF = float("inf")
+_RANGES = (
+    ("data.image_px", 16, 4096),
+    ("data.images_per_identity", 2, 1024),
+    ("data.oversample_to", 1, 10_000),
+    ("augment.probability", 0, 1),
+    ("augment.rotation_deg", 0, 180),
+    ("augment.clahe_clip", 1, 100),
+    ("augment.blur_px", 3, 99),
+    ("augment.brightness", 0, 1),
+    ("augment.noise_std", 0, 1),
+    ("augment.erase_fraction", 0, 0.9),
+    ("model.unfrozen_stages", 0, 64),
+    ("model.head_hidden", 1, 1_000_000),
+    ("model.head_dropout", 0, 0.99),
+    ("model.embedding_dim", 2, 65_536),
+    ("model.drop_path", 0, 0.99),
+    ("loss.margin_cosine", 0, 2),
+    ("optim.epochs", 0, 100_000),
+    ("optim.batch_size", 2, 1_000_000),
+    ("optim.lr_head", 0, 10),
+    ("optim.lr_stages", 0, 10),
+    ("optim.lr_norm", 0, 10),
+    ("optim.weight_decay", 0, 10),
+    ("optim.warmup_epochs", 0, 100_000),
+    ("optim.clip_norm", 0, _INF),
+    ("optim.patience_epochs", 1, 100_000),
+    ("match.shortlist", 1, 1_000_000),
+    ("match.image_px", 32, 4096),
+    ("match.num_keypoints", 8, 8192),
+    ("threshold.smallest", 0, 1),
+    ("threshold.largest", 0, 1),
+)
+
+
+def get(config: TrialConfig, key: str) -> Any:
+    """Value at a dotted key, e.g. ``get(config, "optim.lr_head")``."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def flatten(config: TrialConfig) -> dict[str, Any]:
+    """All values by dotted key, in the order of declaration; tuples as lists, as JSON has them.
+
+    Example:
+        >>> flatten(TrialConfig())["optim.batch_size"]
+        32
+    """
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        parts = value if isinstance(value, dict) else {"": value}
+        for key, leaf in parts.items():
+            flat[f"{name}.{key}".rstrip(".")] = list(leaf) if isinstance(leaf, tuple) else leaf
+    return flat
+
+
+def parse_value(value: Any) -> Any:
+    """A value as a person types it: JSON where it is JSON (`1e-4`, `null`, `[0.5, 0.5, 0.5]`), else the text itself.
+
+    Example:
+        >>> parse_value("1e-4"), parse_value("none"), parse_value(3)
+        (0.0001, 'none', 3)
+    """
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        return value
+
+
+def override(config: TrialConfig, changes: dict[str, Any]) -> TrialConfig:
+    """Replace values by dotted key, check their types and ranges, and construct once.
+
+    Raises:
+        UserError: If a key is unknown, or a value has the wrong type or lies outside its range.
+
+    Example:
+        >>> override(TrialConfig(), {"optim.lr_head": 1e-4}).optim.lr_head
+        0.0001
+        >>> override(TrialConfig(), {"optim.lr": 1e-4})
+        Traceback (most recent call last):
+        reid_core.config.UserError: unknown key 'optim.lr'; 'optim' has: epochs, batch_size, lr_head, lr_stages, ...
+    """
+    top: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        checked = _checked(key, value)
+        part, _, name = key.partition(".")
+        if name:
+            nested.setdefault(part, {})[name] = checked
+        else:
+            top[part] = checked
+    for part, values in nested.items():
+        top[part] = dataclasses.replace(getattr(config, part), **values)
+    return dataclasses.replace(config, **top)
+
+
+def fingerprint(config: TrialConfig) -> str:
+    """Short hash of the canonical JSON of a configuration: equal configurations, equal fingerprints."""
+    canonical = json.dumps(flatten(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
+
+
+def _checked(key: str, value: Any) -> Any:
+    part, _, name = key.partition(".")
+    hints = get_type_hints(TrialConfig)
+    if name:
+        if not dataclasses.is_dataclass(hints.get(part)):
+            raise UserError(f"unknown key {key!r}; the parts are: {', '.join(hints)}")
+        owner, hints = part, get_type_hints(hints[part])
+        known = f"{owner!r} has: {', '.join(hints)}"
+    else:
+        name, known = part, f"known: {', '.join(hints)}"
+    if name not in hints or dataclasses.is_dataclass(hints[name]):
+        raise UserError(f"unknown key {key!r}; {known}")
+    return _coerce(key, value, hints[name])
+
+
+def _coerce(key: str, value: Any, hint: Any) -> Any:
+    """Check `value` against a type hint; whole numbers pass as floats, lists as tuples, nothing else is bent."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        if get_origin(option) is Literal:
+            if value in get_args(option) and not isinstance(value, bool):
+                return value
+        elif get_origin(option) is tuple:
+            if isinstance(value, list | tuple) and len(value) == len(get_args(option)):
+                return tuple(_coerce(key, item, kind) for item, kind in zip(value, get_args(option), strict=True))
+        elif option is float:
+            if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+                return float(value)
+        elif isinstance(value, option) and isinstance(value, bool) == (option is bool):
+            return value
+    raise UserError(f"{key}={value!r} has the wrong type; expected {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)

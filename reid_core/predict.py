@@ -1,0 +1,183 @@
+"""Name every query photograph, or call it new: `python -m reid_core.predict BUNDLE --data PATH --out submission.csv`.
+
+bundle + photographs → submission.csv (`image_id,identity`) and candidates.csv (top 5 identities per query).
+"""
+
+import argparse
+import csv
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from reid_core import cli
+from reid_core.bundle import Bundle, read_bundle
+from reid_core.config import UserError
+from reid_core.embed import embed
+from reid_core.evaluate import Candidates, find_candidates, fuse, match_candidates, top_identities
+from reid_core.experiment import local_place
+from reid_core.images import ImageCache, build_cache
+from reid_core.local_features import LocalFeatures, build_features
+from reid_core.matching import make_matcher
+from reid_core.metrics import NEW
+from reid_core.records import load_records, load_submission_order
+
+NUM_CANDIDATES = 5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one query, with what a person needs to review it."""
+
+    image_id: str
+    group: str
+    identity: str
+    note: str  # why the answer is worth less than others; "" if it is not
+    candidates: list[tuple[str, float]]  # most probable identities with their probabilities, best first
+
+
+def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -> list[Prediction]:
+    """Answer every query row; none is lost.
+
+    Args:
+        bundle: The exported model.
+        root: Data folder.
+        queries: Rows of `records.load_records`.
+        cache_folder: Where decoded pixels and local features are kept.
+    """
+    config, place = bundle.config, local_place()
+    paths = queries["path"].to_pylist()
+    images = ImageCache(build_cache(cache_folder, root, paths, config.data.image_px))
+    num_queries = len(images)
+    embedding_QD = embed(
+        bundle.model.to(place.device),
+        images,
+        np.arange(num_queries),
+        device=place.device,
+        precision=config.optim.precision,
+    )
+    # Rows: the queries first, then the gallery.
+    group_N = np.concatenate([np.array(queries["group"].to_pylist(), dtype=object), bundle.group_G])
+    identity_N = np.concatenate([np.full(num_queries, None, dtype=object), bundle.identity_G])
+    candidates = find_candidates(
+        np.concatenate([embedding_QD, bundle.embedding_GD]),
+        group_N,
+        np.arange(num_queries),
+        np.arange(num_queries, len(group_N)),
+        size=config.match.shortlist,
+        device=place.device,
+    )
+    keypoints_Q = None
+    matcher = make_matcher(config.match, device=place.device)
+    if matcher is not None and bundle.features is not None:
+        match_images = ImageCache(build_cache(cache_folder, root, paths, config.match.image_px))
+        features = LocalFeatures.open(build_features(cache_folder, match_images, config.match))
+        keypoints_Q = features.num_keypoints_N
+
+        def score_pairs(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
+            return matcher.scores(features, query_P, bundle.features, gallery_P - num_queries)
+
+        candidates = match_candidates(candidates, score_pairs)
+    notes = _notes(images, keypoints_Q, candidates)
+    return _name(bundle, queries, candidates, identity_N, notes)
+
+
+def _notes(images: ImageCache, keypoints_Q: np.ndarray | None, candidates: Candidates) -> list[str]:
+    notes = []
+    for query, error in enumerate(images.error):
+        if error is not None:
+            notes.append(f"unreadable: {error}")
+        elif candidates.gallery_QB[query, 0] < 0:
+            notes.append("the gallery has no image of this group")
+        elif keypoints_Q is not None and keypoints_Q[query] == 0:
+            notes.append("no keypoints: not matched locally")
+        else:
+            notes.append("")
+    return notes
+
+
+def _name(
+    bundle: Bundle, queries: pa.Table, candidates: Candidates, identity_N: np.ndarray, notes: list[str]
+) -> list[Prediction]:
+    answers = bundle.decision.answer(candidates, identity_N)
+    # A group without gallery images has no threshold; it is never reached, for the score there is 0.
+    thresholds = dict.fromkeys(answers.group_Q, 1.0) | bundle.decision.thresholds
+    answer_Q = answers.name(thresholds)
+    top = top_identities(candidates, fuse(candidates, bundle.decision.calibrators), identity_N, NUM_CANDIDATES)
+    predictions = []
+    for query, image_id in enumerate(queries["image_id"].to_pylist()):
+        unreadable = notes[query].startswith("unreadable")
+        identity = NEW if unreadable else str(answer_Q[query])
+        predictions.append(
+            Prediction(image_id, str(answers.group_Q[query]), identity, notes[query], [] if unreadable else top[query])
+        )
+    return predictions
+
+
+def write_submission(path: Path, predictions: list[Prediction], order: list[str] | None) -> None:
+    """`image_id,identity`, in the given order of image_ids, else in that of the predictions."""
+    identity_of = {prediction.image_id: prediction.identity for prediction in predictions}
+    rows = [(image_id, identity_of.get(image_id, NEW)) for image_id in (order or identity_of)]
+    _write_csv(path, ["image_id", "identity"], rows)
+
+
+def write_candidates(path: Path, predictions: list[Prediction]) -> None:
+    """One row per query: answer, note, and the most probable identities with their probabilities."""
+    names = [f"{name}_{rank}" for rank in range(1, NUM_CANDIDATES + 1) for name in ("candidate", "probability")]
+    rows = []
+    for prediction in predictions:
+        cells: list[str] = []
+        for identity, probability in prediction.candidates:
+            cells += [identity, f"{probability:.4f}"]
+        cells += [""] * (len(names) - len(cells))
+        rows.append((prediction.image_id, prediction.group, prediction.identity, prediction.note, *cells))
+    _write_csv(path, ["image_id", "group", "identity", "note", *names], rows)
+
+
+def _write_csv(path: Path, header: list[str], rows: list[tuple]) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(rows)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be written: {error.strerror}") from error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m reid_core.predict", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="folder written as OUT/best by a sweep or by python -m reid_core")
+    parser.add_argument("--data", required=True, type=Path, help="folder with metadata.csv and the photographs")
+    parser.add_argument("--out", required=True, type=Path, help="submission.csv; candidates.csv is written beside it")
+    parser.add_argument("--cache", type=Path, help="keep decoded photographs here for the next call")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out metadata rows without a photograph")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Answer all rows of metadata.csv with split=query."""
+    options = make_parser().parse_args(arguments)
+    bundle = read_bundle(options.bundle)
+    root = options.data.resolve()
+    records = load_records(root, skip_missing=options.skip_missing, needs="query")
+    queries = records.filter(pa.compute.equal(records["split"], "query"))
+    order = load_submission_order(root)
+    cli.make_out(options.out.parent)
+    with tempfile.TemporaryDirectory() as scratch:
+        predictions = predict(bundle, root, queries, options.cache or Path(scratch))
+    write_submission(options.out, predictions, order)
+    write_candidates(options.out.with_name("candidates.csv"), predictions)
+    new = sum(prediction.identity == NEW for prediction in predictions)
+    marked = sum(bool(prediction.note) for prediction in predictions)
+    print(f"{len(predictions)} queries: {len(predictions) - new} named, {new} {NEW}, {marked} with a note")
+    print(f"answers: {options.out}\nto review: {options.out.with_name('candidates.csv')}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,164 @@
+"""Everything that is done once, before the first trial: records, image caches, local features, parts.
+
+data folder + configuration → files in one folder, and `Prepared`, which any process can open again from there.
+`testSet` identities are left out of those files: no trial can read them (`read_truth` is for the final step).
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reid_core.config import TrialConfig, UserError
+from reid_core.evaluate import Parts
+from reid_core.images import ImageCache, MapChunks, build_cache, local_map
+from reid_core.local_features import LocalFeatures, build_features
+from reid_core.records import load_records
+from reid_core.splits import assign_parts, describe_parts
+from reid_core.synthetic import write_synthetic
+
+SYNTHETIC = "synthetic"
+UNREADABLE = "unreadable"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The prepared data set. Row i of every array is row i of the image caches and of the local features."""
+
+    image_cache: str
+    match_cache: str
+    features: str | None  # None where no local matcher is used
+    image_id_N: np.ndarray
+    parts: Parts
+
+    @cached_property
+    def images(self) -> ImageCache:
+        """Pixels for the backbone, memory-mapped."""
+        return ImageCache(Path(self.image_cache))
+
+    @cached_property
+    def local_features(self) -> LocalFeatures | None:
+        """Keypoints and descriptors, memory-mapped."""
+        return LocalFeatures.open(Path(self.features)) if self.features else None
+
+    @property
+    def num_unreadable(self) -> int:
+        """Photographs that were left out because they cannot be read."""
+        return int(np.sum(self.parts.part_N == UNREADABLE))
+
+    def codes(self) -> np.ndarray:
+        """Integer per animal, -1 where the identity is unknown; shape (N,), int64."""
+        names = animal_names(self.parts)
+        return np.where(names == "", -1, np.unique(names, return_inverse=True)[1]).astype(np.int64)
+
+
+def animal_names(parts: Parts) -> np.ndarray:
+    """One name per animal, different for equal identities of two groups; "" where it is unknown; shape (N,)."""
+    pairs = zip(parts.group_N, parts.identity_N, strict=True)
+    return np.array([f"{group}\0{identity}" if identity is not None else "" for group, identity in pairs], dtype=str)
+
+
+def resolve_data(data: str, folder: Path) -> Path:
+    """The data folder; `synthetic` is drawn into `folder` first."""
+    return write_synthetic(folder / "synthetic") if data == SYNTHETIC else Path(data).resolve()
+
+
+def load_database(root: Path, *, skip_missing: bool = False) -> pa.Table:
+    """The labelled rows of a data folder; row i of this table is row i of everything that is prepared from it."""
+    records = load_records(root, skip_missing=skip_missing)
+    return records.filter(pa.compute.equal(records["split"], "database"))
+
+
+def prepare(
+    root: Path,
+    folder: Path,
+    config: TrialConfig,
+    *,
+    skip_missing: bool = False,
+    map_chunks: MapChunks = local_map,
+) -> Prepared:
+    """Read, check, decode, extract and split; what is already there and unchanged is not done again.
+
+    Args:
+        root: Data folder.
+        folder: Where caches and the table of parts are kept; on a cluster, a folder that every node sees.
+        config: Of the trials; `seed`, `data` and `match` are used.
+        skip_missing: Leave out rows without a photograph.
+        map_chunks: How decoding and extraction are spread.
+
+    Raises:
+        UserError: If the data are wrong, or no group can have both known and new animals in `thresholdSet`.
+    """
+    database = load_database(root, skip_missing=skip_missing)
+    paths = database["path"].to_pylist()
+    image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=map_chunks)
+    match_cache, features = image_cache, None
+    if config.match.matcher != "none":
+        match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=map_chunks)
+        features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_chunks)
+    parts = split_database(database, ImageCache(image_cache).error, config)
+    logger.info("%s", describe_parts(parts.part_N, parts.identity_N, parts.group_N))
+    _check_objective(parts, root)
+    prepared = Prepared(
+        str(image_cache), str(match_cache), str(features) if features else None, _column(database, "image_id"), parts
+    )
+    _save(prepared, folder)
+    return load_prepared(folder)
+
+
+def split_database(database: pa.Table, error_N: list[str | None], config: TrialConfig) -> Parts:
+    """Who plays which part; unreadable photographs play none."""
+    identity_N, group_N = _column(database, "identity"), _column(database, "group")
+    readable = np.array([error is None for error in error_N])
+    part_N = np.full(len(identity_N), UNREADABLE, dtype=object)
+    part_N[readable] = assign_parts(
+        identity_N[readable], group_N[readable], strategy=config.data.split, seed=config.seed
+    )
+    return Parts(identity_N, group_N, part_N)
+
+
+def read_truth(root: Path, prepared: Prepared, *, skip_missing: bool = False) -> Parts:
+    """The parts with every identity, those of `testSet` too. Only the final step may call this."""
+    identity_N = _column(load_database(root, skip_missing=skip_missing), "identity")
+    return Parts(identity_N, prepared.parts.group_N, prepared.parts.part_N)
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """Open what `prepare` left in a folder."""
+    table = pq.read_table(folder / "parts.parquet")
+    paths = json.loads((folder / "prepared.json").read_text())
+    parts = Parts(_column(table, "identity"), _column(table, "group"), _column(table, "part"))
+    return Prepared(**paths, image_id_N=_column(table, "image_id"), parts=parts)
+
+
+def _save(prepared: Prepared, folder: Path) -> None:
+    parts = prepared.parts
+    unlocked = np.where(parts.part_N == "testSet", None, parts.identity_N)
+    columns = {"image_id": prepared.image_id_N, "identity": unlocked, "group": parts.group_N, "part": parts.part_N}
+    table = pa.table({name: pa.array(list(values), pa.string()) for name, values in columns.items()})
+    pq.write_table(table, folder / "parts.parquet.part")
+    (folder / "parts.parquet.part").replace(folder / "parts.parquet")
+    names = ("image_cache", "match_cache", "features")
+    (folder / "prepared.json.part").write_text(json.dumps({name: getattr(prepared, name) for name in names}))
+    (folder / "prepared.json.part").replace(folder / "prepared.json")
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return np.array(table[name].to_pylist(), dtype=object)
+
+
+def _check_objective(parts: Parts, root: Path) -> None:
+    queries = parts.rows("thresholdSet")
+    known_Q, group_Q = parts.known(queries), parts.group_N[queries]
+    if not any(0 < known_Q[group_Q == group].mean() < 1 for group in set(group_Q)):
+        raise UserError(
+            f"{root}: no group has both known and new animals in thresholdSet, so GEO_MEAN is undefined everywhere; "
+            "a group needs several identities, some of them with at least 3 photographs. The split:\n"
+            + describe_parts(parts.part_N, parts.identity_N, parts.group_N)
+        )

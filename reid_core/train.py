@@ -1,0 +1,136 @@
+"""The training loop: a generator that yields one report per epoch and does not know who listens.
+
+model + batches + evaluation → reports; the trainer's state is saved and restored by whoever listens (paper §4.1).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from reid_core.batches import Batch
+from reid_core.config import TrialConfig
+from reid_core.embed import autocast, to_layout
+from reid_core.loss import make_loss
+from reid_core.model import ReidModel
+from reid_core.optim import make_optimizer, make_schedule
+
+SCORE = "geo_mean_cosine"  # per epoch: decides the best epoch, early stopping and pruning
+Evaluate = Callable[[ReidModel], dict[str, float]]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on (a loss or a metric is not a number); the message says where."""
+
+
+class Trainer:
+    """Everything that training changes: weights, optimiser, schedule, epoch counter, reports, best weights."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        model: ReidModel,
+        *,
+        steps_per_epoch: int,
+        device: str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    ) -> None:
+        self.config, self.model, self.device = config, model.to(device), device
+        self.rank, self.world_size, self.steps_per_epoch = rank, world_size, steps_per_epoch
+        self.optimizer = make_optimizer(config.optim, model)
+        self.schedule = make_schedule(config.optim, self.optimizer, steps_per_epoch)
+        self.loss = make_loss(config.loss, world_size=world_size)
+        self.wrapped = wrap(self.model)
+        self.history: list[dict[str, Any]] = []  # one report per finished epoch
+        self.best_state = model.trainable_state()
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Report of the epoch with the best `SCORE`; the first of equals."""
+        return max(self.history, key=lambda report: report[SCORE])
+
+    def fit(self, batches: Iterator[Batch], evaluate: Evaluate) -> Iterator[dict[str, Any]]:
+        """Train from the epoch after the last finished one to the end, or until patience runs out.
+
+        Args:
+            batches: Of this rank, from the first unfinished epoch on.
+            evaluate: Called on every rank after each epoch; its dictionary must hold `SCORE` and is part of the report.
+
+        Yields:
+            One report per epoch: `epoch` (from 1), `loss` (mean over steps), `seconds`, and what `evaluate` gave.
+
+        Raises:
+            TrainingError: If the loss or `SCORE` is not finite.
+        """
+        for epoch in range(len(self.history) + 1, self.config.optim.epochs + 1):
+            if self._out_of_patience():
+                return
+            started = time.monotonic()
+            loss = self._train_epoch(epoch, islice(batches, self.steps_per_epoch))
+            report = {"epoch": epoch, "loss": loss, **evaluate(self.model)}
+            if not math.isfinite(report[SCORE]):
+                raise TrainingError(f"{SCORE} is {report[SCORE]} after epoch {epoch}")
+            self.history.append({**report, "seconds": time.monotonic() - started})
+            if self.best["epoch"] == epoch:
+                self.best_state = self.model.trainable_state()
+            yield self.history[-1]
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.optim.patience_epochs
+        return bool(patience and self.history and len(self.history) - self.best["epoch"] >= patience)
+
+    def _train_epoch(self, epoch: int, batches: Iterator[Batch]) -> float:
+        """Mean loss of one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same."""
+        torch.manual_seed(hash((self.config.seed, epoch, self.rank)))
+        self.wrapped.train()
+        losses = [self._train_step(batch) for batch in batches]
+        if len(losses) != self.steps_per_epoch:
+            raise TrainingError(f"epoch {epoch} got {len(losses)} of {self.steps_per_epoch} batches")
+        loss = torch.stack(losses).mean().item()  # the only wait for the device in an epoch
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} in epoch {epoch}; a smaller learning rate may help")
+        return loss
+
+    def _train_step(self, batch: Batch) -> torch.Tensor:
+        pixels = torch.from_numpy(batch.pixels_BHWC).to(self.device, non_blocking=True)
+        identity = torch.from_numpy(batch.identity_B).to(self.device, non_blocking=True)
+        images = to_layout(self.model.normalise(pixels), self.device)
+        with autocast(self.device, self.config.optim.precision):
+            embedding = self.wrapped(images)
+        loss = self.loss(embedding.float(), identity)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.detach() / self.world_size
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs: the trained parameters (last and best), optimiser, schedule and reports."""
+        save_file(self.model.trainable_state(), folder / "last.safetensors")
+        save_file(self.best_state, folder / "best.safetensors")
+        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        torch.save({**state, "history": self.history}, folder / "trainer.pt")
+
+    def load(self, folder: Path) -> None:
+        """Continue from a folder that `save` wrote, with the same configuration."""
+        self.model.load_trainable_state(load_file(folder / "last.safetensors", device=self.device))
+        self.best_state = load_file(folder / "best.safetensors")
+        state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = state["history"]
+
+    def restore_best(self) -> ReidModel:
+        """The model with the weights of the best epoch (the initial ones if nothing was trained)."""
+        self.model.load_trainable_state(self.best_state)
+        return self.model

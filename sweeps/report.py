@@ -1,0 +1,74 @@
+"""What a sweep tells people: journal → trials.parquet and a leaderboard. No Ray, no torch."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reid_core.config import TrialConfig, flatten, override
+from sweeps.journal import Record
+
+PER_GROUP = ("geo_mean", "geo_mean_low", "geo_mean_high", "baks", "baus", "threshold")
+
+
+def write_trials(path: Path, records: Sequence[Record], base: TrialConfig) -> None:
+    """One row per trial: name, status, reason, objective, epochs, seconds, metrics per group, whole configuration."""
+    rows = [_row(record, base) for record in records]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    part = path.with_suffix(".part")
+    pq.write_table(pa.table(columns), part)
+    part.replace(path)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """An Arrow column; what has several types (a mean of one or of three numbers) is told as text."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "trial_id": record.name,
+        "status": record.status,
+        "reason": record.reason,
+        "objective": record.objective,
+        "epochs": len(record.reports),
+        "seconds": record.seconds,
+    }
+    for metric in PER_GROUP:
+        row |= {key: value for key, value in record.metrics.items() if key.startswith(f"{metric}.")}
+    row |= {key: record.metrics.get(key) for key in ("mean_of_groups", "pooled", "competition")}
+    return row | {f"config.{key}": value for key, value in flatten(override(base, record.parameters)).items()}
+
+
+def best_record(records: Sequence[Record]) -> Record | None:
+    """The completed trial with the largest objective; the first of equals; None if none completed."""
+    completed = [record for record in records if record.status == "completed"]
+    return max(completed, key=lambda record: record.objective or -math.inf, default=None)
+
+
+def format_leaderboard(records: Sequence[Record], count: int = 5) -> str:
+    """The best trials with their searched values, and how many ended in which way."""
+    completed = sorted((r for r in records if r.status == "completed"), key=lambda r: -(r.objective or 0.0))
+    lines = [f"{'trial':<12}{'objective':>10}{'epochs':>8}  searched values"]
+    for record in completed[:count]:
+        values = "  ".join(f"{key}={_short(value)}" for key, value in record.parameters.items())
+        lines.append(f"{record.name:<12}{record.objective:>10.4f}{len(record.reports):>8}  {values}")
+    counts = {status: sum(r.status == status for r in records) for status in sorted({r.status for r in records})}
+    return "\n".join([*lines, ", ".join(f"{count} {status}" for status, count in counts.items())])
+
+
+def format_failures(records: Sequence[Record]) -> str:
+    """One line per failed trial with its reason."""
+    failed = [record for record in records if record.status in ("failed", "infeasible")]
+    return "\n".join(f"{record.name} {record.status}: {record.reason}" for record in failed)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

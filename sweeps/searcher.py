@@ -1,0 +1,125 @@
+"""The searcher: Ray's OptunaSearch, aware of pruning and with the journal as its memory.
+
+journal → Optuna study → suggestions; results → journal and study.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState, create_trial
+from ray.tune.search.optuna import OptunaSearch
+
+from reid_core.config import TrialConfig
+from reid_core.train import SCORE
+from sweeps.journal import Journal, Record
+from sweeps.space import Space, base_point, distributions
+
+STUDY = "sweep"
+NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
+FINAL = "final"  # key of the driver's last report
+FAILED = "failed"  # key of the reason, in the last report of a trial that failed
+STATES = {
+    "completed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "infeasible": TrialState.FAIL,
+}
+
+
+class JournalSearch(OptunaSearch):
+    """OptunaSearch that tells Optuna the truth about trials that a scheduler stopped, and writes the journal.
+
+    Ray tells a stopped trial as COMPLETE with its early score; here only a trial whose own final report arrived is
+    complete. `_ot_trials`, `_ot_study`, `_completed_trials` are private names of Ray 2.60 (a test guards them).
+    """
+
+    def __init__(self, space: Space, base: TrialConfig, fixed: frozenset[str], journal: Journal) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._journal, self._records = journal, {}
+        super().__init__(
+            partial(space, base=base, fixed=fixed),
+            metric=SCORE,
+            mode="max",
+            storage=optuna.storages.InMemoryStorage(),
+            study_name=STUDY,
+            sampler=optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=base.seed),
+        )
+        known = journal.read()
+        for record in known:
+            self._remember(record, distributions(space, base, fixed, record.parameters))
+        if not known:
+            self._ot_study.enqueue_trial(base_point(space, base, fixed))
+
+    def _remember(self, record: Record, known: dict) -> None:
+        """Put an ended trial into the study, and enqueue one that was interrupted; numbers equal those in the names."""
+        if record.status == "running":
+            self._ot_study.enqueue_trial(record.parameters, user_attrs={NAME: record.name})
+            return
+        self._ot_study.add_trial(
+            create_trial(
+                state=STATES[record.status],
+                value=record.objective,
+                params=record.parameters,
+                distributions=known,
+                intermediate_values={report["epoch"]: report[SCORE] for report in record.reports},
+                user_attrs={NAME: record.name},
+            )
+        )
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Name and searched values of the next trial; it is in the journal before it starts."""
+        parameters = super().suggest(trial_id)
+        ot_trial = self._ot_trials[trial_id]
+        name = ot_trial.user_attrs.get(NAME, f"trial-{ot_trial.number:04d}")
+        earlier = {record.name: record for record in self._journal.read()}
+        self._records[trial_id] = earlier.get(name, Record(name, parameters))
+        self._records[trial_id].reason = ""
+        self._journal.write(self._records[trial_id])
+        return {"name": name, "parameters": parameters}
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        """Note an epoch's report; the final report is taken at completion."""
+        record = self._records[trial_id]
+        if result.get(FINAL) or "loss" not in result or any(r["epoch"] == result["epoch"] for r in record.reports):
+            return
+        keys = ("epoch", "loss", "seconds", SCORE, "accuracy_validating")
+        record.reports.append({key: result[key] for key in keys})
+        self._journal.write(record)
+        self._ot_trials[trial_id].report(result[SCORE], result["epoch"])
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Tell Optuna COMPLETE, PRUNED or FAIL, and close the record."""
+        if trial_id in self._completed_trials:
+            return
+        record, result = self._records[trial_id], result or {}
+        record.seconds += result.get("time_total_s", 0.0)
+        _close(record, result, error=error)
+        self._journal.write(record)
+        self._ot_study.tell(self._ot_trials[trial_id], record.objective, state=STATES[record.status])
+        self._completed_trials.add(trial_id)
+
+
+def _close(record: Record, result: dict, *, error: bool) -> None:
+    objective = result.get("objective")
+    if result.get(FINAL) and FAILED in result:
+        record.status, record.reason = result["status"], result[FAILED]
+    elif error:
+        record.status, record.reason = "failed", "the trial's process ended (killed, or out of memory)"
+    elif not result.get(FINAL):
+        record.status = "pruned"
+    elif objective is None or math.isnan(objective):
+        record.status, record.reason = "failed", f"the objective is {objective}"
+    else:
+        record.status, record.checkpoint = "completed", result["checkpoint_path"]
+        record.metrics = {key: value for key, value in result["metrics"].items() if not math.isnan(value)}
+        record.metrics["objective"] = objective
+
+
+def epoch_scores(records: Iterable[Record]) -> Iterable[tuple[str, int, float]]:
+    """(name, epoch, score) of every report of the ended trials, for a scheduler that must remember them."""
+    for record in records:
+        if record.status != "running":
+            yield from ((record.name, report["epoch"], report[SCORE]) for report in record.reports)

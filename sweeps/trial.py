@@ -1,0 +1,187 @@
+"""Ray Train: one trial on its workers, fed by Ray Data.
+
+`run_trial` is the driver that Ray Tune starts; `train_worker` is what each of its workers runs; `Job` is what all
+trials of a sweep share.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.tune
+import torch
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from reid_core.config import TrialConfig, UserError, flatten, override
+from reid_core.environment import describe_environment
+from reid_core.experiment import Place, epoch_evaluation, evaluate_fully, make_trainer, plan_of, rest_of
+from reid_core.prepare import load_prepared
+from reid_core.train import SCORE
+from sweeps.resources import DRIVER_CPUS, Resources
+from sweeps.searcher import FAILED, FINAL
+from sweeps.stream import stream_batches
+
+DRIVER_RESOURCES = {"cpu": DRIVER_CPUS}
+MAX_WORKER_FAILURES = 2  # a lost worker is replaced and the trial continues from its last epoch
+MAX_CONTROLLER_FAILURES = 3  # Ray's default is to retry for ever
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a sweep share; paths that every node sees."""
+
+    base: TrialConfig
+    out: str  # result folder
+    cache: str  # of the prepared data
+    resources: Resources
+
+    def configure(self, parameters: dict[str, Any]) -> TrialConfig:
+        """The configuration of a trial from its searched values."""
+        return override(self.base, parameters)
+
+
+def trial_folder(job: Job, name: str) -> Path:
+    """Where a trial keeps its checkpoint, metrics and configuration."""
+    return Path(job.out) / "trials" / name
+
+
+def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
+    """Drive one trial: start its workers, pass on their reports, and send a final report of the full evaluation.
+
+    A trial that cannot succeed reports why instead of raising, so that the reason reaches the journal.
+    """
+    name = suggestion["name"]
+    try:
+        config = job.configure(suggestion["parameters"])
+        _describe_trial(trial_folder(job, name), config)
+        result = make_torch_trainer(config, name, job).fit()
+        final = {"metrics": result.metrics["metrics"], "objective": result.metrics["objective"]}
+        final |= {"checkpoint_path": result.checkpoint.path}
+    except TrainingFailedError as error:
+        final = {FAILED: _reason(error), "status": _status(error)}
+    except UserError as error:
+        final = {FAILED: str(error), "status": "infeasible"}
+    # Epoch 0 is below every rung: the scheduler has nothing to decide on a final report.
+    ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
+
+
+def make_torch_trainer(config: TrialConfig, name: str, job: Job) -> TorchTrainer:
+    """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint."""
+    resources = job.resources
+    settings = {"config": flatten(config), "cache": job.cache, "data_cpus": resources.data_cpus_per_worker}
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": 1,
+                **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
+            },
+        ),
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(trial_folder(job, name).parent),
+            callbacks=[TuneReportCallback()],
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(
+                max_failures=MAX_WORKER_FAILURES, controller_failure_limit=MAX_CONTROLLER_FAILURES
+            ),
+        ),
+        dataset_config=DataConfig(datasets_to_split=[]),
+    )
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Train, reporting a checkpoint per epoch, then evaluate the best epoch in full. Runs on every worker alike."""
+    config = override(TrialConfig(), settings["config"])
+    prepared = load_prepared(Path(settings["cache"]))
+    place = train_place()
+    if place.device == "cpu":
+        torch.set_num_threads(1)
+    plan = plan_of(config, prepared, world_size=place.world_size)
+    trainer = make_trainer(config, plan, place)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            trainer.load(Path(folder))
+    batches = stream_batches(
+        rest_of(plan, trainer),
+        seed=config.seed,
+        config=config.augment,
+        image_cache=prepared.image_cache,
+        code_N=prepared.codes(),
+        rank=place.rank,
+        data_cpus=settings["data_cpus"],
+    )
+    for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
+        _report(trainer, report, place)
+    _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
+    best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
+    full = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
+    _report(trainer, {"epoch": best["epoch"], SCORE: best[SCORE], **full}, place)
+
+
+def train_place() -> Place:
+    """This worker's place in its trial."""
+    context = ray.train.get_context()
+    return Place(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=str(get_device()),
+        gather=gather_arrays,
+        wrap=lambda model: prepare_model(model, move_to_device=False),
+    )
+
+
+def gather_arrays(array: np.ndarray) -> np.ndarray:
+    """Concatenate every rank's array, in the order of ranks, on every rank."""
+    if not torch.distributed.is_initialized():
+        return array
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, array)
+    return np.concatenate(parts)
+
+
+def _report(trainer: Any, report: dict[str, Any], place: Place) -> None:
+    """Every rank reports equally often (it is a barrier); only rank 0 writes a checkpoint."""
+    if place.rank != 0:
+        ray.train.report(report)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.save(Path(folder))
+        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _describe_trial(folder: Path, config: TrialConfig) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(flatten(config), indent=1))
+    (folder / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
+
+
+def _causes(error: TrainingFailedError) -> list[BaseException]:
+    """The workers' own exceptions, or what is known instead of them."""
+    found = list(getattr(error, "worker_failures", {}).values()) or [
+        getattr(error, "controller_failure", None) or error
+    ]
+    return [getattr(cause, "cause", None) or getattr(cause, "__cause__", None) or cause for cause in found]
+
+
+def _reason(error: TrainingFailedError) -> str:
+    cause = _causes(error)[0]
+    last_line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+    return last_line[:500]
+
+
+def _status(error: TrainingFailedError) -> str:
+    text = " ".join(type(cause).__name__ + str(cause) for cause in _causes(error))
+    return "infeasible" if "out of memory" in text.lower() or "UserError" in text else "failed"
