@@ -7,7 +7,6 @@ import math
 from reid_core import cli
 from reid_core.batches import local_batches
 from reid_core.bundle import write_config
-from reid_core.config import UserError, fingerprint
 from reid_core.environment import describe_environment
 from reid_core.experiment import epoch_evaluation, finish, local_place, make_trainer, plan_of, rest_of
 from reid_core.model import describe_parts
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     config = cli.make_config(options)
     out = cli.make_out(options.out)
-    _claim(out, fingerprint(config))
+    cli.claim(out, config)
     root = resolve_data(options.data, out / "data")
     prepared = prepare(root, out / "cache", config, skip_missing=options.skip_missing)
     place = local_place()
@@ -64,14 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{prepared.num_unreadable} unreadable photographs were left out")
     print(f"model: {out / 'best'}\nanswers: {out / 'predictions.parquet'}")
     return 0 if math.isfinite(metrics["thresholdSet"]["mean_of_groups"]) else 1
-
-
-def _claim(out, identity: str) -> None:
-    """Refuse a result folder that another configuration has written to."""
-    mark = out / "configuration.txt"
-    if mark.exists() and mark.read_text().strip() != identity:
-        raise UserError(f"--out {out} holds the result of another configuration; choose another folder")
-    mark.write_text(identity + "\n")
 
 
 if __name__ == "__main__":

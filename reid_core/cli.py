@@ -15,7 +15,7 @@ from reid_core.config import TrialConfig, UserError, fingerprint, override, pars
 from reid_core.prepare import SYNTHETIC
 from reid_core.presets import PRESETS, make_preset
 
-CONFIG_FILE = "sweep.json"
+CLAIM = "configuration.txt"  # in OUT: whose result it holds
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +94,20 @@ def make_out(out: Path) -> Path:
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
     return out.resolve()
+
+
+def claim(out: Path, config: TrialConfig) -> None:
+    """Mark a result folder as this configuration's, to be continued by the same one only.
+
+    Raises:
+        UserError: If it holds the result of another one, or of a sweep.
+    """
+    mark, identity = out / CLAIM, fingerprint(config)
+    if (out / "sweep.json").exists():
+        raise UserError(f"--out {out} holds a sweep; choose another folder")
+    if mark.exists() and mark.read_text().strip() != identity:
+        raise UserError(f"--out {out} holds the result of another configuration; choose another folder")
+    mark.write_text(identity + "\n")
 
 
 def describe_config(config: TrialConfig) -> str:

@@ -4,6 +4,7 @@ journal → Optuna study → suggestions; results → journal and study.
 """
 
 import math
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -21,12 +22,20 @@ STUDY = "sweep"
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 FINAL = "final"  # key of the driver's last report
 FAILED = "failed"  # key of the reason, in the last report of a trial that failed
+REPORTED = ("epoch", "loss", "seconds", SCORE, "accuracy_validating")
 STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
     "infeasible": TrialState.FAIL,
 }
+
+
+def make_sampler(seed: int) -> optuna.samplers.TPESampler:
+    """TPE that models parameters together, copes with conditional ones, and spreads concurrent trials."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
 class JournalSearch(OptunaSearch):
@@ -45,7 +54,7 @@ class JournalSearch(OptunaSearch):
             mode="max",
             storage=optuna.storages.InMemoryStorage(),
             study_name=STUDY,
-            sampler=optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=base.seed),
+            sampler=make_sampler(base.seed),
         )
         known = journal.read()
         for record in known:
@@ -83,10 +92,9 @@ class JournalSearch(OptunaSearch):
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Note an epoch's report; the final report is taken at completion."""
         record = self._records[trial_id]
-        if result.get(FINAL) or "loss" not in result or any(r["epoch"] == result["epoch"] for r in record.reports):
+        if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return
-        keys = ("epoch", "loss", "seconds", SCORE, "accuracy_validating")
-        record.reports.append({key: result[key] for key in keys})
+        record.reports.append({key: result[key] for key in REPORTED})
         self._journal.write(record)
         self._ot_trials[trial_id].report(result[SCORE], result["epoch"])
 
@@ -95,6 +103,7 @@ class JournalSearch(OptunaSearch):
         if trial_id in self._completed_trials:
             return
         record, result = self._records[trial_id], result or {}
+        self.on_trial_result(trial_id, result)  # the report that a trial is stopped at comes only here
         record.seconds += result.get("time_total_s", 0.0)
         _close(record, result, error=error)
         self._journal.write(record)
@@ -114,8 +123,13 @@ def _close(record: Record, result: dict, *, error: bool) -> None:
         record.status, record.reason = "failed", f"the objective is {objective}"
     else:
         record.status, record.checkpoint = "completed", result["checkpoint_path"]
-        record.metrics = {key: value for key, value in result["metrics"].items() if not math.isnan(value)}
-        record.metrics["objective"] = objective
+        record.metrics = _metrics(result) | {"objective": objective}
+
+
+def _metrics(result: dict) -> dict[str, float]:
+    """The defined metrics of a final report; Tune flattens its nested dictionaries with slashes."""
+    found = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
+    return {key: value for key, value in found.items() if not math.isnan(value)}
 
 
 def epoch_scores(records: Iterable[Record]) -> Iterable[tuple[str, int, float]]:

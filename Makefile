@@ -1,0 +1,35 @@
+# Two commands set up everything: `make demo` and `make test`. Both create .venv first if it is not there.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+REID_PHOTOS ?= ../shared/photos
+REID_WEIGHTS ?= ../shared/weights
+# Two threads in each of several processes on two cores wait for each other most of the time.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-real bench check clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python sweeps/metric.py --data synthetic --out runs/demo --trials 8 --concurrent 2
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-real: $(VENV)/installed
+	REID_PHOTOS=$(REID_PHOTOS) REID_WEIGHTS=$(REID_WEIGHTS) $(BIN)/python -m pytest -m realdata
+
+bench: $(VENV)/installed
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,90 @@
+"""Joining a Ray cluster, or starting a local Ray that can hold the sweep.
+
+flags → `Resources`, with Ray initialised.
+"""
+
+import argparse
+import logging
+import os
+
+import ray
+import torch
+
+from reid_core.config import UserError
+from sweeps.resources import Resources
+
+logger = logging.getLogger(__name__)
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a trial ends seconds earlier
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train tab is empty
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaling cluster needs minutes for a node
+}
+
+
+def on_cluster() -> bool:
+    """Whether this runs as a Ray job or was pointed at a cluster."""
+    return "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
+
+
+def make_resources(options: argparse.Namespace, *, num_gpus: float) -> Resources:
+    """Resources from the flags, with defaults that depend on whether there are GPUs."""
+    gpus = options.gpus_per_worker if options.gpus_per_worker is not None else float(num_gpus > 0)
+    data_cpus = options.data_cpus if options.data_cpus is not None else (4.0 if gpus else 1.0)
+    for flag, value, least in (
+        ("--concurrent", options.concurrent, 1),
+        ("--workers", options.workers, 1),
+        ("--gpus-per-worker", gpus, 0),
+        ("--data-cpus", data_cpus, 0.1),
+    ):
+        if value < least:
+            raise UserError(f"{flag} {value}: must be at least {least}")
+    return Resources(
+        concurrent=options.concurrent,
+        workers=options.workers,
+        gpus_per_worker=gpus,
+        data_cpus_per_worker=data_cpus,
+    )
+
+
+def start_ray(options: argparse.Namespace) -> Resources:
+    """Join the cluster that this runs on, or start a local Ray with as many logical CPUs as the sweep needs.
+
+    Raises:
+        UserError: If the cluster cannot hold the sweep.
+    """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    if on_cluster():
+        ray.init(runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False)
+    else:
+        resources = make_resources(options, num_gpus=torch.cuda.device_count())
+        logger.info("starting a local Ray with %d logical CPUs: %s", resources.logical_cpus(), resources.describe())
+        # Without its dashboard Ray cannot free a stopped trial's resources, and the sweep would hang.
+        ray.init(
+            num_cpus=resources.logical_cpus(),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+        )
+    there = ray.cluster_resources()
+    resources = make_resources(options, num_gpus=there.get("GPU", 0))
+    shortage = resources.shortage(there)
+    if shortage:
+        ray.shutdown()
+        raise UserError(shortage)
+    return resources
+
+
+def find_shortage(options: argparse.Namespace) -> str | None:
+    """Say what a sweep would need, and return why the cluster cannot hold it, if so; nothing is left running."""
+    if on_cluster():
+        ray.init(log_to_driver=False)
+        there = ray.cluster_resources()
+        ray.shutdown()
+        resources = make_resources(options, num_gpus=there.get("GPU", 0))
+        print(f"{resources.describe()}: the cluster has {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs")
+    else:
+        resources = make_resources(options, num_gpus=torch.cuda.device_count())
+        there = {"CPU": resources.logical_cpus(), "GPU": torch.cuda.device_count()}
+        print(f"{resources.describe()}: a local Ray is started with {there['CPU']:g} logical CPUs")
+    return resources.shortage(there)

@@ -1,0 +1,31 @@
+"""`--plan`: what a sweep would do and whether the cluster can hold it; nothing is run."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from reid_core import cli
+from reid_core.plan import count_steps, oversample
+from reid_core.prepare import animal_names, load_database, resolve_data, split_database
+from reid_core.splits import describe_parts
+from sweeps.connect import find_shortage
+from sweeps.space import describe_space
+
+
+def print_plan(sweep, options: argparse.Namespace) -> int:
+    """Print split, space, trials, steps and resources of a `sweep.Sweep`; the status is 2 if they cannot be had."""
+    base = sweep.base
+    with tempfile.TemporaryDirectory() as scratch:
+        database = load_database(resolve_data(sweep.data, Path(scratch)), skip_missing=sweep.skip_missing)
+    parts = split_database(database, [None] * len(database), base)
+    rows = parts.rows("training")
+    num_images = sum(map(len, oversample(animal_names(parts)[rows], rows, base.data.oversample_to).values()))
+    steps, epochs = count_steps(num_images, base.optim.batch_size), base.optim.epochs
+    print(f"base: {cli.describe_config(base)}\n")
+    print(f"{describe_parts(parts.part_N, parts.identity_N, parts.group_N)}\n")
+    print(f"search space\n{describe_space(sweep.space, base, sweep.fixed)}\n")
+    print(f"{sweep.num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
+    print(f"= {sweep.num_trials * epochs} epochs, {sweep.num_trials * epochs * steps} steps, if none is pruned")
+    shortage = find_shortage(options)
+    print(f"cannot start: {shortage}" if shortage else "it fits; nothing was run")
+    return 2 if shortage else 0

@@ -1,0 +1,84 @@
+"""Journal, trials.parquet, leaderboard, resources: plain files and numbers."""
+
+import pyarrow.parquet as pq
+
+from reid_core.config import flatten, override
+from reid_core.presets import tiny
+from sweeps.journal import Journal, Record
+from sweeps.report import best_record, format_failures, format_leaderboard, write_trials
+from sweeps.resources import Resources
+
+METRICS = {"objective": 0.5, "geo_mean.cow": 0.5, "baks.cow": 0.4, "baus.cow": 0.625, "threshold.cow": 0.3}
+
+
+def records():
+    return [
+        Record("trial-0000", {"optim.lr_head": 1e-3}, "completed", reports=[{}, {}], metrics=METRICS, seconds=3.0),
+        Record("trial-0001", {"optim.lr_head": 1e-4}, "pruned", reports=[{}]),
+        Record("trial-0002", {"optim.lr_head": 1e-5}, "failed", reason="the loss is nan in epoch 1"),
+        Record("trial-0003", {"optim.lr_head": 2e-3}, "completed", metrics=METRICS | {"objective": 0.7}),
+    ]
+
+
+def test_a_record_survives_the_journal(tmp_path):
+    journal = Journal(tmp_path)
+    for record in records():
+        journal.write(record)
+    assert journal.read() == records()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_half_written_record_is_not_read(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(records()[0])
+    (tmp_path / "trial-0001.part").write_text('{"name": "trial-')
+    assert [record.name for record in journal.read()] == ["trial-0000"]
+
+
+def test_trials_parquet_has_a_row_per_trial_and_a_column_per_key(tmp_path):
+    write_trials(tmp_path / "trials.parquet", records(), tiny())
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [row["trial_id"] for row in rows] == [record.name for record in records()]
+    assert [row["status"] for row in rows] == ["completed", "pruned", "failed", "completed"]
+    assert [row["objective"] for row in rows] == [0.5, None, None, 0.7]
+    assert [row["epochs"] for row in rows] == [2, 1, 0, 0]
+    assert rows[0]["baus.cow"] == 0.625
+    assert rows[0]["threshold.cow"] == 0.3
+    assert rows[2]["reason"] == "the loss is nan in epoch 1"
+    told = {key.removeprefix("config."): value for key, value in rows[1].items() if key.startswith("config.")}
+    assert told == flatten(override(tiny(), {"optim.lr_head": 1e-4}))
+
+
+def test_values_of_several_types_become_text(tmp_path):
+    mixed = [Record("trial-0000", {"data.mean": 0.5}), Record("trial-0001", {"data.mean": [0.1, 0.2, 0.3]})]
+    write_trials(tmp_path / "trials.parquet", mixed, tiny())
+    assert pq.read_table(tmp_path / "trials.parquet")["config.data.mean"].to_pylist() == ["0.5", "[0.1, 0.2, 0.3]"]
+
+
+def test_the_best_is_the_completed_trial_with_the_largest_objective():
+    assert best_record(records()).name == "trial-0003"
+    assert best_record(records()[1:3]) is None
+
+
+def test_the_leaderboard_ranks_and_counts():
+    told = format_leaderboard(records())
+    assert told.index("trial-0003") < told.index("trial-0000")
+    assert told.endswith("2 completed, 1 failed, 1 pruned")
+    assert format_failures(records()) == "trial-0002 failed: the loss is nan in epoch 1"
+
+
+def test_resources_add_up():
+    resources = Resources(concurrent=2, workers=3, gpus_per_worker=1, data_cpus_per_worker=4)
+    assert resources.cpus == 2 * (0.01 + 3 * 5)
+    assert resources.gpus == 6
+    assert resources.logical_cpus() == 31
+    assert resources.shortage({"CPU": 31, "GPU": 6}) is None
+
+
+def test_a_cluster_that_is_too_small_is_refused_with_numbers():
+    resources = Resources(concurrent=2, workers=2, data_cpus_per_worker=1)
+    told = resources.shortage({"CPU": 8})
+    assert "8.02 CPUs" in told
+    assert "the cluster has 8" in told
+    assert "GPU" in Resources(gpus_per_worker=1).shortage({"CPU": 64})
+    assert "NCCL" in Resources(gpus_per_worker=0.5, workers=2).shortage({"CPU": 64, "GPU": 4})
