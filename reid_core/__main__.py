@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         place,
     )
     write_config(out / "best.yaml", config)
+    (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
     (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
     print(format_metrics(metrics))
     if prepared.num_unreadable:

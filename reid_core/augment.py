@@ -43,11 +43,12 @@ class Augmenter:
 
     def __init__(self, config: AugmentConfig) -> None:
         cv2.setNumThreads(0)  # parallelism is over batches; OpenCV's own threads would fight over the cores
-        self._pipeline = make_pipeline(config) if config.probability > 0 else None
+        self._pipeline = make_pipeline(config)
+        self._changes_nothing = config.probability == 0 and not config.flip
 
     def __call__(self, pixels_BHWC: np.ndarray, seed_B: np.ndarray) -> np.ndarray:
         """Augment each image with its own seed; (B, H, W, 3) uint8 in and out, the input is not changed."""
-        if self._pipeline is None:
+        if self._changes_nothing:
             return pixels_BHWC
         return np.stack([self._one(image, int(seed)) for image, seed in zip(pixels_BHWC, seed_B, strict=True)])
 

@@ -175,7 +175,7 @@ def _describe(bundle: Bundle) -> str:
     for group in groups:
         low, high = test.get(f"geo_mean_low.{group}", np.nan), test.get(f"geo_mean_high.{group}", np.nan)
         lines.append(
-            f"| {group} | {bundle.decision.thresholds[group]:.3f} | {chosen[f'geo_mean.{group}']:.3f} "
+            f"| {group} | {bundle.decision.thresholds[group]:.3f} | {chosen.get(f'geo_mean.{group}', np.nan):.3f} "
             f"| {test.get(f'geo_mean.{group}', np.nan):.3f} ({low:.3f} … {high:.3f}) |"
         )
     if "MegaDescriptor" in bundle.config.model.backbone:

@@ -28,7 +28,8 @@ class Calibrator:
             >>> Calibrator((0.0, 1.0), (0.2, 0.8)).predict(np.array([0.5, 7.0, np.nan]))
             array([0.5, 0.8, nan], dtype=float32)
         """
-        return np.interp(score, self.scores, self.probabilities).astype(np.float32)
+        probability = np.interp(score, self.scores, self.probabilities)  # which, with one knot, maps NaN to its value
+        return np.where(np.isnan(score), np.nan, probability).astype(np.float32)
 
 
 def fit_isotonic(score_P: np.ndarray, same_P: np.ndarray) -> Calibrator:

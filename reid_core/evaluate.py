@@ -121,18 +121,24 @@ class Answers:
 
 def answer(candidates: Candidates, probability_QB: np.ndarray, identity_N: np.ndarray) -> Answers:
     """The most probable identity per query."""
-    identity_QB = np.where(candidates.gallery_QB >= 0, identity_N[candidates.gallery_QB], None)
+    identity_QB = identity_N[candidates.gallery_QB]  # where there is no image, the score is NaN and the name unused
     identity_Q, score_Q = best_identity(probability_QB, candidates.cosine_QB, identity_QB)
     return Answers(candidates.query_Q, candidates.group_Q, identity_Q, score_Q)
 
 
 def choose_thresholds(
-    answers: Answers, truth_Q: np.ndarray, known_Q: np.ndarray, *, smallest: float, largest: float
+    answers: Answers,
+    truth_Q: np.ndarray,
+    known_Q: np.ndarray,
+    *,
+    groups: np.ndarray,
+    smallest: float,
+    largest: float,
 ) -> dict[str, Threshold]:
-    """The best threshold per group on queries with known truth (`thresholdSet`).
+    """The best threshold of each of `groups` on queries with known truth (`thresholdSet`).
 
-    A group without known or without new queries takes the value that is best over all groups together, or the middle
-    of the range if that is undefined too; its BAKS, BAUS and GEO_MEAN stay NaN.
+    A group without known or without new queries (or without any) takes the value that is best over all groups
+    together, or the middle of the range if that is undefined too; its BAKS, BAUS and GEO_MEAN stay NaN.
     """
     right_Q = answers.identity_Q == truth_Q
 
@@ -148,7 +154,7 @@ def choose_thresholds(
 
     pooled = choose(np.ones(len(truth_Q), dtype=bool)).value
     fallback = (smallest + largest) / 2 if np.isnan(pooled) else pooled
-    chosen = {str(group): choose(answers.group_Q == group) for group in np.unique(answers.group_Q.astype(str))}
+    chosen = {str(group): choose(answers.group_Q == group) for group in np.unique(groups.astype(str))}
     return {
         group: replace(threshold, value=fallback) if np.isnan(threshold.value) else threshold
         for group, threshold in chosen.items()
@@ -242,7 +248,9 @@ def decide(
     candidates = candidates_of("thresholdSet")
     answers = answer(candidates, fuse(candidates, calibrators), parts.identity_N)
     truth_Q, known_Q = parts.identity_N[answers.query_Q], parts.known(answers.query_Q)
-    chosen = choose_thresholds(answers, truth_Q, known_Q, smallest=threshold.smallest, largest=threshold.largest)
+    limits = {"smallest": threshold.smallest, "largest": threshold.largest}
+    # For every group: a small one may have images in testSet but none here.
+    chosen = choose_thresholds(answers, truth_Q, known_Q, groups=parts.group_N, **limits)
     decision = Decision(calibrators, {group: choice.value for group, choice in chosen.items()})
     metrics = summarise(shares_of(answers, decision, parts))
     return decision, metrics | {f"threshold.{group}": value for group, value in decision.thresholds.items()}
@@ -264,7 +272,8 @@ def cosine_report(parts: Parts, embedding_ND: np.ndarray, *, device: str = "cpu"
 
     answers = nearest("thresholdSet")
     truth_Q = parts.identity_N[answers.query_Q]
-    chosen = choose_thresholds(answers, truth_Q, parts.known(answers.query_Q), smallest=-1.0, largest=1.0)
+    known_Q = parts.known(answers.query_Q)
+    chosen = choose_thresholds(answers, truth_Q, known_Q, groups=answers.group_Q, smallest=-1.0, largest=1.0)
     validating = nearest("validating")
     right = validating.identity_Q == parts.identity_N[validating.query_Q]
     values = np.array([choice.geo_mean for choice in chosen.values()])

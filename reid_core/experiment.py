@@ -103,11 +103,12 @@ def epoch_evaluation(config: TrialConfig, prepared: Prepared, place: Place) -> E
 def pair_scorer(config: TrialConfig, prepared: Prepared, place: Place) -> ScorePairs | None:
     """Local match scores of pairs of rows, each rank scoring its share; None without a matcher."""
     matcher = make_matcher(config.match, device=place.device)
-    if matcher is None:
+    features = prepared.local_features
+    if matcher is None or features is None:
         return None
 
     def score(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
-        features, share = prepared.local_features, np.arange(place.rank, len(query_P), place.world_size)
+        share = np.arange(place.rank, len(query_P), place.world_size)
         mine_P = matcher.scores(features, query_P[share], features, gallery_P[share])
         score_P = np.full(len(query_P), np.nan, dtype=np.float32)
         score_P[place.gather(share)] = place.gather(mine_P)

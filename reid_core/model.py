@@ -178,6 +178,8 @@ class ReidModel(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module, *, unfrozen_stages: int, mean: list, std: list) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self._parts = find_parts(backbone)
@@ -239,7 +241,7 @@ def make_model(config: TrialConfig) -> ReidModel:
     backbone = make_backbone(config.model, config.data.image_px)
     if config.model.drop_path:
         _set_drop_path(backbone, config.model.drop_path)
-    num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
     pretrained = getattr(backbone, "pretrained_cfg", None) or {}
     mean = config.data.mean if config.data.mean is not None else pretrained.get("mean", (0.485, 0.456, 0.406))
     std = config.data.std if config.data.std is not None else pretrained.get("std", (0.229, 0.224, 0.225))

@@ -71,13 +71,14 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
     )
     keypoints_Q = None
     matcher = make_matcher(config.match, device=place.device)
-    if matcher is not None and bundle.features is not None:
+    gallery_features = bundle.features
+    if matcher is not None and gallery_features is not None:
         match_images = ImageCache(build_cache(cache_folder, root, paths, config.match.image_px))
         features = LocalFeatures.open(build_features(cache_folder, match_images, config.match))
         keypoints_Q = features.num_keypoints_N
 
         def score_pairs(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
-            return matcher.scores(features, query_P, bundle.features, gallery_P - num_queries)
+            return matcher.scores(features, query_P, gallery_features, gallery_P - num_queries)
 
         candidates = match_candidates(candidates, score_pairs)
     notes = _notes(images, keypoints_Q, candidates)

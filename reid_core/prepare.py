@@ -139,9 +139,10 @@ def load_prepared(folder: Path) -> Prepared:
 
 def _save(prepared: Prepared, folder: Path) -> None:
     parts = prepared.parts
-    unlocked = np.where(parts.part_N == "testSet", None, parts.identity_N)
-    columns = {"image_id": prepared.image_id_N, "identity": unlocked, "group": parts.group_N, "part": parts.part_N}
-    table = pa.table({name: pa.array(list(values), pa.string()) for name, values in columns.items()})
+    unlocked = [None if part == "testSet" else name for part, name in zip(parts.part_N, parts.identity_N, strict=True)]
+    columns = [prepared.image_id_N.tolist(), unlocked, parts.group_N.tolist(), parts.part_N.tolist()]
+    arrays = [pa.array(values, pa.string()) for values in columns]
+    table = pa.table(arrays, names=["image_id", "identity", "group", "part"])
     pq.write_table(table, folder / "parts.parquet.part")
     (folder / "parts.parquet.part").replace(folder / "parts.parquet")
     names = ("image_cache", "match_cache", "features")

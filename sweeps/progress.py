@@ -54,5 +54,9 @@ class Progress(Callback):
         tqdm.write(f"{ended.name} {ended.status} after {len(ended.reports)} epochs  {told}")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial's process ended with an error."""
+        """A trial's process ended with an error that it could not report itself: Tune knows more than the searcher."""
+        record = {record.name: record for record in self.journal.read()}[trial.config["name"]]
+        last_line = str(trial.get_error() or "").strip().splitlines()[-1:]
+        record.reason = " ".join([record.reason, *last_line])
+        self.journal.write(record)
         self.on_trial_complete(iteration, trials, trial)

@@ -47,9 +47,11 @@ class JournalSearch(OptunaSearch):
 
     def __init__(self, space: Space, base: TrialConfig, fixed: frozenset[str], journal: Journal) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._journal, self._records = journal, {}
+        self._journal = journal
+        self._records: dict[str, Record] = {}  # by Tune's trial id
+        self._ot_study: optuna.Study  # type: ignore[assignment]
         super().__init__(
-            partial(space, base=base, fixed=fixed),
+            partial(space, base=base, fixed=fixed),  # type: ignore[call-arg]
             metric=SCORE,
             mode="max",
             storage=optuna.storages.InMemoryStorage(),
@@ -80,7 +82,7 @@ class JournalSearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Name and searched values of the next trial; it is in the journal before it starts."""
-        parameters = super().suggest(trial_id)
+        parameters = super().suggest(trial_id) or {}
         ot_trial = self._ot_trials[trial_id]
         name = ot_trial.user_attrs.get(NAME, f"trial-{ot_trial.number:04d}")
         earlier = {record.name: record for record in self._journal.read()}

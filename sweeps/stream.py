@@ -80,7 +80,7 @@ def stream_batches(
     # Without a cap the stream plans with CPUs that other trials hold, and waits for them.
     context.execution_options.resource_limits = ExecutionResources(cpu=data_cpus)
     dataset = ray.data.from_arrow(_in_blocks(mine)).map_batches(
-        make_batch,
+        make_batch,  # type: ignore[arg-type]
         batch_size=1,
         fn_kwargs={"seed": seed, "image_cache": image_cache, "config": config},
         num_cpus=min(1.0, data_cpus),

@@ -148,7 +148,7 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
     if best is None:
         raise UserError(f"no trial was completed:\n{format_failures(records)}")
     # Where a worker's GPU is: the script itself may run on a head node that has none.
-    task = ray.remote(num_cpus=1, num_gpus=resources.gpus_per_worker)(finish_best)
+    task: Any = ray.remote(num_cpus=1, num_gpus=resources.gpus_per_worker)(finish_best)  # type: ignore[arg-type]
     metrics = ray.get(task.remote(best, job, root, skip_missing=sweep.skip_missing))
     write_best(out, job.configure(best.parameters), num_unreadable=prepared.num_unreadable)
     return format_result(out, records, best, metrics, num_unreadable=prepared.num_unreadable)
@@ -195,7 +195,7 @@ def make_scheduler(epochs: int, before: list[Record]) -> AsyncHyperBandScheduler
         time_attr="epoch", max_t=epochs + 2, grace_period=max(1, epochs // 4), reduction_factor=2
     )
     for name, epoch, score in epoch_scores(before):
-        scheduler._brackets[0].on_result(SimpleNamespace(trial_id=name), epoch, score)
+        scheduler._brackets[0].on_result(SimpleNamespace(trial_id=name), epoch, score)  # type: ignore[arg-type]
     return scheduler
 
 

@@ -62,8 +62,9 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
         config = job.configure(suggestion["parameters"])
         _describe_trial(trial_folder(job, name), config)
         result = make_torch_trainer(config, name, job).fit()
-        final = {"metrics": result.metrics["metrics"], "objective": result.metrics["objective"]}
-        final |= {"checkpoint_path": result.checkpoint.path}
+        assert result.metrics and result.checkpoint  # the last report of `train_worker` has both
+        final = {key: result.metrics[key] for key in ("metrics", "objective")}
+        final["checkpoint_path"] = result.checkpoint.path
     except TrainingFailedError as error:
         final = {FAILED: _reason(error), "status": _status(error)}
     except UserError as error:
@@ -91,10 +92,11 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job) -> TorchTrainer
         run_config=RunConfig(
             name=name,
             storage_path=str(trial_folder(job, name).parent),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(
-                max_failures=MAX_WORKER_FAILURES, controller_failure_limit=MAX_CONTROLLER_FAILURES
+                max_failures=MAX_WORKER_FAILURES,
+                controller_failure_limit=MAX_CONTROLLER_FAILURES,  # type: ignore[call-arg]
             ),
         ),
         dataset_config=DataConfig(datasets_to_split=[]),

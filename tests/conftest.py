@@ -1,0 +1,34 @@
+"""What several test files need: the drawn data set in small, and a local Ray."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several processes would wait for each other
+
+from pathlib import Path
+
+import pytest
+
+from reid_core.synthetic import write_synthetic
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A third of the embedded data set: folder with metadata.csv."""
+    return write_synthetic(tmp_path_factory.mktemp("data") / "synthetic", scale=0.35)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A local Ray with its dashboard: without it a stopped trial's resources are never freed."""
+    import ray
+
+    here = Path(__file__).parent
+    ray.init(
+        num_cpus=4,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": f"{here}:{here.parent}"}},  # trials import functions of the tests
+    )
+    yield ray
+    ray.shutdown()

@@ -1,0 +1,129 @@
+"""Ray's traps on plain, tiny trials; Ray Data gives what plain Python gives."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import ray.tune
+
+from reid_core.batches import local_batches
+from reid_core.config import AugmentConfig, flatten, override
+from reid_core.images import ImageCache, build_cache
+from reid_core.plan import make_plan
+from reid_core.prepare import load_database
+from reid_core.presets import tiny
+from reid_core.train import SCORE
+from sweeps.journal import Journal
+from sweeps.progress import Progress
+from sweeps.searcher import FAILED, FINAL, JournalSearch
+from sweeps.space import metric_space
+from sweeps.stream import ray_map, stream_batches
+from sweeps.sweep import make_scheduler
+from sweeps.trial import DRIVER_RESOURCES
+
+EPOCHS = 4
+SCORES = {  # per epoch; the best is not the last
+    "trial-0000": [0.5, 0.9, 0.6, 0.5],
+    "trial-0001": [0.1, 0.9, 0.9, 0.9],
+    "trial-0002": [0.6, 0.95, 0.8, 0.7],
+    "trial-0003": [],
+    "trial-0004": [0.0],
+}
+
+
+def pretend(suggestion):
+    """A trial that only reports: `SCORES`, then the best of them as its objective."""
+    name = suggestion["name"]
+    for epoch, score in enumerate(SCORES[name], start=1):
+        ray.tune.report({"epoch": epoch, "loss": 0.1, "seconds": 0.0, SCORE: score, "accuracy_validating": 0.0})
+    final = {FINAL: True, "epoch": 0, SCORE: math.nan}
+    if name == "trial-0003":
+        ray.tune.report(final | {FAILED: "the loss is nan", "status": "failed"})
+    else:
+        best = max(SCORES[name])
+        ray.tune.report(final | {"objective": best, "metrics": {"geo_mean.cow": best}, "checkpoint_path": name})
+
+
+def run(journal, num_trials, out):
+    search = JournalSearch(metric_space, tiny(), frozenset(), journal)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(pretend, DRIVER_RESOURCES),
+        tune_config=ray.tune.TuneConfig(
+            metric=SCORE,
+            mode="max",
+            num_samples=num_trials,
+            max_concurrent_trials=1,
+            search_alg=search,
+            scheduler=make_scheduler(EPOCHS, journal.read()),
+        ),
+        run_config=ray.tune.RunConfig(
+            storage_path=str(out / "tune"), verbose=0, callbacks=[Progress(num_trials, tiny(), journal, out)]
+        ),
+    )
+    tuner.fit()
+    return {record.name: record for record in journal.read()}
+
+
+def test_trials_end_as_they_did_and_a_second_session_remembers_them(local_ray, tmp_path):
+    """Pruned is not complete, the objective is the best epoch's, a failure has its reason, and nothing hangs."""
+    journal = Journal(tmp_path / "trials")
+    ended = run(journal, 4, tmp_path)
+    statuses = {name: record.status for name, record in ended.items()}
+    assert statuses == {
+        "trial-0000": "completed",
+        "trial-0001": "pruned",
+        "trial-0002": "completed",
+        "trial-0003": "failed",
+    }
+    assert [ended[name].objective for name in ("trial-0000", "trial-0002")] == [0.9, 0.95]
+    assert len(ended["trial-0000"].reports) == EPOCHS  # ASHA did not stop it before its final report
+    assert len(ended["trial-0001"].reports) == 1
+    assert ended["trial-0003"].reason == "the loss is nan"
+
+    again = run(journal, 1, tmp_path)
+    assert {name: again[name] for name in ended} == ended
+    assert again["trial-0004"].status == "pruned"  # by rungs that the first session filled
+    table = pq.read_table(tmp_path / "trials.parquet")
+    assert table["trial_id"].to_pylist() == sorted(SCORES)
+
+
+@pytest.fixture(scope="module")
+def cached(small_data, tmp_path_factory):
+    database = load_database(small_data).slice(0, 60)
+    folder = tmp_path_factory.mktemp("cache")
+    path = build_cache(folder, small_data, database["path"].to_pylist(), 32)
+    return path, database
+
+
+def test_ray_data_decodes_what_plain_python_decodes(local_ray, cached, small_data, tmp_path):
+    path, database = cached
+    spread = build_cache(tmp_path, small_data, database["path"].to_pylist(), 32, map_chunks=ray_map)
+    assert spread.name == path.name
+    rows = np.arange(len(database))
+    assert np.array_equal(ImageCache(spread).pixels(rows), ImageCache(path).pixels(rows))
+
+
+def test_chunks_come_back_in_order(local_ray):
+    found = ray_map(lambda chunk: pa.table({"n": chunk}), [[3, 1], [2], [9, 8, 7]])
+    assert [value for table in found for value in table["n"].to_pylist()] == [3, 1, 2, 9, 8, 7]
+
+
+def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, cached):
+    path, database = cached
+    config = override(tiny(), {"optim.batch_size": 8, "optim.epochs": 2, "data.oversample_to": None})
+    identity_N = np.array(database["identity"].to_pylist())
+    plan = make_plan(config, identity_N, np.arange(len(identity_N)), world_size=2)
+    code_N = np.unique(identity_N, return_inverse=True)[1].astype(np.int64)
+    augment = AugmentConfig(**{key[8:]: value for key, value in flatten(config).items() if key.startswith("augment.")})
+    for rank in (0, 1):
+        plain = list(local_batches(plan, seed=3, config=augment, cache=ImageCache(path), code_N=code_N, rank=rank))
+        streamed = list(
+            stream_batches(plan, seed=3, config=augment, image_cache=str(path), code_N=code_N, rank=rank, data_cpus=1)
+        )
+        assert len(plain) == len(streamed) == 2 * (60 // 8)
+        for one, other in zip(plain, streamed, strict=True):
+            assert np.array_equal(one.pixels_BHWC, other.pixels_BHWC)
+            assert np.array_equal(one.identity_B, other.identity_B)

@@ -1,0 +1,196 @@
+"""Whole sweeps on small data: killed and resumed, exported, and equal to plain Python."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from reid_core import predict
+from reid_core.bundle import read_config
+from reid_core.config import UserError, override
+from reid_core.presets import tiny
+from sweeps import metric
+from sweeps.journal import Journal
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ["--set", "optim.epochs=2", "--set", "match.num_keypoints=32", "--set", "match.image_px=64"]
+
+
+def command(data, out, *more):
+    return [
+        sys.executable,
+        "sweeps/metric.py",
+        "--preset",
+        "tiny",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *SHORT,
+        *more,
+    ]
+
+
+def start(arguments, log):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def kill_everything(process):
+    """SIGKILL to the driver and to every process of its Ray, all at once."""
+    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+        try:
+            os.kill(victim.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def wait_until(condition, process, log, timeout_s=240):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, Path(log.name).read_text()[-3000:]
+        assert time.monotonic() < deadline, Path(log.name).read_text()[-3000:]
+        time.sleep(0.2)
+
+
+def test_a_sweep_killed_midway_is_resumed_and_gives_a_model(small_data, tmp_path):
+    out, arguments = tmp_path / "out", command(small_data, tmp_path / "out", "--trials", "3")
+    with (tmp_path / "first.log").open("w") as log:
+        process = start(arguments, log)
+
+        def second_is_training():
+            records = Journal(out / "trials").read()
+            return len(records) == 2 and records[0].status != "running" and records[1].reports
+
+        wait_until(second_is_training, process, log)
+        kill_everything(process)
+    before = Journal(out / "trials").read()
+    assert [record.status for record in before] == ["completed", "running"]
+    first_folder = sorted((out / "trials" / "trial-0000").rglob("*.safetensors"))
+    written = [path.stat().st_mtime_ns for path in first_folder]
+
+    with (tmp_path / "second.log").open("w") as log:
+        assert start(arguments, log).wait(timeout=300) == 0, (tmp_path / "second.log").read_text()[-3000:]
+    told = (tmp_path / "second.log").read_text()
+    assert "resuming: 1 of 3 trials have ended" in told
+    after = Journal(out / "trials").read()
+    assert after[0] == before[0]
+    assert [path.stat().st_mtime_ns for path in first_folder] == written
+    assert after[1].parameters == before[1].parameters
+    assert after[1].reports[0] == before[1].reports[0]
+    assert [record.name for record in after] == ["trial-0000", "trial-0001", "trial-0002"]
+    assert {record.status for record in after} <= {"completed", "pruned"}
+    check_result(out, after, told)
+    check_predictions(out, small_data, tmp_path)
+
+
+def check_result(out, records, told):
+    rows = pq.read_table(out / "trials.parquet").to_pylist()
+    assert [row["trial_id"] for row in rows] == [record.name for record in records]
+    best = max((row for row in rows if row["status"] == "completed"), key=lambda row: row["objective"])
+    assert read_config(out / "best.yaml").optim.lr_head == best["config.optim.lr_head"]
+    assert rows[0]["config.optim.lr_head"] == tiny().optim.lr_head
+    metrics = json.loads((out / "best" / "metrics.json").read_text())
+    assert metrics["thresholdSet"]["mean_of_groups"] == pytest.approx(best["objective"], abs=0.02)
+    assert f"{metrics['testSet']['mean_of_groups']:.3f}" in told.split("testSet  ")[1]
+    assert json.loads((out / "environment.json").read_text())["packages"]["ray"].startswith("2.")
+
+
+def check_predictions(out, data, tmp_path):
+    submission = tmp_path / "submission.csv"
+    assert predict.main([str(out / "best"), "--data", str(data), "--out", str(submission)]) == 0
+    with submission.open() as file, (data / "sample_submission.csv").open() as sample:
+        answers, order = list(csv.DictReader(file)), list(csv.DictReader(sample))
+    assert [row["image_id"] for row in answers] == [row["image_id"] for row in order]
+    with (data / "truth.csv").open() as file:
+        truth = {row["image_id"]: row["identity"] for row in csv.DictReader(file)}
+    right = sum(truth[row["image_id"]] == row["identity"] for row in answers)
+    assert right / len(answers) > 0.1  # of some 40 animals, chance names 3 % rightly
+
+
+def test_one_ray_worker_gives_the_losses_of_plain_python(small_data, tmp_path):
+    sweep = command(small_data, tmp_path / "ray", "--trials", "1", "--workers", "1")
+    plain = [sys.executable, "-m", "reid_core", "--preset", "tiny", "--data", str(small_data)]
+    with (tmp_path / "log").open("w") as log:
+        both = [start(sweep, log), start([*plain, "--out", str(tmp_path / "plain"), *SHORT], log)]
+        assert [process.wait(timeout=300) for process in both] == [0, 0], (tmp_path / "log").read_text()[-3000:]
+    with_ray = Journal(tmp_path / "ray" / "trials").read()[0].reports
+    without = json.loads((tmp_path / "plain" / "reports.json").read_text())
+    assert [report["loss"] for report in with_ray] == [report["loss"] for report in without]
+    assert [report["geo_mean_cosine"] for report in with_ray] == [report["geo_mean_cosine"] for report in without]
+
+
+def test_the_plan_tells_everything_and_runs_nothing(small_data, tmp_path, capsys):
+    status = metric.main(["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path / "out"), "--plan"])
+    told = capsys.readouterr().out
+    assert status == 0
+    assert "50 trials × 6 epochs" in told
+    assert "optim.lr_head" in told
+    assert "5 logical CPUs" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_that_needs_gpus_that_are_not_there_says_so(small_data, tmp_path, capsys):
+    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--gpus-per-worker", "64", "--plan"]
+    assert metric.main(flags) == 2
+    assert "128 GPUs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--trials", "0"], "--trials 0"),
+        (["--workers", "0", "--plan"], "--workers 0"),
+        (["--set", "optim.lr=1"], "unknown key 'optim.lr'"),
+        (["--set", "optim.epochs=many"], "wrong type"),
+        (["--set", "optim.epochs"], "KEY=VALUE"),
+        (["--config", "no-such.yaml"], "no-such.yaml"),
+    ],
+)
+def test_wrong_flags_are_named(small_data, tmp_path, flags, told):
+    preset = [] if "--config" in flags else ["--preset", "tiny"]
+    with pytest.raises(UserError, match=told):
+        metric.main(["--data", str(small_data), "--out", str(tmp_path / "out"), *preset, *flags])
+
+
+def test_an_out_of_another_sweep_is_refused_by_what_differs(small_data, tmp_path):
+    from sweeps.sweep import claim_out, make_parser, make_sweep
+
+    def sweep(*more):
+        flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), *more]
+        return make_sweep("metric", metric.metric_space, make_parser("").parse_args(flags))
+
+    claim_out(tmp_path, sweep(), resume="auto")
+    claim_out(tmp_path, sweep("--trials", "60", "--concurrent", "2"), resume="auto")
+    with pytest.raises(UserError, match=r"optim.epochs: 6 before, 3 now"):
+        claim_out(tmp_path, sweep("--set", "optim.epochs=3"), resume="auto")
+    with pytest.raises(UserError, match="seed: 0 before, 1 now"):
+        claim_out(tmp_path, sweep("--seed", "1"), resume="auto")
+    with pytest.raises(UserError, match="--resume auto"):
+        claim_out(tmp_path, sweep(), resume="never")
+
+
+def test_a_config_file_starts_the_sweep_from_there(small_data, tmp_path, capsys):
+    from reid_core.bundle import write_config
+
+    write_config(tmp_path / "best.yaml", override(tiny(), {"optim.lr_head": 5e-3}))
+    flags = [
+        "--data",
+        str(small_data),
+        "--config",
+        str(tmp_path / "best.yaml"),
+        "--out",
+        str(tmp_path / "out"),
+        "--plan",
+    ]
+    assert metric.main(flags) == 0
+    assert "first trial: 0.005" in capsys.readouterr().out
