@@ -15,7 +15,7 @@ from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from reid_core.config import ModelConfig, TrialConfig, UserError
+from reid_core.config import ModelConfig, TrialConfig, UserError, override
 
 # The architecture behind a hub name, so that a local file or random weights need no hub.
 HUB_ARCHITECTURES = {
@@ -252,6 +252,19 @@ def make_model(config: TrialConfig) -> ReidModel:
         mean=np.broadcast_to(mean, 3).tolist(),
         std=np.broadcast_to(std, 3).tolist(),
     )
+
+
+def describe_model(config: TrialConfig) -> str:
+    """`describe_parts` of a configuration, without its weights: nothing is loaded or allocated.
+
+    Returns:
+        The table, or why it cannot be made (a hub name whose architecture only the hub knows).
+    """
+    try:
+        with torch.device("meta"):
+            return describe_parts(make_model(override(config, {"model.weights": "random"})))
+    except UserError as error:
+        return str(error)
 
 
 def _set_drop_path(backbone: nn.Module, largest: float) -> None:

@@ -17,8 +17,7 @@ def make_optimizer(config: OptimConfig, model: ReidModel) -> torch.optim.AdamW:
     groups = []
     for part in model.parts():
         trained = [parameter for parameter in part.parameters if parameter.requires_grad]
-        if trained:
-            groups.append({"params": trained, "lr": lr_of.get(part.name, config.lr_stages), "name": part.name})
+        groups.append({"params": trained, "lr": lr_of.get(part.name, config.lr_stages), "name": part.name})
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 

@@ -44,6 +44,8 @@ class Trainer:
         wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
     ) -> None:
         self.config, self.model, self.device = config, model.to(device), device
+        if "cuda" in device:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rank, self.world_size, self.steps_per_epoch = rank, world_size, steps_per_epoch
         self.optimizer = make_optimizer(config.optim, model)
         self.schedule = make_schedule(config.optim, self.optimizer, steps_per_epoch)

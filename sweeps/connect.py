@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a trial ends seconds earlier
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train tab is empty
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; sweeps/progress.py tells the same in less
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaling cluster needs minutes for a node
 }
 
@@ -65,6 +66,7 @@ def start_ray(options: argparse.Namespace) -> Resources:
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
+            logging_level=logging.WARNING,
         )
     there = ray.cluster_resources()
     resources = make_resources(options, num_gpus=there.get("GPU", 0))

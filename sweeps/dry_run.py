@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from reid_core import cli
+from reid_core.model import describe_model
 from reid_core.plan import count_steps, oversample
 from reid_core.prepare import animal_names, load_database, resolve_data, split_database
 from reid_core.splits import describe_parts
@@ -23,6 +24,7 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
     steps, epochs = count_steps(num_images, base.optim.batch_size), base.optim.epochs
     print(f"base: {cli.describe_config(base)}\n")
     print(f"{describe_parts(parts.part_N, parts.identity_N, parts.group_N)}\n")
+    print(f"{describe_model(base)}\n")
     print(f"search space\n{describe_space(sweep.space, base, sweep.fixed)}\n")
     print(f"{sweep.num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
     print(f"= {sweep.num_trials * epochs} epochs, {sweep.num_trials * epochs * steps} steps, if none is pruned")

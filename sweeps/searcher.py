@@ -126,6 +126,8 @@ def _close(record: Record, result: dict, *, error: bool) -> None:
     else:
         record.status, record.checkpoint = "completed", result["checkpoint_path"]
         record.metrics = _metrics(result) | {"objective": objective}
+        # A trial that was killed between its checkpoint and our note of it knows more epochs than the journal.
+        record.reports = [{key: report[key] for key in REPORTED} for report in result["history"]]
 
 
 def _metrics(result: dict) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Ray Data: the plan in, augmented batches out; and chunks of preparatory work spread over the cluster."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -43,7 +42,6 @@ def _open_augmenter(config: AugmentConfig) -> Augmenter:
 
 def make_batch(columns: dict[str, np.ndarray], *, seed: int, image_cache: str, config: AugmentConfig) -> dict:
     """One plan row → one row with the augmented pixels; runs in a Ray Data task."""
-    os.nice(5)  # training goes first where both share cores; the scheduler evens it out
     torch.set_num_threads(1)
     row = {name: values[0] for name, values in columns.items()}
     pixels_BHWC = make_pixels(row, seed, _open_cache(image_cache), _open_augmenter(config))

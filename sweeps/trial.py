@@ -22,13 +22,15 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from reid_core.config import TrialConfig, UserError, flatten, override
 from reid_core.environment import describe_environment
 from reid_core.experiment import Place, epoch_evaluation, evaluate_fully, make_trainer, plan_of, rest_of
+from reid_core.model import make_model
 from reid_core.prepare import load_prepared
-from reid_core.train import SCORE
+from reid_core.train import SCORE, TrainingError
 from sweeps.resources import DRIVER_CPUS, Resources
 from sweeps.searcher import FAILED, FINAL
 from sweeps.stream import stream_batches
 
 DRIVER_RESOURCES = {"cpu": DRIVER_CPUS}
+FINAL_KEYS = ("metrics", "objective", "history", FAILED, "status")
 MAX_WORKER_FAILURES = 2  # a lost worker is replaced and the trial continues from its last epoch
 MAX_CONTROLLER_FAILURES = 3  # Ray's default is to retry for ever
 
@@ -60,17 +62,29 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
     name = suggestion["name"]
     try:
         config = job.configure(suggestion["parameters"])
+        check_feasible(config, job)
         _describe_trial(trial_folder(job, name), config)
         result = make_torch_trainer(config, name, job).fit()
-        assert result.metrics and result.checkpoint  # the last report of `train_worker` has both
-        final = {key: result.metrics[key] for key in ("metrics", "objective")}
-        final["checkpoint_path"] = result.checkpoint.path
+        assert result.metrics is not None
+        final = {key: result.metrics[key] for key in FINAL_KEYS if key in result.metrics}
+        final["checkpoint_path"] = result.checkpoint.path if result.checkpoint else ""
     except TrainingFailedError as error:
         final = {FAILED: _reason(error), "status": _status(error)}
     except UserError as error:
         final = {FAILED: str(error), "status": "infeasible"}
     # Epoch 0 is below every rung: the scheduler has nothing to decide on a final report.
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
+
+
+def check_feasible(config: TrialConfig, job: Job) -> None:
+    """Find out before any worker is started whether the batches and the model can be made.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    plan_of(config, load_prepared(Path(job.cache)), world_size=job.resources.workers)
+    with torch.device("meta"):
+        make_model(override(config, {"model.weights": "random"}))
 
 
 def make_torch_trainer(config: TrialConfig, name: str, job: Job) -> TorchTrainer:
@@ -104,7 +118,11 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job) -> TorchTrainer
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Train, reporting a checkpoint per epoch, then evaluate the best epoch in full. Runs on every worker alike."""
+    """Train, reporting a checkpoint per epoch, then evaluate the best epoch in full. Runs on every worker alike.
+
+    A loss that is not a number would be so again: it is reported, on all ranks alike, and not raised, because Ray would
+    then start the workers anew.
+    """
     config = override(TrialConfig(), settings["config"])
     prepared = load_prepared(Path(settings["cache"]))
     place = train_place()
@@ -125,12 +143,15 @@ def train_worker(settings: dict[str, Any]) -> None:
         rank=place.rank,
         data_cpus=settings["data_cpus"],
     )
-    for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
-        _report(trainer, report, place)
+    try:
+        for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
+            _report(trainer, report, place)
+    except TrainingError as error:
+        return _report(trainer, {"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"}, place)
     _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
-    full = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
-    _report(trainer, {"epoch": best["epoch"], SCORE: best[SCORE], **full}, place)
+    full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
+    return _report(trainer, {"epoch": best["epoch"], SCORE: best[SCORE], **full}, place)
 
 
 def train_place() -> Place:

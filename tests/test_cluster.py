@@ -309,6 +309,7 @@ def test_one_ray_version_everywhere():
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (ray,) = [wanted for wanted in map(Requirement, requirements) if wanted.name == "ray"]
     assert RAY_VERSION in ray.specifier
+    assert f"ray=={RAY_VERSION}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert f"FROM rayproject/ray:{RAY_VERSION}-py311-gpu\n" in (CLUSTER / "Dockerfile").read_text()
     assert image_version(read_yaml("ray-cluster.yaml")["docker"]["image"]) == RAY_VERSION
 

@@ -38,7 +38,9 @@ def random_answers(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     animal_Q = rng.integers(0, 10, size=rng.integers(1, 60))
     names = np.array([f"animal {i}" for i in range(6)] + [NEW], dtype=object)
-    answer_Q = np.where(rng.random(len(animal_Q)) < 0.4, names[np.minimum(animal_Q, 6)], rng.choice(names, len(animal_Q)))
+    answer_Q = np.where(
+        rng.random(len(animal_Q)) < 0.4, names[np.minimum(animal_Q, 6)], rng.choice(names, len(animal_Q))
+    )
     truth_Q = np.array([f"animal {i}" for i in animal_Q], dtype=object)
     return answer_Q, truth_Q, animal_Q < 6
 
@@ -69,8 +71,9 @@ def test_metrics_equal_loops_over_queries(seed):
 def test_order_of_queries_changes_nothing():
     answer_Q, truth_Q, known_Q = random_answers(3)
     order = np.random.default_rng(0).permutation(len(answer_Q))
-    shares, shuffled = compute_shares(answer_Q, truth_Q, known_Q), compute_shares(
-        answer_Q[order], truth_Q[order], known_Q[order]
+    shares, shuffled = (
+        compute_shares(answer_Q, truth_Q, known_Q),
+        compute_shares(answer_Q[order], truth_Q[order], known_Q[order]),
     )
     assert shares.known_K.tolist() == shuffled.known_K.tolist()
     assert shares.new_K.tolist() == shuffled.new_K.tolist()

@@ -62,34 +62,45 @@ def wait_until(condition, process, log, timeout_s=240):
         time.sleep(0.2)
 
 
-def test_a_sweep_killed_midway_is_resumed_and_gives_a_model(small_data, tmp_path):
-    out, arguments = tmp_path / "out", command(small_data, tmp_path / "out", "--trials", "3")
-    with (tmp_path / "first.log").open("w") as log:
+def run_until(condition, arguments, log_path):
+    """Start a sweep, and kill everything of it as soon as the condition holds."""
+    with log_path.open("w") as log:
         process = start(arguments, log)
-
-        def second_is_training():
-            records = Journal(out / "trials").read()
-            return len(records) == 2 and records[0].status != "running" and records[1].reports
-
-        wait_until(second_is_training, process, log)
+        wait_until(condition, process, log)
         kill_everything(process)
-    before = Journal(out / "trials").read()
-    assert [record.status for record in before] == ["completed", "running"]
-    first_folder = sorted((out / "trials" / "trial-0000").rglob("*.safetensors"))
-    written = [path.stat().st_mtime_ns for path in first_folder]
 
-    with (tmp_path / "second.log").open("w") as log:
-        assert start(arguments, log).wait(timeout=300) == 0, (tmp_path / "second.log").read_text()[-3000:]
-    told = (tmp_path / "second.log").read_text()
-    assert "resuming: 1 of 3 trials have ended" in told
-    after = Journal(out / "trials").read()
-    assert after[0] == before[0]
-    assert [path.stat().st_mtime_ns for path in first_folder] == written
-    assert after[1].parameters == before[1].parameters
-    assert after[1].reports[0] == before[1].reports[0]
-    assert [record.name for record in after] == ["trial-0000", "trial-0001", "trial-0002"]
-    assert {record.status for record in after} <= {"completed", "pruned"}
-    check_result(out, after, told)
+
+def test_a_sweep_killed_twice_is_resumed_and_gives_a_model(small_data, tmp_path):
+    out, arguments = tmp_path / "out", command(small_data, tmp_path / "out", "--trials", "2")
+
+    def first_is_training():
+        return any(record.reports for record in Journal(out / "trials").read())
+
+    def second_has_started():
+        return (out / "trials" / "trial-0001" / "config.json").exists()
+
+    run_until(first_is_training, arguments, tmp_path / "first.log")
+    (killed,) = Journal(out / "trials").read()
+    assert (killed.status, [report["epoch"] for report in killed.reports]) == ("running", [1])
+
+    run_until(second_has_started, arguments, tmp_path / "second.log")
+    finished, interrupted = Journal(out / "trials").read()
+    assert (finished.status, interrupted.status) == ("completed", "running")
+    assert finished.reports[0] == killed.reports[0]  # continued after epoch 1, not begun again
+    assert [report["epoch"] for report in finished.reports] == [1, 2]
+    files = sorted((out / "trials" / "trial-0000").rglob("*.safetensors"))
+    written = [path.stat().st_mtime_ns for path in files]
+
+    with (tmp_path / "third.log").open("w") as log:
+        assert start(arguments, log).wait(timeout=300) == 0, (tmp_path / "third.log").read_text()[-3000:]
+    told = (tmp_path / "third.log").read_text()
+    assert "resuming: 1 of 2 trials have ended" in told
+    records = Journal(out / "trials").read()
+    assert records[0] == finished
+    assert [path.stat().st_mtime_ns for path in files] == written
+    assert (records[1].name, records[1].parameters) == ("trial-0001", interrupted.parameters)
+    assert records[1].status in ("completed", "pruned")
+    check_result(out, records, told)
     check_predictions(out, small_data, tmp_path)
 
 
