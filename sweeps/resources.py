@@ -8,6 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 DRIVER_CPUS = 0.01  # a trial's driver only waits; 0 would let Ray start it anywhere, at any number
+DRIVER_SLOT = "TRAIN_DRIVER"  # custom resource of a head node that has room for trial drivers and no CPUs to give
+
+
+def driver_resources(cluster: Mapping[str, float]) -> dict[str, float]:
+    """What one trial's driver asks for: a slot on the head where there are such, so that no spot machine holds it."""
+    return {"CPU": 0, DRIVER_SLOT: 1} if DRIVER_SLOT in cluster else {"CPU": DRIVER_CPUS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,8 @@ class Resources:
         """
         if self.gpus_per_worker % 1 and self.workers > 1:
             return "--gpus-per-worker below 1 needs --workers 1: two workers cannot share a GPU (NCCL)"
-        for name, needed in (("CPU", self.cpus), ("GPU", self.gpus)):
+        drivers = self.concurrent if DRIVER_SLOT in cluster else 0
+        for name, needed in (("CPU", self.cpus), ("GPU", self.gpus), (DRIVER_SLOT, drivers)):
             there = cluster.get(name, 0.0)
             if needed > there + 1e-6:
                 return (

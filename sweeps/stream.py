@@ -1,5 +1,6 @@
 """Ray Data: the plan in, augmented batches out; and chunks of preparatory work spread over the cluster."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ ROWS_PER_TASK = 4  # batches that one task makes: few enough to start soon, enou
 
 def quiet_context() -> DataContext:
     """Ray Data's settings for streams inside trials: in order, without the bars that flood a log."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False

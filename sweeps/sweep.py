@@ -22,17 +22,17 @@ from reid_core.config import TrialConfig, UserError, flatten
 from reid_core.experiment import finish, local_place, make_trainer, plan_of
 from reid_core.prepare import SYNTHETIC, load_prepared, prepare, read_truth, resolve_data
 from reid_core.train import SCORE
-from sweeps.connect import start_ray
+from sweeps.connect import on_cluster, start_ray
 from sweeps.dry_run import print_plan
 from sweeps.export import format_result, write_best
 from sweeps.journal import Journal, Record
 from sweeps.progress import Progress
 from sweeps.report import best_record, format_failures, write_trials
-from sweeps.resources import Resources
+from sweeps.resources import Resources, driver_resources
 from sweeps.searcher import JournalSearch, epoch_scores
 from sweeps.space import Space, base_point
 from sweeps.stream import ray_map
-from sweeps.trial import DRIVER_RESOURCES, Job, run_trial
+from sweeps.trial import Job, run_trial
 
 SETTINGS = "sweep.json"  # in OUT: what must be the same when the sweep is resumed
 logger = logging.getLogger(__name__)
@@ -85,6 +85,8 @@ def run_sweep(name: str, space: Space, description: str | None, arguments: list[
     sweep = make_sweep(name, space, options)
     if options.plan:
         return print_plan(sweep, options)
+    if on_cluster() and not options.out.is_absolute():
+        logger.warning("--out %s is relative: it lies in the job's own folder, which Ray deletes", options.out)
     out = cli.make_out(options.out)
     journal = claim_out(out, sweep, resume=options.resume)
     resources = start_ray(options)
@@ -166,7 +168,9 @@ def run_trials(sweep: Sweep, job: Job, journal: Journal) -> None:
     np.random.seed(sweep.base.seed)  # Ray's scheduler draws from the global generator
     sessions = Path(job.out) / "tune"
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(ray.tune.with_parameters(run_trial, job=job), DRIVER_RESOURCES),
+        ray.tune.with_resources(
+            ray.tune.with_parameters(run_trial, job=job), driver_resources(ray.cluster_resources())
+        ),
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
             mode="max",

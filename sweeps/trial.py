@@ -25,11 +25,10 @@ from reid_core.experiment import Place, epoch_evaluation, evaluate_fully, make_t
 from reid_core.model import make_model
 from reid_core.prepare import load_prepared
 from reid_core.train import SCORE, TrainingError
-from sweeps.resources import DRIVER_CPUS, Resources
+from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL
 from sweeps.stream import stream_batches
 
-DRIVER_RESOURCES = {"cpu": DRIVER_CPUS}
 FINAL_KEYS = ("metrics", "objective", "history", FAILED, "status")
 MAX_WORKER_FAILURES = 2  # a lost worker is replaced and the trial continues from its last epoch
 MAX_CONTROLLER_FAILURES = 3  # Ray's default is to retry for ever

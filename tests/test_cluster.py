@@ -254,6 +254,7 @@ WORKER_SPEC = "spec/rayClusterSpec/workerGroupSpecs/0"
         ("spec/shutdownAfterJobFinishes", False, "the cluster goes"),
         (f"{HEAD_SPEC}/template/spec/volumes/1/emptyDir/sizeLimit", "1Gi", "object store fits"),
         (f"{WORKER_SPEC}/template/spec/containers/0/volumeMounts", [], "data and results are shared"),
+        (f"{WORKER_SPEC}/template/spec/containers/0/resources/requests/cpu", "2", "requests are limits"),
         (f"{WORKER_SPEC}/maxReplicas", 3, "the sweep fits"),
         (f"{WORKER_SPEC}/replicas", 0, "the sweep fits at once"),
     ],

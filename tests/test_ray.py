@@ -18,11 +18,11 @@ from reid_core.presets import tiny
 from reid_core.train import SCORE
 from sweeps.journal import Journal
 from sweeps.progress import Progress
+from sweeps.resources import driver_resources
 from sweeps.searcher import FAILED, FINAL, JournalSearch
 from sweeps.space import metric_space
 from sweeps.stream import ray_map, stream_batches
 from sweeps.sweep import make_scheduler
-from sweeps.trial import DRIVER_RESOURCES
 
 EPOCHS = 4
 SCORES = {  # per epoch; the best is not the last
@@ -52,7 +52,7 @@ def pretend(suggestion):
 def run(journal, num_trials, out):
     search = JournalSearch(metric_space, tiny(), frozenset(), journal)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(pretend, DRIVER_RESOURCES),
+        ray.tune.with_resources(pretend, driver_resources(ray.cluster_resources())),
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
             mode="max",

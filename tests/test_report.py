@@ -6,7 +6,7 @@ from reid_core.config import flatten, override
 from reid_core.presets import tiny
 from sweeps.journal import Journal, Record
 from sweeps.report import best_record, format_failures, format_leaderboard, write_trials
-from sweeps.resources import Resources
+from sweeps.resources import Resources, driver_resources
 
 METRICS = {"objective": 0.5, "geo_mean.cow": 0.5, "baks.cow": 0.4, "baus.cow": 0.625, "threshold.cow": 0.3}
 
@@ -73,6 +73,14 @@ def test_resources_add_up():
     assert resources.gpus == 6
     assert resources.logical_cpus() == 31
     assert resources.shortage({"CPU": 31, "GPU": 6}) is None
+
+
+def test_drivers_take_the_head_s_slots_where_there_are_any():
+    assert driver_resources({"CPU": 8}) == {"CPU": 0.01}
+    assert driver_resources({"CPU": 8, "TRAIN_DRIVER": 4}) == {"CPU": 0, "TRAIN_DRIVER": 1}
+    resources = Resources(concurrent=2, workers=1)
+    assert resources.shortage({"CPU": 8, "TRAIN_DRIVER": 2}) is None
+    assert "2 TRAIN_DRIVERs" in resources.shortage({"CPU": 8, "TRAIN_DRIVER": 1})
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_numbers():

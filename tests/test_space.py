@@ -62,7 +62,7 @@ def test_values_of_another_space_are_refused_by_name():
     values = flatten(megadescriptor())
     with pytest.raises(UserError, match=r"loss.margin_cosine=1.5"):
         distributions(metric_space, megadescriptor(), NOTHING, values | {"loss.margin_cosine": 1.5})
-    with pytest.raises(UserError, match="optim.batch_size"):
+    with pytest.raises(UserError, match=r"optim\.batch_size"):
         distributions(metric_space, megadescriptor(), NOTHING, {"optim.lr_head": 1e-4})
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reid_core.batches import Batch
-from reid_core.config import OptimConfig, TrialConfig, UserError, override
+from reid_core.config import OptimConfig, TrialConfig, override
 from reid_core.model import ReidModel, make_model
 from reid_core.optim import learning_rate_factor, make_optimizer, make_schedule
 from reid_core.presets import tiny
@@ -203,7 +203,7 @@ def test_each_part_has_its_learning_rate():
     )
     model = make_model(config)
     optimizer = make_optimizer(config.optim, model)
-    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups if group["params"]}
     assert rates == {"stage 2": 2e-3, "stage 3": 2e-3, "norm": 1e-3, "head": 3e-3}
     optimised = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(optimised) == sorted(id(p) for p in model.parameters() if p.requires_grad)
@@ -245,5 +245,5 @@ def test_schedule_by_hand(changes, expected):
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
     make_trainer(override(CONFIG, {"model.unfrozen_stages": 1})).save(tmp_path)
-    with pytest.raises((ValueError, UserError), match="not those of this configuration"):
+    with pytest.raises(ValueError, match="not those of this configuration"):
         make_trainer().load(tmp_path)

@@ -1,0 +1,183 @@
+"""The exported model: the same after a round trip, executes nothing, and damage is told by file."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from reid_core.bundle import FILES, FORMAT, Bundle, read_bundle, read_config, write_bundle, write_config
+from reid_core.config import TrialConfig, UserError, override
+from reid_core.embed import embed
+from reid_core.evaluate import find_candidates, match_candidates
+from reid_core.matching import make_matcher
+from reid_core.prepare import load_prepared
+
+
+@pytest.fixture
+def copy(experiment, tmp_path) -> Path:
+    """A bundle that a test may damage."""
+    return Path(shutil.copytree(experiment.out / "best", tmp_path / "best"))
+
+
+def predicted(bundle: Bundle) -> np.ndarray:
+    """Answers and scores of every fifth gallery image against all others of the gallery."""
+    queries = np.arange(0, len(bundle.identity_G), 5)
+    gallery = np.setdiff1d(np.arange(len(bundle.identity_G)), queries)
+    matcher = make_matcher(bundle.config.match)
+    found = find_candidates(bundle.embedding_GD, bundle.group_G, queries, gallery, size=5)
+    scored = match_candidates(found, lambda q, g: matcher.scores(bundle.features, q, bundle.features, g))
+    answers = bundle.decision.answer(scored, bundle.identity_G)
+    return np.stack([answers.name(bundle.decision.thresholds), answers.score_Q])
+
+
+def test_round_trip_is_exact(experiment, tmp_path):
+    first = read_bundle(experiment.out / "best")
+    write_bundle(tmp_path / "again", first)
+    again = read_bundle(tmp_path / "again")
+    assert again.config == first.config
+    assert again.decision == first.decision
+    assert again.embedding_GD.tobytes() == first.embedding_GD.tobytes()
+    weights = zip(first.model.state_dict().items(), again.model.state_dict().items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in weights)
+    answers = predicted(first)
+    assert len(set(answers[0])) > 3
+    assert (answers == predicted(again)).all()
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (experiment.out / "best" / name).read_bytes(), name
+
+
+def test_the_loaded_model_gives_the_embeddings_of_the_gallery(experiment):
+    bundle, prepared = read_bundle(experiment.out / "best"), load_prepared(experiment.out / "cache")
+    again = embed(bundle.model, prepared.images, np.arange(len(prepared.images)))
+    assert len(again) == len(bundle.embedding_GD) > 50
+    assert again.tobytes() == bundle.embedding_GD.tobytes()
+
+
+def test_the_bundle_holds_the_trained_weights_and_the_numbers_of_the_run(experiment):
+    best = load_file(experiment.out / "checkpoint" / "best.safetensors")
+    bundle = read_bundle(experiment.out / "best")
+    assert best
+    assert all(torch.equal(bundle.model.state_dict()[name], value) for name, value in best.items())
+    metrics = bundle.metrics["thresholdSet"]
+    assert {f"threshold.{group}": value for group, value in bundle.decision.thresholds.items()}.items() <= metrics.items()
+    assert 0 <= metrics["mean_of_groups"] <= 1
+
+
+def test_recorded_answers_are_those_of_the_recorded_thresholds(experiment):
+    """predictions.parquet gives BAKS and BAUS again, counted by hand."""
+    rows = pq.read_table(experiment.out / "predictions.parquet").to_pylist()
+    bundle = read_bundle(experiment.out / "best")
+    for part in ("thresholdSet", "testSet"):
+        for group, threshold in bundle.decision.thresholds.items():
+            shares: dict[tuple[bool, str], list[bool]] = {}
+            for row in rows:
+                if (row["part"], row["group"]) == (part, group):
+                    named = row["probability"] >= np.float32(threshold)
+                    assert row["answer"] == (row["candidate"] if named else "new_individual")
+                    right = row["answer"] == (row["identity"] if row["known"] else "new_individual")
+                    shares.setdefault((row["known"], row["identity"]), []).append(right)
+            for name, side in (("baks", True), ("baus", False)):
+                expected = [np.mean(hits) for (known, _), hits in shares.items() if known is side]
+                found = bundle.metrics[part].get(f"{name}.{group}", np.nan)
+                assert found == pytest.approx(np.mean(expected) if expected else np.nan, nan_ok=True)
+
+
+def test_nothing_in_a_bundle_is_a_pickle(experiment):
+    files = {path.name: path.read_bytes() for path in (experiment.out / "best").rglob("*") if path.is_file()}
+    assert set(files) == {*FILES, "metrics.json", "README.md"}
+    for name, content in files.items():
+        assert not content.startswith((b"\x80", b"PK")), name  # pickle, and torch's zip of pickles
+        is_known_form = {
+            ".json": lambda data: json.loads(data) is not None,
+            ".yaml": lambda data: data.decode().startswith("seed: "),
+            ".md": lambda data: data.startswith(b"# "),
+            ".parquet": lambda data: data[:4] == data[-4:] == b"PAR1",
+            ".safetensors": lambda data: json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]),
+        }[Path(name).suffix]
+        assert is_known_form(content), name
+
+
+@pytest.mark.parametrize("name", [*FILES, "metrics.json"])
+def test_a_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=name):
+        read_bundle(copy)
+
+
+@pytest.mark.parametrize("name", [*FILES, "metrics.json"])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\xff" * 99])
+def test_a_damaged_file_is_named(copy, name, damage):
+    file = copy / name
+    file.write_bytes(damage(file.read_bytes()))
+    if name == "config.yaml" and len(file.read_bytes()) not in (0, 99):
+        return  # half of the lines of a configuration are a configuration
+    with pytest.raises(UserError, match=name):
+        read_bundle(copy)
+
+
+def test_weights_of_another_model_are_refused(copy):
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if name != "head.bias"}, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        read_bundle(copy)
+
+
+def test_a_bundle_of_a_later_format_is_refused(copy):
+    about = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(about | {"format": FORMAT + 1}))
+    with pytest.raises(UserError, match=f"bundle format {FORMAT + 1}; this version reads {FORMAT}"):
+        read_bundle(copy)
+
+
+def test_what_is_no_bundle_is_told(tmp_path):
+    with pytest.raises(UserError, match="no bundle"):
+        read_bundle(tmp_path / "nowhere")
+
+
+def test_a_bundle_replaces_the_former_one_as_a_whole(experiment, copy):
+    (copy / "leftover").write_text("of a former run")
+    bundle = read_bundle(experiment.out / "best")
+    write_bundle(copy, dataclasses.replace(bundle, features=None))
+    assert not (copy / "leftover").exists()
+    assert read_bundle(copy).features is None
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+def test_configuration_round_trip(tmp_path):
+    changes = {"optim.lr_head": 1e-5, "data.mean": [0.5, 0.25, 0.125], "optim.clip_norm": None, "seed": 7}
+    config = override(TrialConfig(), changes)
+    write_config(tmp_path / "config.yaml", config)
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_a_configuration_written_by_hand(tmp_path):
+    (tmp_path / "mine.yaml").write_text("optim.lr_head: 1e-4\ndata.oversample_to: null\nmatch.matcher: none\n")
+    assert read_config(tmp_path / "mine.yaml") == override(
+        TrialConfig(), {"optim.lr_head": 1e-4, "data.oversample_to": None, "match.matcher": "none"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim.lr: 1", "unknown key 'optim.lr'"),
+        ("optim: {lr_head: 1}", "unknown key 'optim'"),
+        ("optim.epochs: many", "wrong type"),
+        ("optim.epochs: -1", "outside"),
+        ("just text", "expected `key: value` lines"),
+        ("", "expected `key: value` lines"),
+        ("a: [", "cannot be read as YAML"),
+        ("3: 4", "unknown key"),
+    ],
+)
+def test_a_wrong_configuration_file_is_named(tmp_path, text, message):
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_config(tmp_path / "wrong.yaml")
+    assert "wrong.yaml" in str(caught.value)
