@@ -3,9 +3,11 @@
 model + decision + gallery → folder → the same again. Gallery photographs are not needed afterwards.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,15 @@ from reid_core.local_features import LocalFeatures
 from reid_core.model import ReidModel, make_model
 
 FORMAT = 1
-FILES = ("bundle.json", "config.yaml", "model.safetensors", "calibration.json", "thresholds.json", "gallery.parquet")
+FILES = (
+    "bundle.json",
+    "config.yaml",
+    "model.safetensors",
+    "calibration.json",
+    "thresholds.json",
+    "metrics.json",
+    "gallery.parquet",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def read_config(path: Path) -> TrialConfig:
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines such as optim.lr_head: 0.0001")
     try:
-        return override(TrialConfig(), {key: parse_value(value) for key, value in values.items()})
+        return override(TrialConfig(), {str(key): parse_value(value) for key, value in values.items()})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -95,41 +105,54 @@ def read_bundle(folder: Path) -> Bundle:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")
+    with _naming(folder / "bundle.json"):
+        about = json.loads((folder / "bundle.json").read_text())
+        if about["format"] != FORMAT:
+            raise UserError(f"{folder}: bundle format {about['format']}; this version reads {FORMAT}")
+        local = {"model.backbone": about["architecture"], "model.weights": "random"}  # the weights are in the bundle
+    config = read_config(folder / "config.yaml")
+    with _naming(folder / "model.safetensors"):
+        weights = load_file(folder / "model.safetensors")
+        model = make_model(override(config, local))
+        model.load_state_dict(weights)
+    with _naming(folder / "calibration.json"):
+        calibrators = {
+            name: {group: Calibrator(tuple(fit["scores"]), tuple(fit["probabilities"])) for group, fit in fits.items()}
+            for name, fits in json.loads((folder / "calibration.json").read_text()).items()
+        }
+    with _naming(folder / "thresholds.json"):
+        thresholds = json.loads((folder / "thresholds.json").read_text())
+    with _naming(folder / "metrics.json"):
+        metrics = json.loads((folder / "metrics.json").read_text())
+    with _naming(folder / "gallery.parquet"):
+        gallery = _read_gallery(folder / "gallery.parquet")
+    return Bundle(
+        config=config, model=model.eval(), decision=Decision(calibrators, thresholds), metrics=metrics, **gallery
+    )
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
     try:
-        return _read(folder)
+        yield
     except UserError:
         raise
     except Exception as error:  # damaged JSON, safetensors and Parquet each raise their own
-        raise UserError(f"{folder}: the bundle is damaged: {error}") from error
+        raise UserError(f"{file}: the bundle is damaged: {error}") from error
 
 
-def _read(folder: Path) -> Bundle:
-    about = json.loads((folder / "bundle.json").read_text())
-    if about["format"] != FORMAT:
-        raise UserError(f"{folder}: bundle format {about['format']}; this version reads {FORMAT}")
-    config = read_config(folder / "config.yaml")
-    local = {"model.backbone": about["architecture"], "model.weights": "random"}  # the weights are in the bundle
-    model = make_model(override(config, local))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    calibrators = {
-        name: {group: Calibrator(tuple(fit["scores"]), tuple(fit["probabilities"])) for group, fit in fits.items()}
-        for name, fits in json.loads((folder / "calibration.json").read_text()).items()
-    }
-    decision = Decision(calibrators, json.loads((folder / "thresholds.json").read_text()))
-    gallery = pq.read_table(folder / "gallery.parquet")
+def _read_gallery(file: Path) -> dict[str, Any]:
+    gallery = pq.read_table(file)
     width = gallery.schema.field("embedding").type.list_size
-    embedding = gallery["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, width)
     has_features = "descriptors" in gallery.column_names
-    return Bundle(
-        config=config,
-        model=model.eval(),
-        decision=decision,
-        identity_G=np.array(gallery["identity"].to_pylist(), dtype=object),
-        group_G=np.array(gallery["group"].to_pylist(), dtype=object),
-        embedding_GD=embedding,
-        features=LocalFeatures(gallery.select(["num_keypoints", "keypoints", "descriptors"])) if has_features else None,
-        metrics=json.loads((folder / "metrics.json").read_text()),
-    )
+    return {
+        "identity_G": np.array(gallery["identity"].to_pylist(), dtype=object),
+        "group_G": np.array(gallery["group"].to_pylist(), dtype=object),
+        "embedding_GD": gallery["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, width),
+        "features": (
+            LocalFeatures(gallery.select(["num_keypoints", "keypoints", "descriptors"])) if has_features else None
+        ),
+    }
 
 
 def _gallery_table(bundle: Bundle) -> pa.Table:

@@ -119,6 +119,9 @@ class TrialConfig:
             value = get(self, key)
             if value is not None and not low <= value <= high:
                 raise UserError(f"{key}={value!r} is outside {low} … {high}")
+        smallest, largest = self.threshold.smallest, self.threshold.largest
+        if smallest > largest:
+            raise UserError(f"threshold.smallest={smallest} is above threshold.largest={largest}")
 
 
 _INF = float("inf")
@@ -226,9 +229,9 @@ def fingerprint(config: TrialConfig) -> str:
 
 
 def _checked(key: str, value: Any) -> Any:
-    part, _, name = key.partition(".")
+    part, dot, name = key.partition(".")
     hints = get_type_hints(TrialConfig)
-    if name:
+    if dot:
         if not dataclasses.is_dataclass(hints.get(part)):
             raise UserError(f"unknown key {key!r}; the parts are: {', '.join(hints)}")
         owner, hints = part, get_type_hints(hints[part])

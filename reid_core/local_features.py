@@ -161,6 +161,7 @@ def extract_chunk(
     weights_digest: str | None,
 ) -> pa.Table:
     """Features of some rows of an image cache, as rows of the features file; runs in whatever process maps chunks."""
+    cv2.setNumThreads(1)  # whoever maps the chunks already uses every core
     cache = ImageCache(Path(cache_path))
     readable = [i for i, row in enumerate(rows) if cache.error[row] is None]
     images = cache.pixels(np.array([rows[i] for i in readable], dtype=np.int64))

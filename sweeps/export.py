@@ -1,4 +1,4 @@
-"""The end of a sweep: best.yaml, environment.json, and the result as text. No Ray, no torch at import."""
+"""The end of a sweep: best.yaml, environment.json, result.json, and the result as text. No Ray, no torch at import."""
 
 import json
 from collections.abc import Sequence
@@ -17,6 +17,20 @@ def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
     write_config(out / "best.yaml", config)
     about = describe_environment() | {"seed": config.seed, "unreadable_photographs": num_unreadable}
     (out / "environment.json").write_text(json.dumps(about, indent=1))
+
+
+def write_result(out: Path, best: Record, metrics: dict[str, dict[str, float]]) -> None:
+    """Write down which trial was scored on `testSet`, and how; the last thing a sweep writes."""
+    part = out / "result.part"
+    part.write_text(json.dumps({"trial": best.name, "metrics": metrics}, indent=1))
+    part.replace(out / "result.json")
+
+
+def read_result(out: Path, best: Record) -> dict[str, dict[str, float]] | None:
+    """The metrics of a trial that was scored on `testSet` before; None if it was not: a trial is scored there once."""
+    file = out / "result.json"
+    written = json.loads(file.read_text()) if file.exists() else {}
+    return written["metrics"] if written.get("trial") == best.name else None
 
 
 def format_result(

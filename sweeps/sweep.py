@@ -24,7 +24,7 @@ from reid_core.prepare import SYNTHETIC, load_prepared, prepare, read_truth, res
 from reid_core.train import SCORE
 from sweeps.connect import on_cluster, start_ray
 from sweeps.dry_run import print_plan
-from sweeps.export import format_result, write_best
+from sweeps.export import format_result, read_result, write_best, write_result
 from sweeps.journal import Journal, Record
 from sweeps.progress import Progress
 from sweeps.report import best_record, format_failures, write_trials
@@ -149,10 +149,13 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
     best = best_record(records)
     if best is None:
         raise UserError(f"no trial was completed:\n{format_failures(records)}")
-    # Where a worker's GPU is: the script itself may run on a head node that has none.
-    task: Any = ray.remote(num_cpus=1, num_gpus=resources.gpus_per_worker)(finish_best)  # type: ignore[arg-type]
-    metrics = ray.get(task.remote(best, job, root, skip_missing=sweep.skip_missing))
-    write_best(out, job.configure(best.parameters), num_unreadable=prepared.num_unreadable)
+    metrics = read_result(out, best)
+    if metrics is None:
+        # Where a worker's GPU is: the script itself may run on a head node that has none.
+        task: Any = ray.remote(num_cpus=1, num_gpus=resources.gpus_per_worker)(finish_best)  # type: ignore[arg-type]
+        metrics = ray.get(task.remote(best, job, root, skip_missing=sweep.skip_missing))
+        write_best(out, job.configure(best.parameters), num_unreadable=prepared.num_unreadable)
+        write_result(out, best, metrics)
     return format_result(out, records, best, metrics, num_unreadable=prepared.num_unreadable)
 
 

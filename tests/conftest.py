@@ -1,36 +1,34 @@
-"""What several test files need and is too slow to make twice."""
+"""What several test files need: the drawn data set in small, and a local Ray."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several processes would wait for each other
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-
-class Experiment(NamedTuple):
-    """A data folder and the result folder of `python -m reid_core` on it."""
-
-    data: Path
-    out: Path
-
-
-TINY_RUN = [
-    *("--preset", "tiny", "--seed", "1"),
-    *("--set", "model.backbone=swin_micro_patch4_window4_64"),
-    *("--set", "model.embedding_dim=16"),
-    *("--set", "optim.epochs=1"),
-    *("--set", "optim.batch_size=8"),
-    *("--set", "match.num_keypoints=32"),
-    *("--set", "match.shortlist=5"),
-]
+from reid_core.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="session")
-def experiment(tmp_path_factory) -> Experiment:
-    """One epoch on a small drawn data set; nobody may write into its folders."""
-    from reid_core.__main__ import main
-    from reid_core.synthetic import write_synthetic
+def small_data(tmp_path_factory):
+    """A third of the embedded data set: folder with metadata.csv."""
+    return write_synthetic(tmp_path_factory.mktemp("data") / "synthetic", scale=0.35)
 
-    folder = tmp_path_factory.mktemp("experiment")
-    data, out = write_synthetic(folder / "data", scale=0.2), folder / "out"
-    assert main(["--data", str(data), "--out", str(out), *TINY_RUN]) == 0
-    return Experiment(data, out)
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A local Ray with its dashboard: without it a stopped trial's resources are never freed."""
+    import ray
+
+    here = Path(__file__).parent
+    ray.init(
+        num_cpus=4,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": f"{here}:{here.parent}"}},  # trials import functions of the tests
+    )
+    yield ray
+    ray.shutdown()

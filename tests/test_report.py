@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 
 from reid_core.config import flatten, override
 from reid_core.presets import tiny
+from sweeps.export import read_result, write_result
 from sweeps.journal import Journal, Record
 from sweeps.report import best_record, format_failures, format_leaderboard, write_trials
 from sweeps.resources import Resources, driver_resources
@@ -58,6 +59,15 @@ def test_values_of_several_types_become_text(tmp_path):
 def test_the_best_is_the_completed_trial_with_the_largest_objective():
     assert best_record(records()).name == "trial-0003"
     assert best_record(records()[1:3]) is None
+
+
+def test_a_result_is_read_again_for_the_same_trial_only(tmp_path):
+    first, *_, other = records()
+    metrics = {"thresholdSet": {"pooled": 0.5}, "testSet": {"pooled": 0.4, "geo_mean.cow": float("nan")}}
+    assert read_result(tmp_path, first) is None
+    write_result(tmp_path, first, metrics)
+    assert read_result(tmp_path, first)["testSet"]["pooled"] == 0.4
+    assert read_result(tmp_path, other) is None
 
 
 def test_the_leaderboard_ranks_and_counts():

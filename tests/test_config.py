@@ -1,0 +1,197 @@
+"""Configuration: what is accepted, what is refused by name, and when two are equal."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from reid_core.bundle import read_config, write_config
+from reid_core.config import TrialConfig, UserError, fingerprint, flatten, get, override, parse_value
+from reid_core.presets import PRESETS, make_preset
+
+DEFAULT = TrialConfig()
+
+
+def test_override_changes_what_is_named_and_nothing_else():
+    changed = override(DEFAULT, {"optim.lr_head": 1e-4, "optim.epochs": 3, "seed": 9})
+    before, after = flatten(DEFAULT), flatten(changed)
+    assert {key: value for key, value in after.items() if value != before[key]} == {
+        "optim.lr_head": 1e-4,
+        "optim.epochs": 3,
+        "seed": 9,
+    }
+    assert TrialConfig() == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("optim.lr", "'optim' has: epochs, batch_size"),
+        ("optim", "known: seed"),
+        ("sed", "known: seed"),
+        ("", "unknown key"),
+        ("seed.x", "the parts are"),
+        ("optim.lr_head.x", "'optim' has"),
+        ("nothing.at_all", "the parts are"),
+        ("optim.", "unknown key"),
+        ("seed.", "unknown key"),
+    ],
+)
+def test_unknown_keys_are_refused_by_name(key, message):
+    with pytest.raises(UserError, match=f"unknown key '{key}'") as caught:
+        override(DEFAULT, {key: 1})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optim.epochs", 3.0),
+        ("optim.epochs", "3"),
+        ("optim.epochs", True),
+        ("optim.epochs", None),
+        ("optim.lr_head", "1e-4"),
+        ("optim.lr_head", True),
+        ("optim.lr_head", math.nan),
+        ("augment.flip", 1),
+        ("augment.flip", None),
+        ("loss.miner", "soft"),
+        ("loss.miner", True),
+        ("loss.miner", ["hard"]),
+        ("model.backbone", 3),
+        ("data.mean", [0.5, 0.5]),
+        ("data.mean", [0.5, 0.5, "0.5"]),
+        ("data.mean", {"r": 0.5}),
+        ("optim.clip_norm", "off"),
+    ],
+)
+def test_values_of_the_wrong_type_are_refused_by_name(key, value):
+    with pytest.raises(UserError, match=f"{key}=.*has the wrong type; expected"):
+        override(DEFAULT, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optim.batch_size", 1),
+        ("optim.epochs", -1),
+        ("augment.probability", 1.01),
+        ("optim.lr_head", -1e-9),
+        ("optim.lr_head", math.inf),
+        ("optim.patience_epochs", 0),
+        ("data.images_per_identity", 1),
+        ("threshold.largest", 1.1),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(key, value):
+    with pytest.raises(UserError, match=f"{key}=.* is outside"):
+        override(DEFAULT, {key: value})
+    part, name = key.split(".")
+    with pytest.raises(UserError, match=f"{key}=.* is outside"):  # construction checks as well
+        dataclasses.replace(DEFAULT, **{part: dataclasses.replace(getattr(DEFAULT, part), **{name: value})})
+
+
+def test_an_empty_range_of_thresholds_is_refused():
+    with pytest.raises(UserError, match=r"threshold\.smallest=0\.9 is above threshold\.largest=0\.2"):
+        override(DEFAULT, {"threshold.smallest": 0.9, "threshold.largest": 0.2})
+    assert override(DEFAULT, {"threshold.smallest": 0.4, "threshold.largest": 0.4}).threshold.largest == 0.4
+
+
+def test_whole_numbers_pass_as_floats_and_lists_as_tuples():
+    changed = override(DEFAULT, {"optim.warmup_epochs": 2, "data.mean": [0, 0.5, 1], "data.std": 1})
+    assert repr(changed.optim.warmup_epochs) == "2.0"
+    assert repr(changed.data.mean) == "(0.0, 0.5, 1.0)"
+    assert repr(changed.data.std) == "1.0"
+
+
+def test_off_is_none_where_it_is_allowed():
+    changed = override(DEFAULT, {"optim.clip_norm": None, "data.oversample_to": None, "data.mean": None})
+    assert [get(changed, key) for key in ("optim.clip_norm", "data.oversample_to", "data.mean")] == [None] * 3
+
+
+def test_no_part_can_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DEFAULT.optim.epochs = 3
+
+
+def test_equal_configurations_have_equal_fingerprints():
+    one = override(DEFAULT, {"optim.warmup_epochs": 2, "data.mean": [0.5, 0.5, 0.5]})
+    other = override(override(DEFAULT, {"data.mean": (0.5, 0.5, 0.5)}), {"optim.warmup_epochs": 2.0})
+    assert one == other
+    assert fingerprint(one) == fingerprint(other) != fingerprint(DEFAULT)
+
+
+def test_every_value_is_part_of_the_fingerprint():
+    seen = {fingerprint(DEFAULT)}
+    choices = {
+        "data.split": "paper",
+        "data.mean": 0.5,
+        "data.std": 0.5,
+        "model.head": "mlp",
+        "loss.miner": "all",
+        "optim.schedule": "cosine",
+        "optim.precision": "float32",
+        "optim.patience_epochs": 3,
+        "match.matcher": "none",
+        "match.weights": "folder",
+        "threshold.objective": "pooled",
+        "loss.name": None,  # one choice only
+        "model.head_dropout": 0.2,
+    }
+    changed = 0
+    for key, value in flatten(DEFAULT).items():
+        if key in choices:
+            other = choices[key]
+        elif isinstance(value, bool):
+            other = not value
+        elif isinstance(value, str):
+            other = value + "x"
+        else:
+            other = value + 1 if isinstance(value, int) else value / 2 + 0.01
+        if other is not None:
+            seen.add(fingerprint(override(DEFAULT, {key: other})))
+            changed += 1
+    assert len(seen) == changed + 1 == len(flatten(DEFAULT))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_flatten_and_override_are_a_round_trip(name):
+    config = override(make_preset(name), {"data.mean": [0.1, 0.2, 0.3]})
+    assert override(TrialConfig(), flatten(config)) == config
+    assert override(TrialConfig(), json.loads(json.dumps(flatten(config)))) == config
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_written_and_read_is_the_same(name, tmp_path):
+    config = override(make_preset(name), {"optim.lr_norm": 3e-7, "data.std": [0.1, 0.2, 0.3], "match.weights": "a: b"})
+    write_config(tmp_path / "config.yaml", config)
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_presets_are_told_by_name():
+    assert {"megadescriptor", "tiny"} <= set(PRESETS)
+    assert len({fingerprint(make_preset(name)) for name in PRESETS}) == len(PRESETS)
+    with pytest.raises(UserError, match="--preset big: no such preset; there are: megadescriptor, tiny"):
+        make_preset("big")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("3", 3),
+        ("null", None),
+        ("true", True),
+        ("[0.5, 1, 2]", [0.5, 1, 2]),
+        ("none", "none"),
+        ("True", "True"),
+        ("", ""),
+        ("a/b.safetensors", "a/b.safetensors"),
+        (None, None),
+        (0.5, 0.5),
+    ],
+)
+def test_values_as_a_person_types_them(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)

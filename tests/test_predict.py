@@ -1,0 +1,151 @@
+"""Every query is answered, in the order asked for, and what makes an answer worth less is noted."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_bundle import Experiment, run_experiment
+
+from reid_core import predict
+from reid_core.config import UserError
+from reid_core.metrics import NEW
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    return run_experiment(tmp_path_factory.mktemp("predict"))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def run(experiment: Experiment, data: Path, out: Path) -> tuple[list[dict[str, str]], dict[str, dict[str, str]]]:
+    """Rows of submission.csv, and of candidates.csv by image_id."""
+    bundle = experiment.out / "best"
+    assert predict.main([str(bundle), "--data", str(data), "--out", str(out / "submission.csv")]) == 0
+    return read(out / "submission.csv"), {row["image_id"]: row for row in read(out / "candidates.csv")}
+
+
+@pytest.fixture(scope="module")
+def plain(experiment, tmp_path_factory):
+    return run(experiment, experiment.data, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture
+def data(experiment, tmp_path) -> Path:
+    """A data folder that a test may change."""
+    return Path(shutil.copytree(experiment.data, tmp_path / "data"))
+
+
+def test_the_submission_has_the_rows_of_the_sample_in_its_order(experiment, plain):
+    submission, candidates = plain
+    sample = read(experiment.data / "sample_submission.csv")
+    assert list(submission[0]) == ["image_id", "identity"]
+    assert [row["image_id"] for row in submission] == [row["image_id"] for row in sample]
+    assert set(candidates) == {row["image_id"] for row in sample}
+
+
+def test_answers_stay_in_their_group_and_some_are_named(experiment, plain):
+    submission, _ = plain
+    metadata = {row["image_id"]: row for row in read(experiment.data / "metadata.csv")}
+    known = {(row["dataset"], row["identity"]) for row in metadata.values() if row["split"] == "database"}
+    named = [row for row in submission if row["identity"] != NEW]
+    assert 0 < len(named) < len(submission)
+    assert all((metadata[row["image_id"]]["dataset"], row["identity"]) in known for row in named)
+
+
+def test_candidates_explain_the_answers(experiment, plain):
+    submission, candidates = plain
+    thresholds = predict.read_bundle(experiment.out / "best").decision.thresholds
+    for row in submission:
+        review = candidates[row["image_id"]]
+        names = [review[f"candidate_{rank}"] for rank in range(1, 6) if review[f"candidate_{rank}"]]
+        values = [float(review[f"probability_{rank}"]) for rank in range(1, len(names) + 1)]
+        assert len(set(names)) == len(names) > 0
+        assert values == sorted(values, reverse=True)
+        assert review["note"] == ""
+        threshold = thresholds[review["group"]]
+        if abs(values[0] - threshold) > 1e-4:  # they are written with four decimals
+            assert row["identity"] == review["identity"] == (names[0] if values[0] > threshold else NEW)
+
+
+def test_a_photograph_of_the_gallery_is_recognised(experiment, data, tmp_path):
+    """Known photographs are asked again: the gallery holds the very same pixels."""
+    rows = read(data / "metadata.csv")
+    asked = [row for row in rows if row["split"] == "database"][:12]
+    again = [row | {"image_id": f"again {i}", "split": "query", "identity": ""} for i, row in enumerate(asked)]
+    write(data / "metadata.csv", [*rows, *again])
+    (data / "sample_submission.csv").unlink()
+    submission, candidates = run(experiment, data, tmp_path)
+    assert [row["image_id"] for row in submission][-12:] == [f"again {i}" for i in range(12)]  # order of metadata.csv
+    first = [candidates[f"again {i}"]["candidate_1"] for i in range(12)]
+    assert np.mean([name == row["identity"] for name, row in zip(first, asked, strict=True)]) > 0.9
+
+
+def test_no_query_is_lost_and_the_worse_ones_are_noted(experiment, data, plain, tmp_path):
+    rows = read(data / "metadata.csv")
+    queries = [row for row in rows if row["split"] == "query"]
+    broken, flat, truncated, foreign = queries[:4]
+    (data / broken["path"]).write_bytes(b"no photograph")
+    Image.new("RGB", (100, 80), (120, 110, 100)).save(data / flat["path"])
+    (data / truncated["path"]).write_bytes((data / truncated["path"]).read_bytes()[:400])
+    foreign["dataset"] = "YakID"
+    write(data / "metadata.csv", rows)
+    order = [row["image_id"] for row in reversed(queries)]
+    write(data / "sample_submission.csv", [{"image_id": image_id, "identity": NEW} for image_id in order])
+    submission, candidates = run(experiment, data, tmp_path)
+    answers = {row["image_id"]: row["identity"] for row in submission}
+    assert [row["image_id"] for row in submission] == order
+    for row, note in ((broken, "unreadable: "), (truncated, "unreadable: "), (foreign, "the gallery has no image")):
+        assert candidates[row["image_id"]]["note"].startswith(note)
+        assert candidates[row["image_id"]]["candidate_1"] == ""
+        assert answers[row["image_id"]] == NEW
+    assert candidates[flat["image_id"]]["note"] == "no keypoints: not matched locally"
+    assert candidates[flat["image_id"]]["candidate_1"] != ""
+    # The others are answered as if nothing had happened.
+    untouched = [row["image_id"] for row in queries[4:]]
+    before = {row["image_id"]: row["identity"] for row in plain[0]}
+    assert {i: answers[i] for i in untouched} == {i: before[i] for i in untouched}
+
+
+def test_the_same_call_gives_the_same_bytes_with_and_without_a_kept_cache(experiment, tmp_path):
+    outputs = []
+    for name, more in (("one", []), ("two", ["--cache", str(tmp_path / "cache")]), ("three", [])):
+        out = tmp_path / name / "submission.csv"
+        arguments = [str(experiment.out / "best"), "--data", str(experiment.data), "--out", str(out)]
+        predict.main([*arguments, *more])
+        outputs.append(out.read_bytes() + out.with_name("candidates.csv").read_bytes())
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert list((tmp_path / "cache").iterdir())
+
+
+def test_gallery_photographs_are_not_needed(experiment, data, plain, tmp_path):
+    rows = [row for row in read(data / "metadata.csv") if row["split"] == "query"]
+    write(data / "metadata.csv", rows)
+    for folder in data.glob("images/*/database"):
+        shutil.rmtree(folder)
+    assert run(experiment, data, tmp_path) == plain
+
+
+def test_a_folder_without_queries_is_an_error(experiment, data, tmp_path):
+    write(data / "metadata.csv", [row for row in read(data / "metadata.csv") if row["split"] == "database"])
+    with pytest.raises(UserError, match="there is nothing to name"):
+        run(experiment, data, tmp_path)
+
+
+def test_what_cannot_be_written_is_told_by_name(experiment, tmp_path):
+    (tmp_path / "submission.csv").mkdir()
+    with pytest.raises(UserError, match=r"submission\.csv: cannot be written"):
+        run(experiment, experiment.data, tmp_path)
