@@ -2,7 +2,10 @@
 
 import argparse
 import json
-import math
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
 
 from reid_core import cli
 from reid_core.batches import local_batches
@@ -10,8 +13,9 @@ from reid_core.bundle import write_config
 from reid_core.environment import describe_environment
 from reid_core.experiment import epoch_evaluation, finish, local_place, make_trainer, plan_of, rest_of
 from reid_core.model import describe_parts
-from reid_core.prepare import prepare, read_truth, resolve_data
+from reid_core.prepare import Prepared, prepare, read_truth, resolve_data
 from reid_core.summary import format_metrics
+from reid_core.train import Trainer
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,36 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     config = cli.make_config(options)
     out = cli.make_out(options.out)
-    cli.claim(out, config)
+    cli.claim(out, config, options.data)
     root = resolve_data(options.data, out / "data")
     prepared = prepare(root, out / "cache", config, skip_missing=options.skip_missing)
     place = local_place()
     plan = plan_of(config, prepared)
     trainer = make_trainer(config, plan, place)
     print(describe_parts(trainer.model))
-    checkpoint = out / "checkpoint"
-    if (checkpoint / "trainer.pt").exists():
-        trainer.load(checkpoint)
-        print(f"continuing after epoch {len(trainer.history)}")
-    checkpoint.mkdir(exist_ok=True)
-    batches = local_batches(
-        rest_of(plan, trainer),
-        seed=config.seed,
-        config=config.augment,
-        cache=prepared.images,
-        code_N=prepared.codes(),
-    )
-    for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
-        trainer.save(checkpoint)
-        print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)
-    metrics = finish(
-        config,
-        prepared,
-        read_truth(root, prepared, skip_missing=options.skip_missing),
-        trainer.restore_best(),
-        out,
-        place,
-    )
+    train(trainer, plan, prepared, out / "checkpoints")
+    truth = read_truth(root, prepared, skip_missing=options.skip_missing)
+    metrics = finish(config, prepared, truth, trainer.restore_best(), out, place)
     write_config(out / "best.yaml", config)
     (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
     (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
@@ -63,7 +47,33 @@ def main(arguments: list[str] | None = None) -> int:
     if prepared.num_unreadable:
         print(f"{prepared.num_unreadable} unreadable photographs were left out")
     print(f"model: {out / 'best'}\nanswers: {out / 'predictions.parquet'}")
-    return 0 if math.isfinite(metrics["thresholdSet"]["mean_of_groups"]) else 1
+    return 0
+
+
+def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Path) -> None:
+    """Train what is left, with a checkpoint after each epoch; a checkpoint is there whole or not at all."""
+    before = sorted(checkpoints.glob("epoch-*[0-9]"))
+    if before:
+        trainer.load(before[-1])
+        print(f"continuing after epoch {len(trainer.history)}")
+    config = trainer.config
+    batches = local_batches(
+        rest_of(plan, trainer),
+        seed=config.seed,
+        config=config.augment,
+        cache=prepared.images,
+        code_N=prepared.codes(),
+    )
+    for report in trainer.fit(batches, epoch_evaluation(config, prepared, local_place())):
+        folder = checkpoints / f"epoch-{report['epoch']:06d}"
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        trainer.save(part)
+        part.rename(folder)
+        for old in set(checkpoints.iterdir()) - {folder}:
+            shutil.rmtree(old)
+        print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)
 
 
 if __name__ == "__main__":

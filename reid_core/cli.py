@@ -14,6 +14,7 @@ from reid_core.bundle import read_config
 from reid_core.config import TrialConfig, UserError, fingerprint, override, parse_value
 from reid_core.prepare import SYNTHETIC
 from reid_core.presets import PRESETS, make_preset
+from reid_core.train import TrainingError
 
 CLAIM = "configuration.txt"  # in OUT: whose result it holds
 
@@ -96,17 +97,19 @@ def make_out(out: Path) -> Path:
     return out.resolve()
 
 
-def claim(out: Path, config: TrialConfig) -> None:
-    """Mark a result folder as this configuration's, to be continued by the same one only.
+def claim(out: Path, config: TrialConfig, data: str) -> None:
+    """Mark a result folder as this configuration's on these data, to be continued by the same only.
 
     Raises:
         UserError: If it holds the result of another one, or of a sweep.
     """
-    mark, identity = out / CLAIM, fingerprint(config)
+    mark, identity = out / CLAIM, f"{fingerprint(config)} {data if data == SYNTHETIC else Path(data).resolve()}"
     if (out / "sweep.json").exists():
         raise UserError(f"--out {out} holds a sweep; choose another folder")
     if mark.exists() and mark.read_text().strip() != identity:
-        raise UserError(f"--out {out} holds the result of another configuration; choose another folder")
+        raise UserError(
+            f"--out {out} holds the result of another configuration, or of other data; choose another folder"
+        )
     mark.write_text(identity + "\n")
 
 
@@ -116,10 +119,10 @@ def describe_config(config: TrialConfig) -> str:
 
 
 def run(main: Callable[[list[str] | None], int]) -> None:
-    """Run a command; a `UserError` is printed without a traceback, exit status 2."""
+    """Run a command; errors that explain themselves are printed without a traceback (status 2, in training 1)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         sys.exit(main(None))
-    except UserError as error:
+    except (UserError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)

@@ -117,7 +117,8 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for key, low, high in _RANGES:
             value = get(self, key)
-            if value is not None and not low <= value <= high:
+            numbers = value if isinstance(value, tuple) else (value,)
+            if value is not None and not all(low <= number <= high for number in numbers):
                 raise UserError(f"{key}={value!r} is outside {low} … {high}")
         smallest, largest = self.threshold.smallest, self.threshold.largest
         if smallest > largest:
@@ -127,6 +128,8 @@ class TrialConfig:
 _INF = float("inf")
 _RANGES = (
     ("data.image_px", 16, 4096),
+    ("data.mean", -10, 10),
+    ("data.std", 1e-6, 10),
     ("data.images_per_identity", 2, 1024),
     ("data.oversample_to", 1, 10_000),
     ("augment.probability", 0, 1),

@@ -142,11 +142,13 @@ def choose_thresholds(
     """
     right_Q = answers.identity_Q == truth_Q
 
+    animal_Q = np.array([f"{group}\0{name}" for group, name in zip(answers.group_Q, truth_Q, strict=True)], dtype=str)
+
     def choose(chosen_Q: np.ndarray) -> Threshold:
         return choose_threshold(
             answers.score_Q[chosen_Q],
             right_Q[chosen_Q],
-            truth_Q[chosen_Q],
+            animal_Q[chosen_Q],
             known_Q[chosen_Q],
             smallest=smallest,
             largest=largest,

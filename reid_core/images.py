@@ -78,7 +78,9 @@ def build_cache(
     if not _is_intact(path, keys, image_px):
         decode = functools.partial(decode_chunk, root=str(root), image_px=image_px)
         chunks = [paths[start : start + CHUNK_IMAGES] for start in range(0, len(paths), CHUNK_IMAGES)]
-        write_arrow(path, _counted(map_chunks(decode, chunks), len(paths), image_px), cache_schema(image_px))
+        write_arrow(
+            path, count_rows(map_chunks(decode, chunks), len(paths), f"images {image_px} px"), cache_schema(image_px)
+        )
     _warn_of_unreadable(ImageCache(path), root, paths)
     return path
 
@@ -261,16 +263,16 @@ def _is_intact(path: Path, keys: list[str], image_px: int) -> bool:
     return False
 
 
-def _counted(tables: Iterator[pa.Table], num_images: int, image_px: int) -> Iterator[pa.Table]:
-    """Pass tables on under a progress bar; a chunk that got lost on its way is an error, not a shorter cache."""
+def count_rows(tables: Iterable[pa.Table], num_rows: int, what: str) -> Iterator[pa.Table]:
+    """Pass tables on under a progress bar; a chunk that got lost on its way is an error, not a shorter file."""
     num_returned = 0
-    with tqdm(total=num_images, desc=f"images {image_px} px", unit="image", disable=None) as bar:
+    with tqdm(total=num_rows, desc=what, unit="image", disable=None) as bar:
         for table in tables:
             num_returned += table.num_rows
             bar.update(table.num_rows)
             yield table
-    if num_returned != num_images:
-        raise RuntimeError(f"{num_returned} of {num_images} decoded images came back")
+    if num_returned != num_rows:
+        raise RuntimeError(f"{what}: {num_returned} of {num_rows} images came back")
 
 
 def _warn_of_unreadable(cache: ImageCache, root: Path, paths: list[str]) -> None:

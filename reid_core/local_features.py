@@ -7,7 +7,7 @@ Paper §5.1. Letters: N images, B rows asked for, K keypoints per image (fixed; 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from kornia.feature import ALIKED
-from tqdm import tqdm
 
 from reid_core.config import MatchConfig, UserError
-from reid_core.images import DECODER, ImageCache, MapChunks, local_map, write_arrow
+from reid_core.images import DECODER, ImageCache, MapChunks, count_rows, local_map, write_arrow
+from reid_core.weights import file_digest, find_weights, load_weights
 
 ALIKED_URLS = (
     "https://huggingface.co/kornia/aliked/resolve/main/aliked-n16.pth",
@@ -147,7 +147,7 @@ def build_features(
         weights=config.weights and str(Path(config.weights).resolve()),
         weights_digest=weights_digest,
     )
-    write_arrow(path, _counted(map_chunks(extract, chunks), len(cache), extractor), schema)
+    write_arrow(path, count_rows(map_chunks(extract, chunks), len(cache), f"{extractor} keypoints"), schema)
     return path
 
 
@@ -180,64 +180,9 @@ def extract_chunk(
     return _features_table(count_B, keypoints_BK2, descriptors_BKD, cache.image_px)
 
 
-def find_weights(folder: str | None, name: str, cached_name: str, urls: Iterable[str]) -> Path:
-    """A matcher's weights file: from the folder given, else from torch hub's cache, else from the network.
-
-    Args:
-        folder: Value of `match.weights`; nothing else is looked at when it is given.
-        name: File name inside that folder.
-        cached_name: File name in torch hub's cache.
-        urls: Addresses of the file, tried in order.
-
-    Raises:
-        UserError: If it is in none of these places.
-    """
-    remedy = f"put {name} into a folder and give match.weights=FOLDER, or take match.matcher=sift-mnn or none"
-    if folder is not None:
-        path = Path(folder) / name
-        if not path.is_file():
-            raise UserError(f"match.weights={folder}: there is no file {path}; {remedy}")
-        return path
-    path = Path(torch.hub.get_dir()) / "checkpoints" / cached_name
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    problems = []
-    for url in urls:
-        try:
-            torch.hub.download_url_to_file(url, str(path))
-            return path
-        except (OSError, RuntimeError) as problem:
-            problems.append(f"{url}: {problem}")
-    raise UserError(f"no {path}, and it cannot be downloaded ({'; '.join(problems)}); {remedy}")
-
-
-def load_weights(model: torch.nn.Module, path: Path, *, rename: Callable[[str], str] = str) -> None:
-    """Fill a network from a published checkpoint, which may lack buffers that the network computes itself.
-
-    Raises:
-        UserError: If the file is no checkpoint, or a parameter is missing or has another shape.
-    """
-    try:
-        published = torch.load(path, map_location="cpu", weights_only=True)
-        state = {rename(key): value for key, value in published.items()}
-        missing = set(model.load_state_dict(state, strict=False).missing_keys)
-    except Exception as problem:  # torch raises many types for a broken file
-        raise UserError(f"{path} is not a checkpoint of {type(model).__name__}: {problem}") from problem
-    absent = [name for name, _ in model.named_parameters() if name in missing]
-    if absent:
-        raise UserError(f"{path} is not a checkpoint of {type(model).__name__}: it lacks {', '.join(absent[:3])}")
-
-
 def aliked_file(folder: str | None) -> Path:
     """The weights file of the ALIKED extractor."""
     return find_weights(folder, "aliked-n16.pth", "aliked-n16.pth", ALIKED_URLS)
-
-
-def file_digest(path: Path) -> str:
-    """Short hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 @lru_cache(maxsize=2)
@@ -292,18 +237,6 @@ def _is_complete(path: Path, schema: pa.Schema, num_images: int) -> bool:
     except (OSError, pa.ArrowException) as problem:
         logger.warning("%s is damaged and is built again: %s", path, problem)
         return False
-
-
-def _counted(tables: Iterable[pa.Table], num_images: int, extractor: str) -> Iterator[pa.Table]:
-    """Pass tables on under a progress bar; a chunk that got lost on its way is an error, not a shorter file."""
-    num_returned = 0
-    with tqdm(total=num_images, desc=f"{extractor} keypoints", unit="image", disable=None) as bar:
-        for table in tables:
-            num_returned += table.num_rows
-            bar.update(table.num_rows)
-            yield table
-    if num_returned != num_images:
-        raise RuntimeError(f"keypoints of {num_returned} of {num_images} images came back")
 
 
 def _schema(image_px: int, num_keypoints: int, length: int = DESCRIPTOR_LENGTH) -> pa.Schema:

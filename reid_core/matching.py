@@ -13,7 +13,8 @@ import torch
 from kornia.feature import LightGlue
 
 from reid_core.config import MatchConfig
-from reid_core.local_features import DESCRIPTOR_SCALE, LocalFeatures, find_weights, load_weights
+from reid_core.local_features import DESCRIPTOR_SCALE, LocalFeatures
+from reid_core.weights import find_weights, load_weights
 
 LIGHTGLUE_URLS = (
     "https://huggingface.co/kornia/lightglue/resolve/main/aliked_lightglue.pth",

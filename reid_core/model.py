@@ -4,7 +4,7 @@ normalised images (B, 3, H, W) → embeddings of length 1 (B, D) (paper §4.1.1,
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -124,7 +124,8 @@ def make_backbone(config: ModelConfig, image_px: int) -> nn.Module:
     if config.weights not in ("pretrained", "random"):
         overlay, pretrained = {"file": _checked_file(config.weights)}, True
     try:
-        return _create(name, image_px, pretrained=pretrained, pretrained_cfg_overlay=overlay, num_classes=0)
+        optional = {"img_size": image_px, "drop_path_rate": config.drop_path}
+        return _create(name, optional, pretrained=pretrained, pretrained_cfg_overlay=overlay, num_classes=0)
     except UserError:
         raise
     except Exception as error:  # timm, the hub and safetensors each have exceptions of their own
@@ -145,13 +146,22 @@ def _checked_file(path: str) -> str:
     return path
 
 
-def _create(name: str, image_px: int, **kwargs) -> nn.Module:
-    try:  # transformers are built for one size, convolutional networks take any
-        return timm.create_model(name, img_size=image_px, **kwargs)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        return timm.create_model(name, **kwargs)
+def _create(name: str, optional: dict[str, Any], **kwargs) -> nn.Module:
+    """`timm.create_model` with those optional arguments that the architecture takes.
+
+    Transformers are built for one size, convolutional networks take any; VGG has no drop path.
+    """
+    optional = dict(optional)
+    while True:
+        try:
+            return timm.create_model(name, **optional, **kwargs)
+        except TypeError as error:
+            refused = next((key for key in optional if key in str(error)), None)
+            if refused is None:
+                raise
+            if refused == "drop_path_rate" and optional[refused]:
+                raise UserError(f"model.drop_path: {name} has none; set it to 0") from error
+            del optional[refused]
 
 
 def make_head(config: ModelConfig, num_features: int) -> nn.Module:
@@ -239,8 +249,6 @@ def make_model(config: TrialConfig) -> ReidModel:
     """The model of a trial, its head initialised from the trial's seed."""
     torch.manual_seed(config.seed)
     backbone = make_backbone(config.model, config.data.image_px)
-    if config.model.drop_path:
-        _set_drop_path(backbone, config.model.drop_path)
     num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
     pretrained = getattr(backbone, "pretrained_cfg", None) or {}
     mean = config.data.mean if config.data.mean is not None else pretrained.get("mean", (0.485, 0.456, 0.406))
@@ -265,14 +273,6 @@ def describe_model(config: TrialConfig) -> str:
             return describe_parts(make_model(override(config, {"model.weights": "random"})))
     except UserError as error:
         return str(error)
-
-
-def _set_drop_path(backbone: nn.Module, largest: float) -> None:
-    """Linearly growing drop-path rates, as timm sets them at creation."""
-    layers = [module for name, module in backbone.named_modules() if name.rsplit(".", 1)[-1].startswith("drop_path")]
-    for module, rate in zip(layers, np.linspace(0, largest, len(layers)), strict=True):
-        if hasattr(module, "drop_prob"):
-            module.drop_prob = float(rate)
 
 
 def describe_parts(model: ReidModel) -> str:

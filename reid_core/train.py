@@ -117,7 +117,7 @@ class Trainer:
         return loss.detach() / self.world_size
 
     def save(self, folder: Path) -> None:
-        """Write what `load` needs: the trained parameters (last and best), optimiser, schedule and reports."""
+        """Write what `load` needs into a folder: trained parameters (last, best), optimiser, schedule, reports."""
         save_file(self.model.trainable_state(), folder / "last.safetensors")
         save_file(self.best_state, folder / "best.safetensors")
         state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}

@@ -20,8 +20,8 @@ STAGES = {
     "batches": {"augment", "images"},
     "embed": {"images", "model"},
     "identify": {"metrics"},
-    "local_features": {"images"},
-    "matching": {"local_features"},
+    "local_features": {"images", "weights"},
+    "matching": {"local_features", "weights"},
     "optim": {"model"},
 }
 # Composers import stages and the composers before them; every other module of reid_core is a stage.

@@ -220,17 +220,14 @@ def test_trainable_state_is_all_that_a_checkpoint_needs():
         make(model__unfrozen_stages=2).load_trainable_state(state)
 
 
-IGNORED = pytest.mark.xfail(strict=True, reason="timm leaves out drop path at rate 0, and gives Swin 0.1 by default")
-
-
 @pytest.mark.parametrize(
     ("backbone", "largest"),
     [
-        pytest.param(SWIN, 0.0, marks=IGNORED),
+        (SWIN, 0.0),
         (SWIN, 0.3),
         ("convnext_atto", 0.0),
-        pytest.param("convnext_atto", 0.3, marks=IGNORED),
-        pytest.param("resnet10t", 0.3, marks=IGNORED),
+        ("convnext_atto", 0.3),
+        ("resnet10t", 0.3),
     ],
 )
 def test_drop_path_is_what_the_configuration_says(backbone, largest):
