@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python sweeps/metric.py --data synthetic --out runs/demo --trials 8 --concurrent 2
+	$(BIN)/python sweeps/metric.py --data synthetic --out runs/demo --trials 6 --concurrent 2
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from reid_core.bundle import read_config
 from reid_core.config import TrialConfig, UserError, fingerprint, override, parse_value
+from reid_core.model import check_weights_file
 from reid_core.prepare import SYNTHETIC
 from reid_core.presets import PRESETS, make_preset
 from reid_core.train import TrainingError
@@ -75,7 +76,7 @@ def make_config(arguments: argparse.Namespace) -> TrialConfig:
         raise UserError(f"--set: {error}") from error
     absolute = {}
     if config.model.weights not in ("pretrained", "random"):
-        absolute["model.weights"] = str(Path(config.model.weights).absolute())
+        absolute["model.weights"] = check_weights_file(str(Path(config.model.weights).absolute()))
     if config.match.weights is not None:
         absolute["match.weights"] = str(Path(config.match.weights).absolute())
     return override(config, absolute)

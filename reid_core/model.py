@@ -122,7 +122,7 @@ def make_backbone(config: ModelConfig, image_px: int) -> nn.Module:
     if config.weights != "pretrained":
         name = HUB_ARCHITECTURES.get(name, name)
     if config.weights not in ("pretrained", "random"):
-        overlay, pretrained = {"file": _checked_file(config.weights)}, True
+        overlay, pretrained = {"file": check_weights_file(config.weights)}, True
     try:
         optional = {"img_size": image_px, "drop_path_rate": config.drop_path}
         return _create(name, optional, pretrained=pretrained, pretrained_cfg_overlay=overlay, num_classes=0)
@@ -135,7 +135,12 @@ def make_backbone(config: ModelConfig, image_px: int) -> nn.Module:
         ) from error
 
 
-def _checked_file(path: str) -> str:
+def check_weights_file(path: str) -> str:
+    """The path of a safetensors file, if it is one that can be read.
+
+    Raises:
+        UserError: If it is not.
+    """
     try:
         with open(path, "rb"):  # noqa: PTH123
             pass

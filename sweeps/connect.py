@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a trial ends seconds earlier
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train tab is empty
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal keeps what they would write
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; sweeps/progress.py tells the same in less
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaling cluster needs minutes for a node
 }
@@ -55,6 +56,8 @@ def start_ray(options: argparse.Namespace) -> Resources:
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    # It looks for the files of the loggers that are off.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     if on_cluster():
         ray.init(runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False)
     else:

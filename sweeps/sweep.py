@@ -20,6 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from reid_core import cli
 from reid_core.config import TrialConfig, UserError, flatten
 from reid_core.experiment import finish, local_place, make_trainer, plan_of
+from reid_core.model import describe_model
 from reid_core.prepare import SYNTHETIC, load_prepared, prepare, read_truth, resolve_data
 from reid_core.train import SCORE
 from sweeps.connect import on_cluster, start_ray
@@ -142,6 +143,7 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
     root = resolve_data(sweep.data, out / "data")
     prepared = prepare(root, out / "cache", sweep.base, skip_missing=sweep.skip_missing, map_chunks=ray_map)
     plan_of(sweep.base, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
+    logger.info("%s", describe_model(sweep.base))
     job = Job(sweep.base, str(out), str(out / "cache"), resources)
     run_trials(sweep, job, journal)
     records = journal.read()

@@ -94,7 +94,7 @@ def test_the_loaded_model_gives_the_embeddings_of_the_gallery(experiment):
 
 
 def test_the_bundle_holds_the_trained_weights_and_the_numbers_of_the_run(experiment):
-    best = load_file(experiment.out / "checkpoint" / "best.safetensors")
+    best = load_file(next((experiment.out / "checkpoints").iterdir()) / "best.safetensors")
     bundle = read_bundle(experiment.out / "best")
     assert best
     assert all(torch.equal(bundle.model.state_dict()[name], value) for name, value in best.items())

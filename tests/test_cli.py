@@ -161,10 +161,16 @@ def test_settings_win_over_the_seed_flag_and_over_a_file(tmp_path):
 
 def test_file_names_become_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").touch()
     config = make_config("--data", "x", "--set", "model.weights=a.safetensors", "--set", "match.weights=folder")
     assert config.model.weights == str(tmp_path / "a.safetensors")
     assert config.match.weights == str(tmp_path / "folder")
     assert make_config("--data", "x", "--set", "model.weights=random").model.weights == "random"
+
+
+def test_weights_that_are_not_there_are_told_before_anything_is_done(tmp_path):
+    with pytest.raises(UserError, match=r"model\.weights=.*gone\.safetensors cannot be read"):
+        make_config("--data", "x", "--set", f"model.weights={tmp_path / 'gone.safetensors'}")
 
 
 def test_fixed_values_are_read_as_json_where_they_are_json():
