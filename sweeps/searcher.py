@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 from ray.tune.search.optuna import OptunaSearch
@@ -31,11 +32,15 @@ STATES = {
 }
 
 
-def make_sampler(seed: int) -> optuna.samplers.TPESampler:
-    """TPE that models parameters together, copes with conditional ones, and spreads concurrent trials."""
+def make_sampler(seed: int, num_known: int) -> optuna.samplers.TPESampler:
+    """TPE that models parameters together, copes with conditional ones, and spreads concurrent trials.
+
+    A resumed sweep has a generator of its own: the first one's would propose again what is known already.
+    """
+    own_seed = int(np.random.SeedSequence([seed, num_known]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=own_seed)
 
 
 class JournalSearch(OptunaSearch):
@@ -47,7 +52,7 @@ class JournalSearch(OptunaSearch):
 
     def __init__(self, space: Space, base: TrialConfig, fixed: frozenset[str], journal: Journal) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._journal = journal
+        self._journal, known = journal, journal.read()
         self._records: dict[str, Record] = {}  # by Tune's trial id
         self._ot_study: optuna.Study  # type: ignore[assignment]
         super().__init__(
@@ -56,9 +61,8 @@ class JournalSearch(OptunaSearch):
             mode="max",
             storage=optuna.storages.InMemoryStorage(),
             study_name=STUDY,
-            sampler=make_sampler(base.seed),
+            sampler=make_sampler(base.seed, len(known)),
         )
-        known = journal.read()
         for record in known:
             self._remember(record, distributions(space, base, fixed, record.parameters))
         if not known:

@@ -106,6 +106,7 @@ def test_a_resumed_search_repeats_nothing_and_continues_what_was_interrupted(tmp
     assert [suggestion["name"] for suggestion in again] == ["trial-0001", "trial-0003", "trial-0004"]
     parameters = {record.name: record.parameters for record in search._journal.read()}
     assert again[0]["parameters"] == parameters["trial-0001"]
+    assert again[2]["parameters"] not in [parameters[name] for name in names]  # a new point, not the first draws again
     assert names == ["trial-0000", "trial-0001", "trial-0002", "trial-0003"]
 
 
