@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 from ray.tune.search.optuna import OptunaSearch
@@ -37,10 +36,9 @@ def make_sampler(seed: int, num_known: int) -> optuna.samplers.TPESampler:
 
     A resumed sweep has a generator of its own: the first one's would propose again what is known already.
     """
-    own_seed = int(np.random.SeedSequence([seed, num_known]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=own_seed)
+        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed + num_known)
 
 
 class JournalSearch(OptunaSearch):
