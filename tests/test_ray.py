@@ -10,7 +10,7 @@ import ray
 import ray.tune
 
 from reid_core.batches import local_batches
-from reid_core.config import AugmentConfig, flatten, override
+from reid_core.config import AugmentConfig, UserError, flatten, override
 from reid_core.images import ImageCache, build_cache
 from reid_core.plan import make_plan
 from reid_core.prepare import load_database
@@ -18,11 +18,11 @@ from reid_core.presets import tiny
 from reid_core.train import SCORE
 from sweeps.journal import Journal
 from sweeps.progress import Progress
-from sweeps.resources import driver_resources
+from sweeps.resources import Resources, driver_resources
 from sweeps.searcher import FAILED, FINAL, JournalSearch
 from sweeps.space import metric_space
 from sweeps.stream import ray_map, stream_batches
-from sweeps.sweep import make_scheduler
+from sweeps.sweep import claim_out, complete, make_parser, make_scheduler, make_sweep
 
 EPOCHS = 4
 SCORES = {  # per epoch; the best is not the last
@@ -90,6 +90,19 @@ def test_trials_end_as_they_did_and_a_second_session_remembers_them(local_ray, t
     assert again["trial-0004"].status == "pruned"  # by rungs that the first session filled
     table = pq.read_table(tmp_path / "trials.parquet")
     assert table["trial_id"].to_pylist() == sorted(SCORES)
+
+
+def test_a_sweep_whose_every_trial_fails_lists_the_reasons(local_ray, small_data, tmp_path):
+    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "2"]
+    impossible = ["--set", "model.unfrozen_stages=9", "--set", "match.matcher=none"]
+    sweep = make_sweep("metric", metric_space, make_parser("").parse_args([*flags, *impossible]))
+    journal = claim_out(tmp_path, sweep, resume="auto")
+    with pytest.raises(UserError, match="no trial was completed") as error:
+        complete(sweep, tmp_path, journal, Resources(workers=1))
+    for name in ("trial-0000", "trial-0001"):
+        assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in str(error.value)
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["infeasible", "infeasible"]
 
 
 @pytest.fixture(scope="module")

@@ -129,8 +129,9 @@ def check_predictions(out, data, tmp_path):
 
 
 def test_one_ray_worker_gives_the_losses_of_plain_python(small_data, tmp_path):
-    sweep = command(small_data, tmp_path / "ray", "--trials", "1", "--workers", "1")
-    plain = [sys.executable, "-m", "reid_core", "--preset", "tiny", "--data", str(small_data)]
+    cosine_only = ["--set", "match.matcher=none"]  # the losses do not depend on it, and it is quicker
+    sweep = command(small_data, tmp_path / "ray", "--trials", "1", "--workers", "1", *cosine_only)
+    plain = [sys.executable, "-m", "reid_core", "--preset", "tiny", "--data", str(small_data), *cosine_only]
     with (tmp_path / "log").open("w") as log:
         both = [start(sweep, log), start([*plain, "--out", str(tmp_path / "plain"), *SHORT], log)]
         assert [process.wait(timeout=300) for process in both] == [0, 0], (tmp_path / "log").read_text()[-3000:]
@@ -138,19 +139,6 @@ def test_one_ray_worker_gives_the_losses_of_plain_python(small_data, tmp_path):
     without = json.loads((tmp_path / "plain" / "reports.json").read_text())
     assert [report["loss"] for report in with_ray] == [report["loss"] for report in without]
     assert [report["geo_mean_cosine"] for report in with_ray] == [report["geo_mean_cosine"] for report in without]
-
-
-def test_a_sweep_whose_every_trial_fails_lists_the_reasons(small_data, tmp_path):
-    arguments = command(small_data, tmp_path / "out", "--trials", "2", "--set", "model.unfrozen_stages=9")
-    with (tmp_path / "log").open("w") as log:
-        assert start(arguments, log).wait(timeout=300) == 2
-    told = (tmp_path / "log").read_text()
-    assert "error: no trial was completed" in told
-    for name in ("trial-0000", "trial-0001"):
-        assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in told
-    assert "Traceback" not in told
-    rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
-    assert [row["status"] for row in rows] == ["infeasible", "infeasible"]
 
 
 def test_the_plan_tells_everything_and_runs_nothing(small_data, tmp_path, capsys):
