@@ -71,7 +71,9 @@ def run_until(condition, arguments, log_path):
 
 
 def test_a_sweep_killed_twice_is_resumed_and_gives_a_model(small_data, tmp_path):
-    out, arguments = tmp_path / "out", command(small_data, tmp_path / "out", "--trials", "2")
+    # Reports reach the journal seconds late and several at once: enough epochs for a kill in the middle of them.
+    out, epochs = tmp_path / "out", 6
+    arguments = command(small_data, out, "--trials", "2", "--set", f"optim.epochs={epochs}")
 
     def first_is_training():
         return any(record.reports for record in Journal(out / "trials").read())
@@ -81,13 +83,14 @@ def test_a_sweep_killed_twice_is_resumed_and_gives_a_model(small_data, tmp_path)
 
     run_until(first_is_training, arguments, tmp_path / "first.log")
     (killed,) = Journal(out / "trials").read()
-    assert (killed.status, [report["epoch"] for report in killed.reports]) == ("running", [1])
+    assert killed.status == "running"
+    assert 1 <= len(killed.reports) < epochs
 
     run_until(second_has_started, arguments, tmp_path / "second.log")
     finished, interrupted = Journal(out / "trials").read()
     assert (finished.status, interrupted.status) == ("completed", "running")
-    assert finished.reports[0] == killed.reports[0]  # continued after epoch 1, not begun again
-    assert [report["epoch"] for report in finished.reports] == [1, 2]
+    assert finished.reports[: len(killed.reports)] == killed.reports  # continued, not begun again
+    assert [report["epoch"] for report in finished.reports] == list(range(1, epochs + 1))
     files = sorted((out / "trials" / "trial-0000").rglob("*.safetensors"))
     written = [path.stat().st_mtime_ns for path in files]
 
