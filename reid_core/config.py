@@ -19,17 +19,21 @@ class UserError(ValueError):
 class DataConfig:
     """Which image plays which part, and how batches are drawn from `training`."""
 
-    split: Literal["stratified", "paper"] = "stratified"
+    split: Literal["stratified", "paper", "time_proportion", "time_cutoff"] = "stratified"
+    cutoff_date: str | None = None  # YYYY-MM-DD; of time_cutoff: photographs from that day on are queries
+    whole_encounters: bool = False  # photographs of one animal on one date never straddle query and gallery
     image_px: int = 384
     mean: float | tuple[float, float, float] | None = None  # None: from the weights' pretrained config
     std: float | tuple[float, float, float] | None = None
-    images_per_identity: int = 4  # M of the M-per-identity batches
+    images_per_identity: int | None = 4  # M of the M-per-identity batches; None: every image once, shuffled
     oversample_to: int | None = 5  # paper §3.3: identities with fewer images are repeated up to this many
+    undersample_to: int | None = None  # paper §7.1: at most this many images per identity, drawn anew each epoch
+    variants: int | None = None  # None: augmented online; V: offline, each image as itself and up to V - 1 variants
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Online augmentation of training images (paper §3.3)."""
+    """Augmentation of training images (paper §3.3), online or offline (`data.variants`)."""
 
     probability: float = 0.5  # of each effect; 0 turns augmentation off
     rotation_deg: float = 20.0
@@ -53,15 +57,21 @@ class ModelConfig:
     head_dropout: float = 0.1  # of the mlp head
     embedding_dim: int = 1024
     drop_path: float = 0.0
+    classifier: Literal["linear", "mlp"] = "linear"  # of the cross-entropy loss (paper §4.1.3.1: linear or complex)
+    orientation: Literal["none", "embedding", "input"] = "none"  # paper §7.2: before the head, or with the image
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What is minimised (paper §4.1.4.1)."""
+    """What is minimised (paper §4.1.3.4, §4.1.4.1)."""
 
-    name: Literal["triplet"] = "triplet"
-    margin_cosine: float = 0.2
-    miner: Literal["semihard", "hard", "all"] = "semihard"
+    name: Literal["triplet", "cross_entropy", "arcface", "subcenter_arcface"] = "triplet"
+    margin_cosine: float = 0.2  # of triplet
+    miner: Literal["semihard", "hard", "all"] = "semihard"  # of triplet
+    label_smoothing: float = 0.0  # of cross_entropy
+    margin_deg: float = 28.6  # of arcface: angle added between an image and its own identity
+    scale: float = 64.0  # of arcface: cosines are multiplied by this before the softmax
+    sub_centers: int = 3  # of subcenter_arcface, per identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +80,18 @@ class OptimConfig:
 
     epochs: int = 20
     batch_size: int = 32  # global: over all workers of the trial
-    lr_head: float = 5e-5
+    lr_head: float = 5e-5  # of the embedding head and the classifier
+    lr_head_scaling: Literal["none", "linear"] = "none"  # linear: lr_head is for 16 images, and grows with batch_size
     lr_stages: float = 5e-5
     lr_norm: float = 1e-5
     weight_decay: float = 0.05
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_epochs: float = 0.0
+    schedule: Literal["constant", "cosine", "onecycle"] = "constant"
+    warmup_epochs: float = 0.0  # of constant and cosine
+    head_only_epochs: int = 0  # first epochs, in which the backbone does not move
     clip_norm: float | None = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU
-    patience_epochs: int | None = None  # stop after this many epochs without a better cosine GEO_MEAN
+    patience_epochs: int | None = None  # stop after this many epochs without a better `patience_on`
+    patience_on: Literal["geo_mean_cosine", "loss_validating"] = "geo_mean_cosine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +103,40 @@ class MatchConfig:
     shortlist: int = 20  # B, gallery images per query
     image_px: int = 512
     num_keypoints: int = 256
+    same_side: bool = False  # only gallery images that show a side the query shows; an empty orientation fits all
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """From the scores of several matchers to one probability per pair (paper §5.1, §7.3)."""
+
+    calibration: Literal["isotonic", "logistic", "none"] = "isotonic"  # none: the raw cosine, without any matcher
+    weights: Literal["equal", "fitted"] = "equal"  # fitted: on the calibration set; equal is the paper's
+    second_model: str | None = None  # a second global model: timm name, hf-hub:…, or the folder of a bundle
+    second_weights: str = "pretrained"  # of a second model that is no bundle; as model.weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """From the probabilities of pairs, or from the classifier, to an answer (paper §5.2, §7.3)."""
+
+    rule: Literal["threshold", "softmax", "openmax"] = "threshold"  # the last two ask the classifier, not the gallery
+    aggregate: Literal["max", "mean", "mean_top", "vote"] = "max"  # over an identity's shortlisted images
+    top_images: int = 3  # of mean_top
+    votes: int = 10  # of vote
+    openmax_tail: int = 20  # largest distances that a Weibull distribution is fitted to
+    openmax_top: int = 10  # identities whose activations are revised
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdConfig:
-    """Range of the per-group threshold and the aggregate that is the objective (paper §5.2)."""
+    """Range of the threshold and the aggregate that is the objective (paper §5.2)."""
 
     smallest: float = 0.05
     largest: float = 0.95
+    search: Literal["exact", "grid"] = "exact"  # grid: the paper's 0.05, 0.10 … 0.95 within the range
+    per: Literal["group", "all"] = "group"  # all: one threshold for all groups
+    fixed: float | None = None  # not searched at all
     objective: Literal["mean_of_groups", "pooled"] = "mean_of_groups"
 
 
@@ -112,6 +151,8 @@ class TrialConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
 
     def __post_init__(self) -> None:
@@ -123,6 +164,17 @@ class TrialConfig:
         smallest, largest = self.threshold.smallest, self.threshold.largest
         if smallest > largest:
             raise UserError(f"threshold.smallest={smallest} is above threshold.largest={largest}")
+        _check_combination(self)
+
+
+def _check_combination(config: TrialConfig) -> None:
+    """Refuse what contradicts itself."""
+    if config.predict.rule != "threshold" and config.loss.name == "triplet":
+        raise UserError(f"predict.rule={config.predict.rule} needs a classifier; loss.name=triplet trains none")
+    if config.fusion.calibration == "none" and (config.match.matcher != "none" or config.fusion.second_model):
+        raise UserError("fusion.calibration=none is for the cosine alone: set match.matcher=none and no second model")
+    if config.optim.head_only_epochs and config.loss.name == "triplet" and config.model.head == "none":
+        raise UserError("optim.head_only_epochs with loss.name=triplet and model.head=none would train nothing")
 
 
 _INF = float("inf")
@@ -132,6 +184,8 @@ _RANGES = (
     ("data.std", 1e-6, 10),
     ("data.images_per_identity", 2, 1024),
     ("data.oversample_to", 1, 10_000),
+    ("data.undersample_to", 1, 1_000_000),
+    ("data.variants", 1, 1000),
     ("augment.probability", 0, 1),
     ("augment.rotation_deg", 0, 180),
     ("augment.clahe_clip", 1, 100),
@@ -145,6 +199,10 @@ _RANGES = (
     ("model.embedding_dim", 2, 65_536),
     ("model.drop_path", 0, 0.99),
     ("loss.margin_cosine", 0, 2),
+    ("loss.label_smoothing", 0, 0.99),
+    ("loss.margin_deg", 0, 90),
+    ("loss.scale", 1, 1000),
+    ("loss.sub_centers", 1, 100),
     ("optim.epochs", 0, 100_000),
     ("optim.batch_size", 2, 1_000_000),
     ("optim.lr_head", 0, 10),
@@ -152,11 +210,17 @@ _RANGES = (
     ("optim.lr_norm", 0, 10),
     ("optim.weight_decay", 0, 10),
     ("optim.warmup_epochs", 0, 100_000),
+    ("optim.head_only_epochs", 0, 100_000),
     ("optim.clip_norm", 0, _INF),
     ("optim.patience_epochs", 1, 100_000),
     ("match.shortlist", 1, 1_000_000),
     ("match.image_px", 32, 4096),
     ("match.num_keypoints", 8, 8192),
+    ("predict.top_images", 1, 1_000_000),
+    ("predict.votes", 1, 1_000_000),
+    ("predict.openmax_tail", 2, 1_000_000),
+    ("predict.openmax_top", 1, 1_000_000),
+    ("threshold.fixed", -1, 1),
     ("threshold.smallest", 0, 1),
     ("threshold.largest", 0, 1),
 )
@@ -209,7 +273,7 @@ def override(config: TrialConfig, changes: dict[str, Any]) -> TrialConfig:
         0.0001
         >>> override(TrialConfig(), {"optim.lr": 1e-4})
         Traceback (most recent call last):
-        reid_core.config.UserError: unknown key 'optim.lr'; 'optim' has: epochs, batch_size, lr_head, lr_stages, ...
+        reid_core.config.UserError: unknown key 'optim.lr'; 'optim' has: epochs, batch_size, lr_head, ...
     """
     top: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
