@@ -14,13 +14,19 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# wildlife-datasets wants opencv-python, which replaces cv2 by a build that needs libGL: the headless one is put back.
+$(VENV)/installed-wildlife: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wildlife]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --force-reinstall opencv-python-headless
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/python sweeps/metric.py --data synthetic --out runs/demo --trials 6 --concurrent 2
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
-test-real: $(VENV)/installed
+test-real: $(VENV)/installed-wildlife
 	REID_PHOTOS=$(REID_PHOTOS) REID_WEIGHTS=$(REID_WEIGHTS) $(BIN)/python -m pytest -m realdata
 
 bench: $(VENV)/installed

@@ -11,7 +11,7 @@ from reid_core import cli
 from reid_core.batches import local_batches
 from reid_core.bundle import write_config
 from reid_core.environment import describe_environment
-from reid_core.experiment import epoch_evaluation, finish, local_place, make_trainer, plan_of, rest_of
+from reid_core.experiment import epoch_evaluation, finish, local_place, make_trainer, plan_of, rest_of, source_of
 from reid_core.model import describe_parts
 from reid_core.prepare import Prepared, prepare, read_truth, resolve_data
 from reid_core.summary import format_metrics
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepared = prepare(root, out / "cache", config, skip_missing=options.skip_missing)
     place = local_place()
     plan = plan_of(config, prepared)
-    trainer = make_trainer(config, plan, place)
+    trainer = make_trainer(config, prepared, plan, place)
     print(describe_parts(trainer.model))
     train(trainer, plan, prepared, out / "checkpoints")
     truth = read_truth(root, prepared, skip_missing=options.skip_missing)
@@ -57,13 +57,7 @@ def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Pat
         trainer.load(before[-1])
         print(f"continuing after epoch {len(trainer.history)}")
     config = trainer.config
-    batches = local_batches(
-        rest_of(plan, trainer),
-        seed=config.seed,
-        config=config.augment,
-        cache=prepared.images,
-        code_N=prepared.codes(),
-    )
+    batches = local_batches(rest_of(plan, trainer), source_of(config, prepared))
     for report in trainer.fit(batches, epoch_evaluation(config, prepared, local_place())):
         folder = checkpoints / f"epoch-{report['epoch']:06d}"
         part = folder.with_suffix(".part")

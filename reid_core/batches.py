@@ -1,17 +1,23 @@
-"""Batches: one plan row → the augmented pixels and identities of one training step on one rank.
+"""Batches: one plan row → the pixels, identities and sides of one training step on one rank.
 
+plan + `Source` → batches, augmented online, or offline as they are in the caches (paper §3.3, §7.1).
 The same function serves plain Python (here) and Ray Data (`sweeps/stream.py`), hence the same pixels in both.
+
+Letters: R rows that a plan may name (photographs, then extra variants), N photographs, B batch.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from reid_core.augment import Augmenter
-from reid_core.config import AugmentConfig
-from reid_core.images import ImageCache
+from reid_core.config import AugmentConfig, TrialConfig
+from reid_core.plan import Pool
+from reid_core.variants import PixelSource
 
 
 class Batch(NamedTuple):
@@ -19,6 +25,53 @@ class Batch(NamedTuple):
 
     pixels_BHWC: np.ndarray  # uint8 RGB; normalised by the model, on its device
     identity_B: np.ndarray  # int64 codes
+    sides_B6: np.ndarray  # float32, what the photographed sides are; zeros if unknown
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the batches of a trial come from."""
+
+    seed: int
+    image_cache: str  # paths; every node must see them
+    variants: str | None
+    augment: AugmentConfig | None  # online; None: the pixels are taken as they are
+    code_R: np.ndarray
+    sides_R6: np.ndarray
+
+    def batch(self, pixels_BHWC: np.ndarray, rows_B: np.ndarray) -> Batch:
+        """Put what is known of the rows beside their pixels."""
+        return Batch(pixels_BHWC, self.code_R[rows_B], self.sides_R6[rows_B])
+
+
+def make_source(
+    config: TrialConfig,
+    pool: Pool,
+    *,
+    image_cache: str | Path,
+    variants: str | Path | None,
+    code_N: np.ndarray,
+    sides_N6: np.ndarray,
+) -> Source:
+    """The source of a trial's batches; an extra variant shows the identity and the sides of its photograph.
+
+    Args:
+        config: Of the trial; `seed`, `augment` and `data.variants` are used.
+        pool: From `plan.make_pool`, the one that the plan was made with.
+        image_cache: Path of the photographs.
+        variants: From `variants.build_variants` for this pool.
+        code_N: Integer identity of each row of the image cache.
+        sides_N6: Sides that each row of the image cache shows.
+    """
+    rows_R = np.concatenate([np.arange(len(code_N)), pool.source_E])
+    return Source(
+        seed=config.seed,
+        image_cache=str(image_cache),
+        variants=str(variants) if variants else None,
+        augment=None if config.data.variants else config.augment,
+        code_R=code_N[rows_R],
+        sides_R6=sides_N6[rows_R],
+    )
 
 
 def augmentation_seeds(seed: int, epoch: int, position: int, size: int) -> np.ndarray:
@@ -28,27 +81,19 @@ def augmentation_seeds(seed: int, epoch: int, position: int, size: int) -> np.nd
     )
 
 
-def make_pixels(plan_row: dict[str, Any], seed: int, cache: ImageCache, augmenter: Augmenter) -> np.ndarray:
-    """Augmented pixels of one plan row; (B, H, W, 3) uint8."""
+def make_pixels(plan_row: dict[str, Any], seed: int, images: PixelSource, augmenter: Augmenter | None) -> np.ndarray:
+    """Pixels of one plan row, augmented if there is an augmenter; (B, H, W, 3) uint8."""
     rows = np.asarray(plan_row["rows"])
+    if augmenter is None:
+        return images.pixels(rows)
     seeds = augmentation_seeds(seed, int(plan_row["epoch"]), int(plan_row["position"]), len(rows))
-    return augmenter(cache.pixels(rows), seeds)
+    return augmenter(images.pixels(rows), seeds)
 
 
-def local_batches(
-    plan: pa.Table, *, seed: int, config: AugmentConfig, cache: ImageCache, code_N: np.ndarray, rank: int = 0
-) -> Iterator[Batch]:
-    """Batches of one rank, in the order of the plan, made in this process.
-
-    Args:
-        plan: From `plan.make_plan`.
-        seed: Of the run.
-        config: Of the augmentation.
-        cache: Pixels by row.
-        code_N: Integer identity of each row of the cache.
-        rank: Whose batches.
-    """
-    augmenter = Augmenter(config)
+def local_batches(plan: pa.Table, source: Source, *, rank: int = 0) -> Iterator[Batch]:
+    """Batches of one rank, in the order of the plan (`plan.make_plan`), made in this process."""
+    images = PixelSource.open(source.image_cache, source.variants)
+    augmenter = Augmenter(source.augment) if source.augment else None
     for row in plan.to_pylist():
         if row["rank"] == rank:
-            yield Batch(make_pixels(row, seed, cache, augmenter), code_N[np.asarray(row["rows"])])
+            yield source.batch(make_pixels(row, source.seed, images, augmenter), np.asarray(row["rows"]))

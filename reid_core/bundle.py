@@ -16,24 +16,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from reid_core.calibration import Calibrator
+from reid_core.calibration import read_calibrator
 from reid_core.config import TrialConfig, UserError, flatten, override, parse_value
-from reid_core.evaluate import Decision
+from reid_core.decision import Decision
 from reid_core.local_features import LocalFeatures
 from reid_core.model import ReidModel, make_model
+from reid_core.openmax import OpenMax
 
-FORMAT = 1
-FILES = (
-    "bundle.json",
-    "config.yaml",
-    "model.safetensors",
-    "calibration.json",
-    "thresholds.json",
-    "metrics.json",
-    "gallery.parquet",
-)
+FORMAT = 2
+MODEL_FILES = ("bundle.json", "config.yaml", "model.safetensors")
+FILES = ("calibration.json", "thresholds.json", "metrics.json", "gallery.parquet")
+SECOND = "second"  # folder of the second global model
+OPENMAX = "openmax.safetensors"
+CLASSES = "identities.json"
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,21 @@ class Bundle:
     identity_G: np.ndarray
     group_G: np.ndarray
     embedding_GD: np.ndarray  # float32, rows of length 1
+    sides_G6: np.ndarray  # photographed sides (`sides.parse_sides`)
     features: LocalFeatures | None  # of the gallery; None if no local matcher is used
-    metrics: dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics (`evaluate.summarise`)
+    metrics: dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics (`metrics.summarise`)
+    class_identity_K: np.ndarray | None = None  # whom each output of the classifier stands for; None without one
+    class_group_K: np.ndarray | None = None
+    second: "Second | None" = None  # second global model in the fusion
+
+
+@dataclass(frozen=True)
+class Second:
+    """A second global model, with its embeddings of the gallery."""
+
+    config: TrialConfig
+    model: ReidModel
+    embedding_GD: np.ndarray
 
 
 def write_config(path: Path, config: TrialConfig) -> None:
@@ -78,22 +90,51 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    write_config(part / "config.yaml", bundle.config)
-    save_file(bundle.model.state_dict(), part / "model.safetensors")
-    architecture = (getattr(bundle.model.backbone, "pretrained_cfg", None) or {}).get("architecture")
-    about = {"format": FORMAT, "architecture": architecture or bundle.config.model.backbone}
-    _write_json(part / "bundle.json", about)
-    calibrators = bundle.decision.calibrators
-    _write_json(
-        part / "calibration.json",
-        {name: {group: dataclasses.asdict(fit) for group, fit in fits.items()} for name, fits in calibrators.items()},
-    )
-    _write_json(part / "thresholds.json", bundle.decision.thresholds)
+    _write_model(part, bundle.config, bundle.model)
+    if bundle.second is not None:
+        (part / SECOND).mkdir()
+        _write_model(part / SECOND, bundle.second.config, bundle.second.model)
+    _write_decision(part, bundle)
     _write_json(part / "metrics.json", bundle.metrics)
     pq.write_table(_gallery_table(bundle), part / "gallery.parquet", compression="zstd")
     (part / "README.md").write_text(_describe(bundle))
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
+
+
+def _write_model(folder: Path, config: TrialConfig, model: ReidModel) -> None:
+    write_config(folder / "config.yaml", config)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    architecture = (getattr(model.backbone, "pretrained_cfg", None) or {}).get("architecture")
+    about = {
+        "format": FORMAT,
+        "architecture": architecture or config.model.backbone,
+        "num_identities": model.num_identities,
+    }
+    _write_json(folder / "bundle.json", about)
+
+
+def read_model(folder: Path) -> tuple[TrialConfig, ReidModel]:
+    """Load configuration and model of a bundle, without its gallery.
+
+    Raises:
+        UserError: If a file is missing or damaged, or the format is unknown.
+    """
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")
+    with _naming(folder / "bundle.json"):
+        about = json.loads((folder / "bundle.json").read_text())
+        if about["format"] != FORMAT:
+            raise UserError(f"{folder}: bundle format {about['format']}; this version reads {FORMAT}")
+        local = {"model.backbone": about["architecture"], "model.weights": "random"}  # the weights are in the bundle
+        num_identities = int(about["num_identities"])
+    config = read_config(folder / "config.yaml")
+    with _naming(folder / "model.safetensors"):
+        weights = load_file(folder / "model.safetensors")
+        model = make_model(override(config, local), num_identities=num_identities)
+        model.load_state_dict(weights)
+    return config, model.eval()
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -102,33 +143,61 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: If a file is missing or damaged, or the format is unknown.
     """
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = [name for name in (*MODEL_FILES, *FILES) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")
-    with _naming(folder / "bundle.json"):
-        about = json.loads((folder / "bundle.json").read_text())
-        if about["format"] != FORMAT:
-            raise UserError(f"{folder}: bundle format {about['format']}; this version reads {FORMAT}")
-        local = {"model.backbone": about["architecture"], "model.weights": "random"}  # the weights are in the bundle
-    config = read_config(folder / "config.yaml")
-    with _naming(folder / "model.safetensors"):
-        weights = load_file(folder / "model.safetensors")
-        model = make_model(override(config, local))
-        model.load_state_dict(weights)
-    with _naming(folder / "calibration.json"):
-        calibrators = {
-            name: {group: Calibrator(tuple(fit["scores"]), tuple(fit["probabilities"])) for group, fit in fits.items()}
-            for name, fits in json.loads((folder / "calibration.json").read_text()).items()
-        }
-    with _naming(folder / "thresholds.json"):
-        thresholds = json.loads((folder / "thresholds.json").read_text())
+    config, model = read_model(folder)
+    classes = _read_classes(folder)
+    decision = _read_decision(folder, config, classes)
     with _naming(folder / "metrics.json"):
         metrics = json.loads((folder / "metrics.json").read_text())
     with _naming(folder / "gallery.parquet"):
-        gallery = _read_gallery(folder / "gallery.parquet")
-    return Bundle(
-        config=config, model=model.eval(), decision=Decision(calibrators, thresholds), metrics=metrics, **gallery
-    )
+        gallery = pq.read_table(folder / "gallery.parquet")
+        columns = _read_gallery(gallery)
+    second = None
+    if (folder / SECOND).is_dir():
+        second = Second(*read_model(folder / SECOND), _matrix(gallery, "second"))
+    return Bundle(config=config, model=model, decision=decision, metrics=metrics, second=second, **classes, **columns)
+
+
+def _write_decision(folder: Path, bundle: Bundle) -> None:
+    decision = bundle.decision
+    calibrators = {
+        name: {group: dataclasses.asdict(fit) for group, fit in fits.items()}
+        for name, fits in decision.calibrators.items()
+    }
+    _write_json(folder / "calibration.json", {"calibrators": calibrators, "weights": decision.weights})
+    _write_json(folder / "thresholds.json", decision.thresholds)
+    if bundle.class_identity_K is not None and bundle.class_group_K is not None:
+        classes = {"identity": bundle.class_identity_K.tolist(), "group": bundle.class_group_K.tolist()}
+        _write_json(folder / CLASSES, classes)
+    if decision.openmax is not None:
+        save_arrays(decision.openmax.to_arrays(), folder / OPENMAX)
+
+
+def _read_classes(folder: Path) -> dict[str, Any]:
+    """Identity and group of each output of the classifier, as arguments of `Bundle`; empty without one."""
+    if not (folder / CLASSES).is_file():
+        return {}
+    with _naming(folder / CLASSES):
+        classes = json.loads((folder / CLASSES).read_text())
+        return {f"class_{name}_K": np.array(classes[name], dtype=object) for name in ("identity", "group")}
+
+
+def _read_decision(folder: Path, config: TrialConfig, classes: dict[str, Any]) -> Decision:
+    with _naming(folder / "calibration.json"):
+        written = json.loads((folder / "calibration.json").read_text())
+        calibrators = {
+            name: {group: read_calibrator(fit) for group, fit in fits.items()}
+            for name, fits in written["calibrators"].items()
+        }
+    with _naming(folder / "thresholds.json"):
+        thresholds = json.loads((folder / "thresholds.json").read_text())
+    openmax = None
+    if config.predict.rule == "openmax":
+        with _naming(folder / OPENMAX):
+            openmax = OpenMax.from_arrays(load_arrays(folder / OPENMAX), classes["class_group_K"])
+    return Decision(config.predict, calibrators, written["weights"], thresholds, openmax)
 
 
 @contextlib.contextmanager
@@ -141,30 +210,39 @@ def _naming(file: Path) -> Iterator[None]:
         raise UserError(f"{file}: the bundle is damaged: {error}") from error
 
 
-def _read_gallery(file: Path) -> dict[str, Any]:
-    gallery = pq.read_table(file)
-    width = gallery.schema.field("embedding").type.list_size
+def _read_gallery(gallery: pa.Table) -> dict[str, Any]:
     has_features = "descriptors" in gallery.column_names
     return {
         "identity_G": np.array(gallery["identity"].to_pylist(), dtype=object),
         "group_G": np.array(gallery["group"].to_pylist(), dtype=object),
-        "embedding_GD": gallery["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, width),
+        "embedding_GD": _matrix(gallery, "embedding"),
+        "sides_G6": _matrix(gallery, "sides"),
         "features": (
             LocalFeatures(gallery.select(["num_keypoints", "keypoints", "descriptors"])) if has_features else None
         ),
     }
 
 
+def _matrix(table: pa.Table, name: str) -> np.ndarray:
+    width = table.schema.field(name).type.list_size
+    return table[name].combine_chunks().flatten().to_numpy().reshape(-1, width)
+
+
+def _rows(matrix: np.ndarray) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(matrix).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
+
+
 def _gallery_table(bundle: Bundle) -> pa.Table:
-    width = bundle.embedding_GD.shape[1]
-    flat = pa.array(np.ascontiguousarray(bundle.embedding_GD).reshape(-1))
-    table = pa.table(
-        {
-            "identity": pa.array(list(bundle.identity_G), pa.string()),
-            "group": pa.array(list(bundle.group_G), pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
-        }
-    )
+    columns = {
+        "identity": pa.array(list(bundle.identity_G), pa.string()),
+        "group": pa.array(list(bundle.group_G), pa.string()),
+        "embedding": _rows(bundle.embedding_GD),
+        "sides": _rows(bundle.sides_G6),
+    }
+    if bundle.second is not None:
+        columns["second"] = _rows(bundle.second.embedding_GD)
+    table = pa.table(columns)
     if bundle.features is None:
         return table
     local = bundle.features.table

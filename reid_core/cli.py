@@ -10,30 +10,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from reid_core.backbone import check_weights_file
 from reid_core.bundle import read_config
 from reid_core.config import TrialConfig, UserError, fingerprint, override, parse_value
-from reid_core.model import check_weights_file
 from reid_core.prepare import SYNTHETIC
-from reid_core.presets import PRESETS, make_preset
+from reid_core.presets import PRESETS, make_preset, shrink
 from reid_core.train import TrainingError
 
+logger = logging.getLogger(__name__)
 CLAIM = "configuration.txt"  # in OUT: whose result it holds
 
 
-def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every command that trains."""
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that trains, whatever it trains."""
     parser.add_argument(
         "--data", required=True, help="folder with metadata.csv (AnimalCLEF25's layout), or 'synthetic'"
     )
     parser.add_argument("--out", required=True, type=Path, help="folder for everything that is written")
-    parser.add_argument(
-        "--preset",
-        choices=sorted(PRESETS),
-        help="configuration to start from (default: tiny for synthetic data, else megadescriptor)",
-    )
-    parser.add_argument(
-        "--config", type=Path, help="YAML of dotted keys, e.g. a former best.yaml, on top of the preset"
-    )
     parser.add_argument(
         "--set",
         action="append",
@@ -43,6 +36,33 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=None, help="seed of split, batches, weights and search (default 0)")
     parser.add_argument("--skip-missing", action="store_true", help="leave out metadata rows without a photograph")
+
+
+def add_common_flags(
+    parser: argparse.ArgumentParser, *, real: str = "megadescriptor", synthetic: str | None = "tiny"
+) -> None:
+    """Flags of every command that starts from one configuration.
+
+    Args:
+        parser: Gets them.
+        real: Preset where none is named.
+        synthetic: The same for the synthetic data; None: `real`, made small (`presets.shrink`).
+    """
+    add_data_flags(parser)
+    parser.set_defaults(real_preset=real, synthetic_preset=synthetic)
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        help=f"configuration to start from (default: {real}; for synthetic data {synthetic or real + ', small'})",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("full", "small"),
+        help="small: a tiny backbone of the preset's family at 64 px, for a laptop's CPU",
+    )
+    parser.add_argument(
+        "--config", type=Path, help="YAML of dotted keys, e.g. a former best.yaml, in place of a preset"
+    )
 
 
 def parse_fixed(settings: list[str]) -> dict[str, object]:
@@ -61,25 +81,73 @@ def parse_fixed(settings: list[str]) -> dict[str, object]:
 
 
 def make_config(arguments: argparse.Namespace) -> TrialConfig:
-    """Preset, then `--config`, then `--seed`, then `--set`; file names in it become absolute."""
-    if arguments.config:
-        config = read_config(arguments.config)
-        if arguments.preset:
-            raise UserError("--preset and --config both give a whole configuration; give one")
-    else:
-        config = make_preset(arguments.preset or ("tiny" if arguments.data == SYNTHETIC else "megadescriptor"))
+    """`--preset` or `--config`, then `--scale`, then `--seed`, then `--set`; file names in it become absolute."""
+    config = _start(arguments)
     if arguments.seed is not None:
         config = replace(config, seed=arguments.seed)
     try:
         config = override(config, parse_fixed(arguments.set))
     except UserError as error:
         raise UserError(f"--set: {error}") from error
-    absolute = {}
-    if config.model.weights not in ("pretrained", "random"):
-        absolute["model.weights"] = check_weights_file(str(Path(config.model.weights).absolute()))
+    return with_absolute_files(config)
+
+
+def with_absolute_files(config: TrialConfig) -> TrialConfig:
+    """The same with every file and folder in it absolute, as processes elsewhere need them.
+
+    Raises:
+        UserError: If a weights file cannot be read.
+    """
+    second = config.fusion.second_model
+    absolute = {
+        "model.weights": absolute_weights(config.model.weights),
+        "fusion.second_weights": absolute_weights(config.fusion.second_weights),
+    }
     if config.match.weights is not None:
         absolute["match.weights"] = str(Path(config.match.weights).absolute())
+    if second is not None and Path(second).is_dir():  # else it is a model's name
+        absolute["fusion.second_model"] = str(Path(second).absolute())
     return override(config, absolute)
+
+
+def _start(arguments: argparse.Namespace) -> TrialConfig:
+    """The configuration that the other flags change."""
+    scale = arguments.scale
+    if arguments.config:
+        if arguments.preset:
+            raise UserError("--preset and --config both give a whole configuration; give one")
+        return _scaled(read_config(arguments.config), scale)
+    if arguments.preset or arguments.data != SYNTHETIC:
+        return _scaled(make_preset(arguments.preset or arguments.real_preset), scale)
+    if arguments.synthetic_preset:
+        return _scaled(make_preset(arguments.synthetic_preset), scale)
+    return _scaled(make_preset(arguments.real_preset), scale or "small")
+
+
+def _scaled(config: TrialConfig, scale: str | None) -> TrialConfig:
+    small = shrink(config)
+    if scale != "small" or config.data.image_px <= small.data.image_px:  # what is small already stays as it is
+        return config
+    logger.info(
+        "--scale small: %s at %d px in place of %s at %d px, learning rates for random weights: no paper's number "
+        "can be expected of it",
+        small.model.backbone,
+        small.data.image_px,
+        config.model.backbone,
+        config.data.image_px,
+    )
+    return small
+
+
+def absolute_weights(weights: str) -> str:
+    """A value of `model.weights` with its file, if it names one, made absolute and checked.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    if weights in ("pretrained", "random"):
+        return weights
+    return check_weights_file(str(Path(weights).absolute()))
 
 
 def make_out(out: Path) -> Path:

@@ -124,8 +124,8 @@ class PredictConfig:
     aggregate: Literal["max", "mean", "mean_top", "vote"] = "max"  # over an identity's shortlisted images
     top_images: int = 3  # of mean_top
     votes: int = 10  # of vote
-    openmax_tail: int = 20  # largest distances that a Weibull distribution is fitted to
-    openmax_top: int = 10  # identities whose activations are revised
+    openmax_tail: int = 5  # largest distances that a Weibull distribution is fitted to
+    openmax_top: int = 3  # identities whose activations are revised; with the authors' 10 few are ever named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Embedding: model + images → embeddings of length 1, sharded over ranks.
 
-cache rows → (N, D) float32, NaN in the rows that were not asked for (paper §5.1).
+cache rows → (N, D) float32 and a classifier's logits (N, K); NaN in the rows that were not asked for (paper §5.1).
 """
 
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from reid_core.heads import NUM_SIDES
 from reid_core.images import ImageCache
 from reid_core.model import ReidModel
 
@@ -34,33 +35,56 @@ def embed(
     cache: ImageCache,
     row_N: np.ndarray,
     *,
+    sides_N6: np.ndarray | None = None,
     device: str = "cpu",
     precision: str = "auto",
     batch_size: int = 64,
     rank: int = 0,
     world_size: int = 1,
     gather: Gather = alone,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Embed some rows of the cache; every rank computes its share and gets all of them.
 
+    Args:
+        model: In any mode; left in eval mode.
+        cache: Pixels by row.
+        row_N: Rows that are asked for.
+        sides_N6: Photographed sides by row of the cache (`sides.parse_sides`); None: unknown.
+        device: Where the model is.
+        precision: See `autocast`.
+        batch_size: Images at a time.
+        rank: Whose share.
+        world_size: Number of ranks.
+        gather: Over the ranks.
+
     Returns:
-        Embeddings by row of the cache; shape (len(cache), D), float32, NaN where the row was not asked for.
+        embedding_ND: by row of the cache; shape (len(cache), D), float32, NaN where the row was not asked for.
+        logit_NK: of the model's classifier, in the same way; None if it has none.
     """
     model.eval()
+    sides_N6 = np.zeros((len(cache), NUM_SIDES), np.float32) if sides_N6 is None else sides_N6
     share = row_N[rank::world_size]
     blocks = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     with autocast(device, precision):
-        parts = [_embed_block(model, cache.pixels(block), device) for block in blocks]
-    width = len(_embed_block(model, cache.pixels(row_N[:1]), device)[0]) if not parts else parts[0].shape[1]
-    mine = np.concatenate([np.empty((0, width), np.float32), *parts])
-    embedding_ND = np.full((len(cache), width), np.nan, dtype=np.float32)
-    embedding_ND[gather(share)] = gather(mine)
-    return embedding_ND
+        # A rank without a share still has to know how wide the others' arrays are.
+        parts = [embed_block(model, cache.pixels(b), sides_N6[b], device) for b in blocks or [row_N[:1]]]
+    mine = np.concatenate(parts)[: len(share)]
+    every_NE = np.full((len(cache), mine.shape[1]), np.nan, dtype=np.float32)
+    every_NE[gather(share)] = gather(mine)
+    if model.classifier is None:
+        return every_NE, None
+    size = mine.shape[1] - model.num_identities
+    return np.ascontiguousarray(every_NE[:, :size]), np.ascontiguousarray(every_NE[:, size:])
 
 
-def _embed_block(model: ReidModel, pixels_BHWC: np.ndarray, device: str) -> np.ndarray:
-    pixels = torch.from_numpy(pixels_BHWC).to(device)
-    return model(to_layout(model.normalise(pixels), device)).float().cpu().numpy()
+def embed_block(model: ReidModel, pixels_BHWC: np.ndarray, sides_B6: np.ndarray, device: str) -> np.ndarray:
+    """Embeddings and, behind them, a classifier's logits; (B, D) or (B, D + K), float32."""
+    pixels, sides = torch.from_numpy(pixels_BHWC).to(device), torch.from_numpy(sides_B6).to(device)
+    feature_BD = model.features(to_layout(model.normalise(pixels), device), sides)
+    both = [torch.nn.functional.normalize(feature_BD, dim=1)]
+    if model.classifier is not None:
+        both.append(model.classifier(feature_BD).float())
+    return torch.cat(both, dim=1).cpu().numpy()
 
 
 def to_layout(images_BCHW: torch.Tensor, device: str) -> torch.Tensor:

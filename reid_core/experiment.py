@@ -9,30 +9,37 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from reid_core.bundle import Bundle, write_bundle
+from reid_core.batches import Source, make_source
+from reid_core.bundle import Bundle, Second, write_bundle
+from reid_core.candidates import ScorePairs
 from reid_core.config import TrialConfig
+from reid_core.decision import Answers, Decision, Outputs
 from reid_core.embed import Gather, alone, embed
 from reid_core.evaluate import (
-    Answers,
-    Decision,
     Parts,
-    ScorePairs,
     cosine_report,
     decide,
-    find_candidates,
-    match_candidates,
+    gather_candidates,
+    sample_training,
     shares_of,
-    summarise,
 )
+from reid_core.leaks import leak_report
 from reid_core.matching import make_matcher
+from reid_core.metrics import summarise
 from reid_core.model import ReidModel, make_model
-from reid_core.plan import make_plan
+from reid_core.plan import Pool, make_plan, make_pool
 from reid_core.prepare import Prepared, animal_names
+from reid_core.second import load_second
 from reid_core.train import Evaluate, Trainer
+from reid_core.validation import classifier_report, nearest_triplet_loss
+from reid_core.variants import build_variants
+
+SEEN = ("training", "validating", "thresholdSet")  # parts that a trial may look at
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,15 @@ class Place:
     gather: Gather = alone
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
 
-    def embed(self, config: TrialConfig, model: ReidModel, prepared: Prepared, row_N: np.ndarray) -> np.ndarray:
+    def embed(
+        self, config: TrialConfig, model: ReidModel, prepared: Prepared, row_N: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """`embed.embed` with this place's share of the work."""
         return embed(
             model,
             prepared.images,
             row_N,
+            sides_N6=prepared.sides_N6,
             device=self.device,
             precision=config.optim.precision,
             rank=self.rank,
@@ -64,22 +74,42 @@ def local_place() -> Place:
     return Place(device="cuda" if torch.cuda.is_available() else "cpu")
 
 
+def pool_of(config: TrialConfig, prepared: Prepared) -> Pool:
+    """Training images of each animal, oversampled; offline with the extra variants (`plan.make_pool`)."""
+    rows = prepared.parts.rows("training")
+    return make_pool(config.data, animal_names(prepared.parts)[rows], rows, len(prepared.images))
+
+
 def plan_of(config: TrialConfig, prepared: Prepared, *, world_size: int = 1) -> pa.Table:
     """The batches of a trial on the prepared data (`plan.make_plan`)."""
-    rows = prepared.parts.rows("training")
-    return make_plan(config, animal_names(prepared.parts)[rows], rows, world_size=world_size)
+    rows, num_images = prepared.parts.rows("training"), len(prepared.images)
+    return make_plan(config, animal_names(prepared.parts)[rows], rows, world_size=world_size, num_images=num_images)
 
 
-def make_trainer(config: TrialConfig, plan: pa.Table, place: Place) -> Trainer:
+def source_of(config: TrialConfig, prepared: Prepared) -> Source:
+    """Where the batches of a trial come from; offline variants are made now, unless they are there."""
+    pool, folder = pool_of(config, prepared), Path(prepared.image_cache).parent
+    return make_source(
+        config,
+        pool,
+        image_cache=prepared.image_cache,
+        variants=build_variants(folder, prepared.images, pool, config),
+        code_N=prepared.codes(),
+        sides_N6=prepared.sides_N6,
+    )
+
+
+def make_trainer(config: TrialConfig, prepared: Prepared, plan: pa.Table, place: Place) -> Trainer:
     """Model, loss and optimiser of a trial."""
     steps = len(plan) // (place.world_size * max(1, config.optim.epochs))
     return Trainer(
         config,
-        make_model(config),
+        make_model(config, num_identities=len(prepared.classes()[0])),
         steps_per_epoch=steps,
         device=place.device,
         rank=place.rank,
         world_size=place.world_size,
+        gather=place.gather,
         wrap=place.wrap,
     )
 
@@ -89,13 +119,40 @@ def rest_of(plan: pa.Table, trainer: Trainer) -> pa.Table:
     return plan.filter(pa.compute.greater_equal(plan["epoch"], len(trainer.history)))
 
 
+def outputs_of(
+    config: TrialConfig, prepared: Prepared, model: ReidModel, place: Place, parts: tuple[str, ...] = SEEN
+) -> Outputs:
+    """What the networks say about the images of some parts."""
+    row_N = np.flatnonzero(np.isin(prepared.parts.part_N, parts))
+    embedding_ND, logit_NK = place.embed(config, model, prepared, row_N)
+    if logit_NK is None:
+        return Outputs(embedding_ND, second_ND=prepared.second_ND)
+    return Outputs(embedding_ND, logit_NK, prepared.second_ND, *prepared.classes())
+
+
 def epoch_evaluation(config: TrialConfig, prepared: Prepared, place: Place) -> Evaluate:
-    """What a trial evaluates after each epoch (`evaluate.cosine_report`)."""
-    wanted = np.isin(prepared.parts.part_N, ["training", "validating", "thresholdSet"])
+    """What a trial evaluates after each epoch: by the cosine alone, and on `validating` the loss."""
+    parts, code_N = prepared.parts, prepared.codes()
+    training, validating = parts.rows("training"), parts.rows("validating")
 
     def evaluate(model: ReidModel) -> dict[str, float]:
-        embedding_ND = place.embed(config, model, prepared, np.flatnonzero(wanted))
-        return cosine_report(prepared.parts, embedding_ND, device=place.device)
+        outputs = outputs_of(config, prepared, model, place)
+        report = cosine_report(parts, outputs, device=place.device)
+        if outputs.logit_NK is not None:
+            sample = sample_training(parts)
+            of_training = classifier_report(outputs.logit_NK, code_N, sample, "training")
+            del of_training["loss_training"]  # "loss" is the mean over the epoch's steps
+            return report | classifier_report(outputs.logit_NK, code_N, validating, "validating") | of_training
+        loss = nearest_triplet_loss(
+            outputs.embedding_ND,
+            code_N,
+            parts.group_N,
+            validating,
+            training,
+            margin_cosine=config.loss.margin_cosine,
+            device=place.device,
+        )
+        return report | {"loss_validating": loss}
 
     return evaluate
 
@@ -117,16 +174,28 @@ def pair_scorer(config: TrialConfig, prepared: Prepared, place: Place) -> ScoreP
     return score
 
 
+def decide_trial(
+    config: TrialConfig, parts: Parts, outputs: Outputs, scorer: ScorePairs | None, place: Place
+) -> tuple[Decision, dict[str, float]]:
+    """`evaluate.decide` with a trial's configuration."""
+    return decide(
+        parts,
+        outputs,
+        scorer,
+        match=config.match,
+        fusion=config.fusion,
+        predict=config.predict,
+        threshold=config.threshold,
+        device=place.device,
+    )
+
+
 def evaluate_fully(
     config: TrialConfig, prepared: Prepared, model: ReidModel, place: Place
 ) -> tuple[Decision, dict[str, float]]:
     """The full chain on `thresholdSet`: the objective of a trial, and what was fitted for it."""
-    wanted = np.isin(prepared.parts.part_N, ["training", "validating", "thresholdSet"])
-    embedding_ND = place.embed(config, model, prepared, np.flatnonzero(wanted))
-    scorer = pair_scorer(config, prepared, place)
-    return decide(
-        prepared.parts, embedding_ND, scorer, match=config.match, threshold=config.threshold, device=place.device
-    )
+    outputs, scorer = outputs_of(config, prepared, model, place), pair_scorer(config, prepared, place)
+    return decide_trial(config, prepared.parts, outputs, scorer, place)
 
 
 def finish(
@@ -139,58 +208,64 @@ def finish(
         prepared: The data its trials saw.
         truth: From `prepare.read_truth`: the same parts with the identities of `testSet`.
         model: With the chosen weights.
-        out: Result folder.
+        out: Result folder; gets `leaks.csv` too (`leaks.leak_report`).
         place: Of the one process that does this.
 
     Returns:
-        Metrics (`evaluate.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not.
+        Metrics (`metrics.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not.
     """
-    everything = np.flatnonzero(truth.part_N != "unreadable")
-    embedding_ND = place.embed(config, model, prepared, everything)
+    outputs = outputs_of(config, prepared, model, place, (*SEEN, "testSet"))
     scorer = pair_scorer(config, prepared, place)
-    decision, threshold_metrics = decide(
-        truth, embedding_ND, scorer, match=config.match, threshold=config.threshold, device=place.device
-    )
-    answers = {
-        part: _answer_part(part, config, decision, truth, embedding_ND, scorer, place)
-        for part in ("thresholdSet", "testSet")
-    }
+    decision, threshold_metrics = decide_trial(config, truth, outputs, scorer, place)
+    answers = {}
+    for part in ("thresholdSet", "testSet"):
+        candidates = gather_candidates(
+            truth,
+            outputs,
+            truth.rows(part),
+            scorer,
+            match=config.match,
+            predict=config.predict,
+            device=place.device,
+        )
+        answers[part] = decision.answer(candidates, outputs, truth.identity_N)
     tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
     pq.write_table(pa.concat_tables(tables), out / "predictions.parquet")
+    leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, outputs.embedding_ND)
+    pa_csv.write_csv(leaks, out / "leaks.csv")
     test_metrics = summarise(shares_of(answers["testSet"], decision, truth))
     metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
-    bundle = Bundle(
+    write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, metrics))
+    return metrics
+
+
+def _bundle(
+    config: TrialConfig,
+    prepared: Prepared,
+    truth: Parts,
+    model: ReidModel,
+    decision: Decision,
+    outputs: Outputs,
+    metrics: dict[str, dict[str, float]],
+) -> Bundle:
+    everything = np.flatnonzero(truth.part_N != "unreadable")
+    second = None
+    if outputs.second_ND is not None:
+        second = Second(*load_second(config), outputs.second_ND[everything])
+    return Bundle(
         config=config,
         model=model,
         decision=decision,
         identity_G=truth.identity_N[everything],
         group_G=truth.group_N[everything],
-        embedding_GD=embedding_ND[everything],
+        embedding_GD=outputs.embedding_ND[everything],
+        sides_G6=prepared.sides_N6[everything],
         features=prepared.local_features.select(everything) if prepared.local_features else None,
         metrics=metrics,
+        class_identity_K=outputs.class_identity_K,
+        class_group_K=outputs.class_group_K,
+        second=second,
     )
-    write_bundle(out / "best", bundle)
-    return metrics
-
-
-def _answer_part(
-    part: str,
-    config: TrialConfig,
-    decision: Decision,
-    truth: Parts,
-    embedding_ND: np.ndarray,
-    scorer: ScorePairs | None,
-    place: Place,
-) -> Answers:
-    found = find_candidates(
-        embedding_ND,
-        truth.group_N,
-        truth.rows(part),
-        truth.rows("training"),
-        size=config.match.shortlist,
-        device=place.device,
-    )
-    return decision.answer(match_candidates(found, scorer), truth.identity_N)
 
 
 def _table_of_answers(part: str, answers: Answers, decision: Decision, truth: Parts, prepared: Prepared) -> pa.Table:

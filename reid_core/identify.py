@@ -1,14 +1,43 @@
-"""From probabilities of image pairs to answers: best identity, threshold, name or `new_individual`.
+"""From probabilities to answers: identities ranked per query, threshold, name or `new_individual`.
 
-probabilities of shortlisted pairs → best identity and its score per query → threshold → answer (paper §5.2).
-Shape letters: Q queries, B shortlist, K identities, T thresholds.
+probabilities of shortlisted pairs (or of identities) → ranking per query → threshold → answer (paper §5.2, §7.3).
+Shape letters: Q queries, B shortlist, P scored pairs, T thresholds.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from reid_core.config import PredictConfig
 from reid_core.metrics import NEW
+
+GRID = tuple(step / 20 for step in range(1, 20))  # the paper's thresholds: 0.05, 0.10 … 0.95
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates of some queries, those of the best identity first; an identity may come more than once."""
+
+    identity_QB: np.ndarray
+    score_QB: np.ndarray  # of the candidate's identity; NaN, at the end, where the candidate was not scored
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Best identity and its score, each (Q,); `NEW` and 0 for a query without any scored candidate."""
+        unscored_Q = np.isnan(self.score_QB[:, 0])
+        identity_Q = np.where(unscored_Q, NEW, self.identity_QB[:, 0]).astype(object)
+        return identity_Q, np.where(unscored_Q, 0.0, self.score_QB[:, 0])
+
+    def top(self, count: int = 5) -> list[list[tuple[str, float]]]:
+        """The `count` best distinct identities of each query with their scores, for a person to review."""
+        reviewed = []
+        for identity_B, score_B in zip(self.identity_QB, self.score_QB, strict=True):
+            best: dict[str, float] = {}
+            for identity, score in zip(identity_B, score_B, strict=True):
+                if len(best) == count or np.isnan(score):
+                    break
+                best.setdefault(identity, float(score))
+            reviewed.append(list(best.items()))
+        return reviewed
 
 
 def rank_candidates(probability_QB: np.ndarray, cosine_QB: np.ndarray) -> np.ndarray:
@@ -17,26 +46,91 @@ def rank_candidates(probability_QB: np.ndarray, cosine_QB: np.ndarray) -> np.nda
     Sorted by probability, ties by cosine, because isotonic probabilities tie often; candidates that were not scored
     (NaN) come last.
     """
-    return np.lexsort((-np.nan_to_num(cosine_QB, nan=-2.0), -np.nan_to_num(probability_QB, nan=-1.0)), axis=1)
+    return np.lexsort((_descending(cosine_QB), _descending(probability_QB)), axis=1)
 
 
-def best_identity(probability_QB: np.ndarray, cosine_QB: np.ndarray, identity_QB: np.ndarray):
-    """Identity of the most probable candidate (the maximum over an identity's images, as in the paper).
+def _descending(value_QB: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(value_QB), np.inf, -value_QB)
+
+
+def rank_identities(
+    probability_QB: np.ndarray, cosine_QB: np.ndarray, identity_QB: np.ndarray, config: PredictConfig
+) -> Ranking:
+    """Rank each query's candidates by what their identity's images reach together (`predict.aggregate`).
+
+    * max (the paper's, §5.2): an identity's largest probability.
+    * mean: over its scored images in the shortlist; mean_top: over the `top_images` best of them, or all it has.
+    * vote: the query's `votes` best candidates vote for their identity. Most votes win, ties by the sum of their
+      probabilities; the score is that sum divided by the number of votes cast.
 
     Args:
-        probability_QB: Fused probability that query and candidate show the same animal, in [0, 1]; NaN if not scored.
+        probability_QB: Probability that query and candidate show the same animal; NaN if not scored.
         cosine_QB: Cosine similarity; breaks ties.
         identity_QB: Identity of each candidate.
+        config: Kind of aggregation.
 
     Returns:
-        identity_Q: shape (Q,); `NEW` for a query without any scored candidate.
-        score_Q: its probability, shape (Q,), 0 for a query without any scored candidate.
+        The ranking; scores are in the range of the probabilities.
     """
-    best_Q1 = rank_candidates(probability_QB, cosine_QB)[:, :1]
-    score_Q = np.take_along_axis(probability_QB, best_Q1, axis=1)[:, 0]
-    identity_Q = np.take_along_axis(identity_QB, best_Q1, axis=1)[:, 0]
-    unscored_Q = np.isnan(score_Q)
-    return np.where(unscored_Q, NEW, identity_Q).astype(object), np.where(unscored_Q, 0.0, score_Q)
+    order_QB = rank_candidates(probability_QB, cosine_QB)
+    identity_QB = np.take_along_axis(identity_QB, order_QB, axis=1)
+    score_QB = np.take_along_axis(probability_QB, order_QB, axis=1)
+    if config.aggregate == "max":
+        return Ranking(identity_QB, score_QB)
+    cosine_QB = np.take_along_axis(cosine_QB, order_QB, axis=1)
+    first_QB, score_QB = _score_together(score_QB, identity_QB, config)
+    again_QB = np.lexsort((_descending(cosine_QB), _descending(score_QB), _descending(first_QB)), axis=1)
+    return Ranking(*(np.take_along_axis(array, again_QB, axis=1) for array in (identity_QB, score_QB)))
+
+
+def _score_together(
+    probability_QB: np.ndarray, identity_QB: np.ndarray, config: PredictConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Votes (or score) and score of each candidate's identity; candidates come sorted, best first."""
+    scored_QB = ~np.isnan(probability_QB)
+    query_P, slot_P = np.nonzero(scored_QB)
+    names, code_P = np.unique(identity_QB[scored_QB].astype(str), return_inverse=True)
+    # One animal of one query: a cell. Pairs of a cell keep their order.
+    _, cell_P = np.unique(query_P * len(names) + code_P, return_inverse=True)
+    if config.aggregate == "mean":
+        counted_P = np.ones(len(cell_P), dtype=bool)
+    elif config.aggregate == "mean_top":
+        counted_P = _place_within(cell_P) < config.top_images
+    else:
+        counted_P = slot_P < config.votes
+    sum_P = np.bincount(cell_P, weights=probability_QB[scored_QB] * counted_P)[cell_P]
+    count_P = np.bincount(cell_P, weights=counted_P)[cell_P]
+    if config.aggregate == "vote":
+        score_P = sum_P / np.minimum(scored_QB.sum(axis=1), config.votes)[query_P]
+    else:
+        score_P = sum_P / count_P
+    first_QB, score_QB = np.full(scored_QB.shape, np.nan), np.full(scored_QB.shape, np.nan)
+    first_QB[scored_QB], score_QB[scored_QB] = count_P if config.aggregate == "vote" else score_P, score_P
+    return first_QB, score_QB
+
+
+def _place_within(cell_P: np.ndarray) -> np.ndarray:
+    """How many pairs of the same cell come before each pair."""
+    order = np.argsort(cell_P, kind="stable")
+    size_C = np.bincount(cell_P)
+    place_P = np.empty(len(cell_P), dtype=int)
+    place_P[order] = np.arange(len(cell_P)) - np.repeat(np.cumsum(size_C) - size_C, size_C)
+    return place_P
+
+
+def aggregate(
+    probability_QB: np.ndarray, cosine_QB: np.ndarray, identity_QB: np.ndarray, config: PredictConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best identity of each query and its score (`rank_identities`), each of shape (Q,).
+
+    Example:
+        >>> pairs = np.array([[0.8, 0.7, 0.5]]), np.zeros((1, 3)), np.array([["ada", "bo", "ada"]])
+        >>> aggregate(*pairs, PredictConfig(aggregate="max"))
+        (array(['ada'], dtype=object), array([0.8]))
+        >>> aggregate(*pairs, PredictConfig(aggregate="mean"))
+        (array(['bo'], dtype=object), array([0.7]))
+    """
+    return rank_identities(probability_QB, cosine_QB, identity_QB, config).best()
 
 
 @dataclass(frozen=True)
@@ -57,11 +151,14 @@ def choose_threshold(
     *,
     smallest: float,
     largest: float,
+    search: str = "exact",
 ) -> Threshold:
-    """The threshold in [smallest, largest] with the largest GEO_MEAN, exact over every cut (paper §5.2).
+    """The threshold in [smallest, largest] with the largest GEO_MEAN (paper §5.2).
 
-    GEO_MEAN is a step function of the threshold, so one sort of the scores gives its value between all of them. Among
-    equally good cuts the widest is taken, and its middle.
+    * exact: over every cut. GEO_MEAN is a step function of the threshold, so one sort of the scores gives its value
+      between all of them. Among equally good cuts the widest is taken, and its middle.
+    * grid: over the paper's 0.05, 0.10 … 0.95. Of equally good values the middle of the longest run is taken. If the
+      range holds none of them, the middle of the range.
 
     Args:
         score_Q: Probability (or cosine) of the best candidate; a query is named if it is ≥ the threshold.
@@ -70,17 +167,22 @@ def choose_threshold(
         known_Q: Whether that identity is in the gallery; shape (Q,), bool.
         smallest: Lower end of the range.
         largest: Upper end of the range.
+        search: "exact" or "grid".
 
     Returns:
         The chosen threshold; its value is NaN if there are no known or no new queries (GEO_MEAN is then undefined).
 
     Example:
-        >>> choose_threshold(np.array([0.9, 0.2]), np.array([True, False]), np.array(["ada", "zoe"]),
-        ...                  np.array([True, False]), smallest=0.0, largest=1.0)
+        >>> queries = np.array([0.9, 0.2]), np.array([True, False]), np.array(["ada", "zoe"]), np.array([True, False])
+        >>> choose_threshold(*queries, smallest=0.0, largest=1.0)
         Threshold(value=0.55, baks=1.0, baus=1.0, geo_mean=1.0)
+        >>> choose_threshold(*queries, smallest=0.0, largest=0.8, search="grid").value  # of 0.25 … 0.80
+        0.5
     """
     if not known_Q.any() or known_Q.all():
         return Threshold(float("nan"), float("nan"), float("nan"), float("nan"))
+    if search == "grid":
+        return _best_on_grid(score_Q, right_Q, identity_Q, known_Q, smallest, largest)
     weight_Q = _balanced_weights(identity_Q, known_Q)
     edge_T, start_T = np.unique(np.asarray(score_Q, dtype=float), return_inverse=True)
     named_T = np.bincount(start_T, weights=weight_Q * (known_Q & right_Q), minlength=len(edge_T))
@@ -95,6 +197,51 @@ def choose_threshold(
     best = max(np.flatnonzero(geo_T >= geo_T.max() - 1e-12), key=lambda cut: high_T[cut] - low_T[cut])
     value = (low_T[best] + high_T[best]) / 2
     return Threshold(float(value), float(baks_T[best]), float(baus_T[best]), float(geo_T[best]))
+
+
+def _best_on_grid(
+    score_Q: np.ndarray,
+    right_Q: np.ndarray,
+    identity_Q: np.ndarray,
+    known_Q: np.ndarray,
+    smallest: float,
+    largest: float,
+) -> Threshold:
+    grid_T = np.array([value for value in GRID if smallest <= value <= largest] or [(smallest + largest) / 2])
+    baks_T, baus_T, geo_T = threshold_curve(score_Q, right_Q, identity_Q, known_Q, grid_T)
+    best = np.flatnonzero(geo_T >= geo_T.max() - 1e-12)
+    runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
+    longest = max(runs, key=len)
+    chosen = longest[(len(longest) - 1) // 2]
+    return Threshold(float(grid_T[chosen]), float(baks_T[chosen]), float(baus_T[chosen]), float(geo_T[chosen]))
+
+
+def threshold_curve(
+    score_Q: np.ndarray, right_Q: np.ndarray, identity_Q: np.ndarray, known_Q: np.ndarray, thresholds_T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """BAKS, BAUS and GEO_MEAN at each threshold, each of shape (T,) (paper figures 6.3, 6.4).
+
+    Args:
+        score_Q: As in `choose_threshold`, and so are the next three.
+        right_Q: Whether the best candidate is the true identity.
+        identity_Q: True identity.
+        known_Q: Whether that identity is in the gallery.
+        thresholds_T: In any order.
+
+    Returns:
+        baks_T, baus_T, geo_T: NaN everywhere where there is no known query, no new query, or either is missing.
+
+    Example:
+        >>> queries = np.array([0.9, 0.2]), np.array([True, False]), np.array(["ada", "zoe"]), np.array([True, False])
+        >>> baks_T, baus_T, geo_T = threshold_curve(*queries, np.array([0.1, 0.5, 0.95]))
+        >>> baks_T.tolist(), baus_T.tolist(), geo_T.tolist()
+        ([1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0])
+    """
+    weight_Q = _balanced_weights(identity_Q, known_Q)
+    named_TQ = np.asarray(score_Q, dtype=float) >= thresholds_T[:, None]
+    baks_T = named_TQ @ (weight_Q * (known_Q & right_Q)) if known_Q.any() else np.full(len(thresholds_T), np.nan)
+    baus_T = ~named_TQ @ (weight_Q * ~known_Q) if not known_Q.all() else np.full(len(thresholds_T), np.nan)
+    return baks_T, baus_T, np.sqrt(np.clip(baks_T * baus_T, 0, 1))
 
 
 def _balanced_weights(identity_Q: np.ndarray, known_Q: np.ndarray) -> np.ndarray:

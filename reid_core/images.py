@@ -132,9 +132,18 @@ def decode_image(data: bytes, image_px: int) -> np.ndarray:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
-        image.draft("RGB", (2 * image_px, 2 * image_px))  # JPEG only: decodes at 1/2, 1/4, 1/8, never below this size
-        upright = _to_rgb(ImageOps.exif_transpose(image))
-        return np.asarray(upright.resize((image_px, image_px), Image.Resampling.BICUBIC))
+        return to_square(image, image_px)
+
+
+def to_square(image: Image.Image, image_px: int) -> np.ndarray:
+    """An opened photograph as the cache keeps it: upright RGB, squashed to a square by bicubic resampling.
+
+    Returns:
+        Pixels, uint8, shape (image_px, image_px, 3).
+    """
+    image.draft("RGB", (2 * image_px, 2 * image_px))  # JPEG only: decodes at 1/2, 1/4, 1/8, never below this size
+    upright = _to_rgb(ImageOps.exif_transpose(image))
+    return np.asarray(upright.resize((image_px, image_px), Image.Resampling.BICUBIC))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

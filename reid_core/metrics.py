@@ -78,9 +78,10 @@ def geo_mean(shares: Shares) -> float:
 
 def pool(shares_of_group: Mapping[str, Shares]) -> Shares:
     """All groups' identities as one set: the paper's "overall" is the `geo_mean` of this (paper table 6.2)."""
+    nothing = np.empty(0)  # so that no group at all is no identity at all
     return Shares(
-        np.concatenate([shares.known_K for shares in shares_of_group.values()]),
-        np.concatenate([shares.new_K for shares in shares_of_group.values()]),
+        np.concatenate([nothing, *(shares.known_K for shares in shares_of_group.values())]),
+        np.concatenate([nothing, *(shares.new_K for shares in shares_of_group.values())]),
     )
 
 
@@ -91,8 +92,9 @@ def mean_of_groups(shares_of_group: Mapping[str, Shares]) -> float:
 
 
 def competition_mean(shares_of_group: Mapping[str, Shares]) -> float:
-    """Mean GEO_MEAN over all groups, an undefined one counted as 0 (AnimalCLEF25's rule)."""
-    return float(np.mean(np.nan_to_num([geo_mean(shares) for shares in shares_of_group.values()])))
+    """Mean GEO_MEAN over all groups, an undefined one counted as 0 (AnimalCLEF25's rule); NaN without any group."""
+    values = np.nan_to_num([geo_mean(shares) for shares in shares_of_group.values()])
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def bootstrap_means(share_K: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
@@ -109,24 +111,79 @@ def bootstrap_means(share_K: np.ndarray, *, resamples: int, seed: int) -> np.nda
     return draws_RK @ share_K / num_identities
 
 
-def bootstrap_geo_mean(shares: Shares, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """GEO_MEAN under resampling of known and of new identities; shape (R,), NaN where it is undefined."""
-    known_R = bootstrap_means(shares.known_K, resamples=resamples, seed=2 * seed)
-    new_R = bootstrap_means(shares.new_K, resamples=resamples, seed=2 * seed + 1)
-    return np.sqrt(known_R * new_R)
+class Draws(NamedTuple):
+    """BAKS and BAUS under resampling, each (R,); NaN where undefined."""
+
+    baks_R: np.ndarray
+    baus_R: np.ndarray
+
+    def geo_mean(self) -> np.ndarray:
+        """GEO_MEAN of each resample; (R,)."""
+        return np.sqrt(self.baks_R * self.baus_R)
+
+
+def bootstrap(shares: Shares, *, resamples: int = 2000, seed: int = 0) -> Draws:
+    """BAKS and BAUS under resampling of known and of new identities."""
+    return Draws(
+        bootstrap_means(shares.known_K, resamples=resamples, seed=2 * seed),
+        bootstrap_means(shares.new_K, resamples=resamples, seed=2 * seed + 1),
+    )
 
 
 def bootstrap_mean_of_groups(shares_of_group: Mapping[str, Shares], *, resamples: int = 2000) -> np.ndarray:
     """`mean_of_groups` under resampling within each group; shape (R,)."""
-    draws = [
-        bootstrap_geo_mean(shares, resamples=resamples, seed=index)
+    draws = _geo_mean_draws(shares_of_group, resamples)
+    return np.mean(draws, axis=0) if draws else np.full(resamples, np.nan)
+
+
+def bootstrap_competition_mean(shares_of_group: Mapping[str, Shares], *, resamples: int = 2000) -> np.ndarray:
+    """`competition_mean` under resampling within each group; shape (R,)."""
+    draws = _geo_mean_draws(shares_of_group, resamples)
+    return np.sum(draws, axis=0) / len(shares_of_group) if draws else np.full(resamples, np.nan)
+
+
+def _geo_mean_draws(shares_of_group: Mapping[str, Shares], resamples: int) -> list[np.ndarray]:
+    """Of each group where GEO_MEAN is defined, resampled with the seed of its position."""
+    return [
+        bootstrap(shares, resamples=resamples, seed=index).geo_mean()
         for index, shares in enumerate(shares_of_group.values())
         if not np.isnan(geo_mean(shares))
     ]
-    return np.mean(draws, axis=0) if draws else np.full(resamples, np.nan)
 
 
 def interval(draws_R: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of bootstrap draws; (NaN, NaN) where they are undefined."""
     low, high = np.quantile(draws_R, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def summarise(shares_of_group: Mapping[str, Shares]) -> dict[str, float]:
+    """All metrics by name, undefined ones NaN.
+
+    Returns:
+        `baks.<group>`, `baus.<group>`, `geo_mean.<group>`; `mean_of_groups` (the sweep's default objective); `pooled`
+        (the paper's overall, table 6.2) with `pooled_baks` and `pooled_baus`; `competition` (AnimalCLEF25's mean).
+        Each with its 95 % bootstrap interval over identities: `geo_mean_low.<group>`, `pooled_high` and so on.
+    """
+    metrics: dict[str, float] = {}
+    for index, (group, shares) in enumerate(shares_of_group.items()):
+        draws = bootstrap(shares, seed=index)
+        metrics |= _with_interval("baks", baks(shares), draws.baks_R, f".{group}")
+        metrics |= _with_interval("baus", baus(shares), draws.baus_R, f".{group}")
+        metrics |= _with_interval("geo_mean", geo_mean(shares), draws.geo_mean(), f".{group}")
+    pooled = pool(shares_of_group)
+    draws = bootstrap(pooled)
+    means, competition = bootstrap_mean_of_groups(shares_of_group), bootstrap_competition_mean(shares_of_group)
+    return (
+        metrics
+        | _with_interval("mean_of_groups", mean_of_groups(shares_of_group), means)
+        | _with_interval("pooled", geo_mean(pooled), draws.geo_mean())
+        | _with_interval("pooled_baks", baks(pooled), draws.baks_R)
+        | _with_interval("pooled_baus", baus(pooled), draws.baus_R)
+        | _with_interval("competition", competition_mean(shares_of_group), competition)
+    )
+
+
+def _with_interval(name: str, value: float, draws_R: np.ndarray, end: str = "") -> dict[str, float]:
+    low, high = interval(draws_R)
+    return {f"{name}{end}": value, f"{name}_low{end}": low, f"{name}_high{end}": high}

@@ -1,198 +1,45 @@
-"""The model: a timm backbone cut into stages, and an embedding head.
+"""The model: a backbone, an embedding head, and where the loss needs it a classifier.
 
-normalised images (B, 3, H, W) → embeddings of length 1 (B, D) (paper §4.1.1, §4.1.4.2).
+normalised images (B, 3, H, W) → embeddings of length 1 (B, D), logits (B, K) (paper §4.1.1, §4.1.3.1, §4.1.4.2).
 """
 
-from itertools import pairwise
-from typing import Any, NamedTuple
-
 import numpy as np
-import timm
 import torch
-from timm.layers import set_fast_norm
-from timm.models import register_model
-from timm.models.convnext import ConvNeXt
-from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from reid_core.config import ModelConfig, TrialConfig, UserError, override
-
-# The architecture behind a hub name, so that a local file or random weights need no hub.
-HUB_ARCHITECTURES = {
-    "hf-hub:BVRA/MegaDescriptor-L-384": "swin_large_patch4_window12_384",
-    "hf-hub:BVRA/MegaDescriptor-L-224": "swin_large_patch4_window7_224",
-    "hf-hub:BVRA/MegaDescriptor-B-224": "swin_base_patch4_window7_224",
-    "hf-hub:BVRA/MegaDescriptor-S-224": "swin_small_patch4_window7_224",
-    "hf-hub:BVRA/MegaDescriptor-T-224": "swin_tiny_patch4_window7_224",
-}
-
-set_fast_norm(False)
-
-
-@register_model
-def swin_micro_patch4_window4_64(pretrained: bool = False, **kwargs) -> nn.Module:
-    """A four-stage Swin of 1.4 M parameters for 64 px: the family of MegaDescriptor at the size of a test."""
-    sizes = {"patch_size": 4, "window_size": 4, "embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 4, 4)}
-    return SwinTransformer(
-        **{"img_size": 64, **sizes, **_untrained("swin_micro_patch4_window4_64", pretrained, kwargs)}
-    )
-
-
-@register_model
-def convnext_micro_64(pretrained: bool = False, **kwargs) -> nn.Module:
-    """A four-stage ConvNeXt of 0.3 M parameters for 64 px, small enough to learn from random weights in minutes."""
-    sizes = {"depths": (1, 1, 1, 1), "dims": (32, 64, 96, 128), "patch_size": 2, "kernel_sizes": 3, "conv_mlp": True}
-    # Layer scale would hold the blocks near zero for longer than such a run lasts.
-    return ConvNeXt(**{**sizes, "ls_init_value": None, **_untrained("convnext_micro_64", pretrained, kwargs)})
-
-
-def _untrained(name: str, pretrained: bool, kwargs: dict) -> dict:
-    """Arguments that an architecture of ours takes; timm's about pretrained weights are dropped."""
-    if pretrained:
-        raise UserError(f"{name} has no pretrained weights; set model.weights=random")
-    return {key: value for key, value in kwargs.items() if not key.startswith("pretrained_") and key != "cache_dir"}
-
-
-class Part(NamedTuple):
-    """A part of the backbone that is frozen or trained as a whole."""
-
-    name: str  # "stem", "stage 0" …, "norm"
-    modules: list[nn.Module]
-    parameters: list[nn.Parameter]
-
-
-def _sequence(backbone: nn.Module, containers: set[str]) -> list[tuple[str, nn.Module]]:
-    """Top-level modules in order, those in `containers` replaced by their children."""
-    flat: list[tuple[str, nn.Module]] = []
-    for name, module in backbone.named_children():
-        children = [(f"{name}.{child}", block) for child, block in module.named_children()]
-        flat += children if name in containers else [(name, module)]
-    return flat
-
-
-def find_parts(backbone: nn.Module) -> list[Part]:
-    """Cut a timm backbone into stem, stages and final norm.
-
-    A stage is all blocks at one stride, by timm's `feature_info`. What comes before the first is the stem; what comes
-    after the last (a norm, or an EfficientNet's `conv_head` with its norm) counts as norm.
-
-    Args:
-        backbone: Made with ``num_classes=0``.
-
-    Raises:
-        UserError: If timm gives no `feature_info` for the model.
-    """
-    features = [(info["module"], info["reduction"]) for info in getattr(backbone, "feature_info", [])]
-    containers = {name.split(".")[0] for name, _ in features if "." in name}
-    if containers:  # a stem's activation is a feature to timm, but no stage
-        features = [(name, stride) for name, stride in features if "." in name]
-    modules = dict(backbone.named_modules())
-    features = [(name, stride) for name, stride in features if list(modules[name].children())]
-    if not features:
-        raise UserError(f"model.backbone: timm names no stages for {type(backbone).__name__}")
-    sequence = _sequence(backbone, containers)
-    names = [name for name, _ in sequence]
-    last_of_stride = {stride: names.index(name) for name, stride in features}
-    first = min(i for i, name in enumerate(names) if name == features[0][0] or name.split(".")[0] in containers)
-    bounds = [first, *(end + 1 for end in last_of_stride.values())]
-    parts = [_part("stem", sequence[:first], backbone)]
-    parts += [_part(f"stage {i}", sequence[a:b], backbone) for i, (a, b) in enumerate(pairwise(bounds))]
-    parts.append(_part("norm", sequence[bounds[-1] :], backbone))
-    return _with_loose_parameters(parts, backbone)
-
-
-def _part(name: str, sequence: list[tuple[str, nn.Module]], backbone: nn.Module) -> Part:
-    modules = [module for _, module in sequence]
-    return Part(name, modules, [parameter for module in modules for parameter in module.parameters()])
-
-
-def _with_loose_parameters(parts: list[Part], backbone: nn.Module) -> list[Part]:
-    """Count parameters that belong to no module (a class token, a position embedding) to the stem."""
-    loose = [parameter for _, parameter in backbone.named_parameters(recurse=False)]
-    return [parts[0]._replace(parameters=loose + parts[0].parameters), *parts[1:]]
-
-
-def make_backbone(config: ModelConfig, image_px: int) -> nn.Module:
-    """The timm backbone without classifier, with its weights.
-
-    Raises:
-        UserError: If the name is unknown, the file cannot be used, or the hub cannot be reached.
-    """
-    name, overlay, pretrained = config.backbone, None, config.weights == "pretrained"
-    if config.weights != "pretrained":
-        name = HUB_ARCHITECTURES.get(name, name)
-    if config.weights not in ("pretrained", "random"):
-        overlay, pretrained = {"file": check_weights_file(config.weights)}, True
-    try:
-        optional = {"img_size": image_px, "drop_path_rate": config.drop_path}
-        return _create(name, optional, pretrained=pretrained, pretrained_cfg_overlay=overlay, num_classes=0)
-    except UserError:
-        raise
-    except Exception as error:  # timm, the hub and safetensors each have exceptions of their own
-        raise UserError(
-            f"model.backbone={config.backbone} with model.weights={config.weights} cannot be made at "
-            f"data.image_px={image_px}: {error}. Without a network, give model.weights=FILE.safetensors or random."
-        ) from error
-
-
-def check_weights_file(path: str) -> str:
-    """The path of a safetensors file, if it is one that can be read.
-
-    Raises:
-        UserError: If it is not.
-    """
-    try:
-        with open(path, "rb"):  # noqa: PTH123
-            pass
-    except OSError as error:
-        raise UserError(f"model.weights={path} cannot be read: {error.strerror}") from error
-    if not path.endswith(".safetensors"):
-        raise UserError(f"model.weights={path} is no .safetensors file; other formats can execute code when loaded")
-    return path
-
-
-def _create(name: str, optional: dict[str, Any], **kwargs) -> nn.Module:
-    """`timm.create_model` with those optional arguments that the architecture takes.
-
-    Transformers are built for one size, convolutional networks take any; VGG has no drop path.
-    """
-    optional = dict(optional)
-    while True:
-        try:
-            return timm.create_model(name, **optional, **kwargs)
-        except TypeError as error:
-            refused = next((key for key in optional if key in str(error)), None)
-            if refused is None:
-                raise
-            if refused == "drop_path_rate" and optional[refused]:
-                raise UserError(f"model.drop_path: {name} has none; set it to 0") from error
-            del optional[refused]
-
-
-def make_head(config: ModelConfig, num_features: int) -> nn.Module:
-    """Embedding head: identity, one linear map (the paper's), or a two-layer perceptron (head complexity)."""
-    if config.head == "none":
-        return nn.Identity()
-    if config.head == "linear":
-        head = nn.Linear(num_features, config.embedding_dim)
-        nn.init.orthogonal_(head.weight)  # starts as a rotation: the pretrained geometry survives the first step
-        nn.init.zeros_(head.bias)
-        return head
-    return nn.Sequential(
-        nn.Linear(num_features, config.head_hidden),
-        nn.LayerNorm(config.head_hidden),
-        nn.GELU(),
-        nn.Dropout(config.head_dropout),
-        nn.Linear(config.head_hidden, config.embedding_dim),
-    )
+from reid_core.backbone import Part, find_parts, make_backbone
+from reid_core.config import TrialConfig, UserError, override
+from reid_core.heads import (
+    NUM_SIDES,
+    SIDE_FEATURES,
+    SideEmbedding,
+    SideInput,
+    embedding_size,
+    make_classifier,
+    make_head,
+)
 
 
 class ReidModel(nn.Module):
-    """Backbone and head; knows which parts are trained and how its input is normalised."""
+    """Backbone, head and classifier; knows which parts are trained and how its input is normalised."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, *, unfrozen_stages: int, mean: list, std: list) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        unfrozen_stages: int,
+        mean: list,
+        std: list,
+        classifier: nn.Module | None = None,
+        num_identities: int = 0,
+        side_input: SideInput | None = None,
+        side_embedding: SideEmbedding | None = None,
+    ) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.classifier = backbone, head, classifier
+        self.num_identities = num_identities if classifier is not None else 0  # K
+        self.side_input, self.side_embedding = side_input, side_embedding
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -212,9 +59,26 @@ class ReidModel(nn.Module):
         """uint8 RGB (B, H, W, 3) → normalised float32 (B, 3, H, W)."""
         return (pixels_BHWC.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
-    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+    def features(self, images_BCHW: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
+        """What the head gives, before normalisation; (B, D), float32.
+
+        Args:
+            images_BCHW: From `normalise`.
+            sides_B6: Photographed sides (`sides.parse_sides`); None: unknown. Used only where the model has been
+                made with `model.orientation`.
+        """
+        if sides_B6 is None:
+            sides_B6 = images_BCHW.new_zeros(len(images_BCHW), NUM_SIDES)
+        if self.side_input is not None:
+            images_BCHW = self.side_input(images_BCHW, sides_B6)
+        feature_BF = self.backbone(images_BCHW)
+        if self.side_embedding is not None:
+            feature_BF = self.side_embedding(feature_BF, sides_B6)
+        return self.head(feature_BF).float()
+
+    def forward(self, images_BCHW: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
         """Embeddings of length 1; (B, D)."""
-        return nn.functional.normalize(self.head(self.backbone(images_BCHW)).float(), dim=1)
+        return nn.functional.normalize(self.features(images_BCHW, sides_B6), dim=1)
 
     def train(self, mode: bool = True) -> "ReidModel":
         """Training mode for what is trained; frozen parts and every batch norm stay in eval mode.
@@ -231,8 +95,10 @@ class ReidModel(nn.Module):
         return self
 
     def parts(self) -> list[Part]:
-        """All parts in order, the head last."""
-        return [*self._parts, Part("head", [self.head], list(self.head.parameters()))]
+        """All parts in order; the last, the head, is everything that is not the backbone."""
+        new = (self.side_input, self.side_embedding, self.head, self.classifier)
+        modules = [module for module in new if module is not None]
+        return [*self._parts, Part("head", modules, [p for module in modules for p in module.parameters()])]
 
     def trainable_state(self) -> dict[str, torch.Tensor]:
         """Copies of the trained parameters on the CPU: with the configuration, all that a checkpoint needs."""
@@ -250,24 +116,39 @@ class ReidModel(nn.Module):
         self.load_state_dict(state, strict=False)
 
 
-def make_model(config: TrialConfig) -> ReidModel:
-    """The model of a trial, its head initialised from the trial's seed."""
+def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
+    """The model of a trial, what is new in it initialised from the trial's seed.
+
+    Args:
+        config: Of the trial.
+        num_identities: K, identities that the classifier tells apart; 0: no classifier, whatever the loss.
+    """
     torch.manual_seed(config.seed)
     backbone = make_backbone(config.model, config.data.image_px)
     num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
+    orientation = config.model.orientation
+    num_features += SIDE_FEATURES if orientation == "embedding" else 0
     pretrained = getattr(backbone, "pretrained_cfg", None) or {}
     mean = config.data.mean if config.data.mean is not None else pretrained.get("mean", (0.485, 0.456, 0.406))
     std = config.data.std if config.data.std is not None else pretrained.get("std", (0.229, 0.224, 0.225))
+    head, classifier = make_head(config.model, num_features), None
+    if config.loss.name != "triplet" and num_identities:
+        size = embedding_size(config.model, num_features)
+        classifier = make_classifier(config.model, config.loss, size, num_identities)
     return ReidModel(
         backbone,
-        make_head(config.model, num_features),
+        head,
+        classifier=classifier,
+        num_identities=num_identities,
+        side_input=SideInput() if orientation == "input" else None,
+        side_embedding=SideEmbedding() if orientation == "embedding" else None,
         unfrozen_stages=config.model.unfrozen_stages,
         mean=np.broadcast_to(mean, 3).tolist(),
         std=np.broadcast_to(std, 3).tolist(),
     )
 
 
-def describe_model(config: TrialConfig) -> str:
+def describe_model(config: TrialConfig, *, num_identities: int = 0) -> str:
     """`describe_parts` of a configuration, without its weights: nothing is loaded or allocated.
 
     Returns:
@@ -275,7 +156,9 @@ def describe_model(config: TrialConfig) -> str:
     """
     try:
         with torch.device("meta"):
-            return describe_parts(make_model(override(config, {"model.weights": "random"})))
+            return describe_parts(
+                make_model(override(config, {"model.weights": "random"}), num_identities=num_identities)
+            )
     except UserError as error:
         return str(error)
 

@@ -14,15 +14,19 @@ import pyarrow as pa
 
 from reid_core import cli
 from reid_core.bundle import Bundle, read_bundle
+from reid_core.candidates import ScorePairs
 from reid_core.config import UserError
+from reid_core.decision import Answers, Outputs
 from reid_core.embed import embed
-from reid_core.evaluate import Candidates, find_candidates, fuse, match_candidates, top_identities
+from reid_core.evaluate import Parts, gather_candidates
 from reid_core.experiment import local_place
 from reid_core.images import ImageCache, build_cache
 from reid_core.local_features import LocalFeatures, build_features
 from reid_core.matching import make_matcher
 from reid_core.metrics import NEW
+from reid_core.model import ReidModel
 from reid_core.records import load_records, load_submission_order
+from reid_core.sides import parse_sides
 
 NUM_CANDIDATES = 5
 
@@ -47,51 +51,87 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
         queries: Rows of `records.load_records`.
         cache_folder: Where decoded pixels and local features are kept.
     """
-    config, place = bundle.config, local_place()
-    paths = queries["path"].to_pylist()
+    config, paths = bundle.config, queries["path"].to_pylist()
     images = ImageCache(build_cache(cache_folder, root, paths, config.data.image_px))
-    num_queries = len(images)
-    embedding_QD = embed(
-        bundle.model.to(place.device),
-        images,
-        np.arange(num_queries),
-        device=place.device,
-        precision=config.optim.precision,
-    )
-    # Rows: the queries first, then the gallery.
-    group_N = np.concatenate([np.array(queries["group"].to_pylist(), dtype=object), bundle.group_G])
-    identity_N = np.concatenate([np.full(num_queries, None, dtype=object), bundle.identity_G])
-    candidates = find_candidates(
-        np.concatenate([embedding_QD, bundle.embedding_GD]),
-        group_N,
-        np.arange(num_queries),
-        np.arange(num_queries, len(group_N)),
-        size=config.match.shortlist,
-        device=place.device,
-    )
-    keypoints_Q = None
-    matcher = make_matcher(config.match, device=place.device)
-    gallery_features = bundle.features
-    if matcher is not None and gallery_features is not None:
+    sides_Q6 = parse_sides(queries["orientation"].to_pylist())
+    parts = _join(bundle, queries, sides_Q6)
+    outputs = _embed(bundle, images, sides_Q6, _second_images(bundle, images, cache_folder, root, paths))
+    features = None
+    if config.match.matcher != "none" and config.predict.rule == "threshold":
         match_images = ImageCache(build_cache(cache_folder, root, paths, config.match.image_px))
         features = LocalFeatures.open(build_features(cache_folder, match_images, config.match))
-        keypoints_Q = features.num_keypoints_N
+    candidates = gather_candidates(
+        parts,
+        outputs,
+        np.arange(len(images)),
+        _pair_scorer(bundle, features),
+        match=config.match,
+        predict=config.predict,
+        device=local_place().device,
+    )
+    answers = bundle.decision.answer(candidates, outputs, parts.identity_N)
+    keypoints_Q = None if features is None else features.num_keypoints_N
+    return _name(bundle, queries, answers, _notes(images, keypoints_Q, answers))
 
-        def score_pairs(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
-            return matcher.scores(features, query_P, gallery_features, gallery_P - num_queries)
 
-        candidates = match_candidates(candidates, score_pairs)
-    notes = _notes(images, keypoints_Q, candidates)
-    return _name(bundle, queries, candidates, identity_N, notes)
+def _join(bundle: Bundle, queries: pa.Table, sides_Q6: np.ndarray) -> Parts:
+    """The queries and, behind them, the bundle's gallery, which plays the part of `training`."""
+    num_queries, num_gallery = len(queries), len(bundle.group_G)
+    return Parts(
+        np.concatenate([np.full(num_queries, None, dtype=object), bundle.identity_G]),
+        np.concatenate([np.array(queries["group"].to_pylist(), dtype=object), bundle.group_G]),
+        np.array(["query"] * num_queries + ["training"] * num_gallery, dtype=object),
+        np.concatenate([sides_Q6, bundle.sides_G6]),
+    )
 
 
-def _notes(images: ImageCache, keypoints_Q: np.ndarray | None, candidates: Candidates) -> list[str]:
+def _second_images(
+    bundle: Bundle, images: ImageCache, cache_folder: Path, root: Path, paths: list[str]
+) -> ImageCache | None:
+    if bundle.second is None:
+        return None
+    image_px = bundle.second.config.data.image_px
+    return images if image_px == images.image_px else ImageCache(build_cache(cache_folder, root, paths, image_px))
+
+
+def _embed(bundle: Bundle, images: ImageCache, sides_Q6: np.ndarray, second_images: ImageCache | None) -> Outputs:
+    """Outputs of the queries, with the gallery's embeddings behind them; the gallery needs no logits."""
+    place, every_Q = local_place(), np.arange(len(images))
+
+    def run(model: ReidModel, cache: ImageCache, sides_N6: np.ndarray | None, precision: str):
+        return embed(
+            model.to(place.device), cache, every_Q, sides_N6=sides_N6, device=place.device, precision=precision
+        )
+
+    embedding_QD, logit_QK = run(bundle.model, images, sides_Q6, bundle.config.optim.precision)
+    second_ND = None
+    if bundle.second is not None and second_images is not None:
+        second_QD, _ = run(bundle.second.model, second_images, None, bundle.second.config.optim.precision)
+        second_ND = np.concatenate([second_QD, bundle.second.embedding_GD])
+    return Outputs(
+        np.concatenate([embedding_QD, bundle.embedding_GD]),
+        logit_QK,
+        second_ND,
+        bundle.class_identity_K,
+        bundle.class_group_K,
+    )
+
+
+def _pair_scorer(bundle: Bundle, features: LocalFeatures | None) -> ScorePairs | None:
+    matcher = make_matcher(bundle.config.match, device=local_place().device)
+    gallery = bundle.features
+    if matcher is None or features is None or gallery is None:
+        return None
+    return lambda query_P, gallery_P: matcher.scores(features, query_P, gallery, gallery_P - len(features))
+
+
+def _notes(images: ImageCache, keypoints_Q: np.ndarray | None, answers: Answers) -> list[str]:
     notes = []
     for query, error in enumerate(images.error):
         if error is not None:
             notes.append(f"unreadable: {error}")
-        elif candidates.gallery_QB[query, 0] < 0:
-            notes.append("the gallery has no image of this group")
+        elif np.isnan(answers.ranking.score_QB[query]).all():
+            notes.append("the gallery has no image of this group (and side) to compare with")
         elif keypoints_Q is not None and keypoints_Q[query] == 0:
             notes.append("no keypoints: not matched locally")
         else:
@@ -99,14 +139,10 @@ def _notes(images: ImageCache, keypoints_Q: np.ndarray | None, candidates: Candi
     return notes
 
 
-def _name(
-    bundle: Bundle, queries: pa.Table, candidates: Candidates, identity_N: np.ndarray, notes: list[str]
-) -> list[Prediction]:
-    answers = bundle.decision.answer(candidates, identity_N)
+def _name(bundle: Bundle, queries: pa.Table, answers: Answers, notes: list[str]) -> list[Prediction]:
     # A group without gallery images has no threshold; it is never reached, for the score there is 0.
     thresholds = dict.fromkeys(answers.group_Q, 1.0) | bundle.decision.thresholds
-    answer_Q = answers.name(thresholds)
-    top = top_identities(candidates, fuse(candidates, bundle.decision.calibrators), identity_N, NUM_CANDIDATES)
+    answer_Q, top = answers.name(thresholds), answers.ranking.top(NUM_CANDIDATES)
     predictions = []
     for query, image_id in enumerate(queries["image_id"].to_pylist()):
         unreadable = notes[query].startswith("unreadable")

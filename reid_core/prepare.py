@@ -6,7 +6,7 @@ data folder + configuration → files in one folder, and `Prepared`, which any p
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from reid_core.evaluate import Parts
 from reid_core.images import ImageCache, MapChunks, build_cache, local_map
 from reid_core.local_features import LocalFeatures, build_features
 from reid_core.records import load_records
+from reid_core.second import build_second
+from reid_core.sides import SIDES, parse_sides
 from reid_core.splits import assign_parts, describe_parts
 from reid_core.synthetic import write_synthetic
 
@@ -36,6 +38,8 @@ class Prepared:
     features: str | None  # None where no local matcher is used
     image_id_N: np.ndarray
     parts: Parts
+    date_N: np.ndarray  # as in metadata.csv; None where it is empty
+    second: str | None = None  # embeddings of a second global model; None without one
 
     @cached_property
     def images(self) -> ImageCache:
@@ -48,14 +52,32 @@ class Prepared:
         return LocalFeatures.open(Path(self.features)) if self.features else None
 
     @property
+    def sides_N6(self) -> np.ndarray:
+        """Photographed sides: multi-hot over `sides.SIDES`, float32; all 0 where the orientation names none."""
+        assert self.parts.sides_N6 is not None
+        return self.parts.sides_N6
+
+    @cached_property
+    def second_ND(self) -> np.ndarray | None:
+        """Embeddings of the second global model, memory-mapped."""
+        return np.load(self.second, mmap_mode="r", allow_pickle=False) if self.second else None
+
+    @property
     def num_unreadable(self) -> int:
         """Photographs that were left out because they cannot be read."""
         return int(np.sum(self.parts.part_N == UNREADABLE))
 
     def codes(self) -> np.ndarray:
-        """Integer per animal, -1 where the identity is unknown; shape (N,), int64."""
+        """Integer per animal with an image in `training`, by its sorted name; -1 for all others; shape (N,), int64."""
         names = animal_names(self.parts)
-        return np.where(names == "", -1, np.unique(names, return_inverse=True)[1]).astype(np.int64)
+        code_of = {name: code for code, name in enumerate(np.unique(names[self.parts.rows("training")]))}
+        return np.array([code_of.get(name, -1) for name in names], dtype=np.int64)
+
+    def classes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Identity and group of the animal of each code; each of shape (K,)."""
+        rows = self.parts.rows("training")
+        first_K = rows[np.unique(animal_names(self.parts)[rows], return_index=True)[1]]
+        return self.parts.identity_N[first_K], self.parts.group_N[first_K]
 
 
 def animal_names(parts: Parts) -> np.ndarray:
@@ -93,7 +115,8 @@ def prepare(
         map_chunks: How decoding and extraction are spread.
 
     Raises:
-        UserError: If the data are wrong, or no group can have both known and new animals in `thresholdSet`.
+        UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
+            in `thresholdSet`.
     """
     database = load_database(root, skip_missing=skip_missing)
     paths = database["path"].to_pylist()
@@ -102,11 +125,18 @@ def prepare(
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=map_chunks)
         features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_chunks)
+    second = build_second(folder, root, paths, config, map_chunks=map_chunks) if config.fusion.second_model else None
     parts = split_database(database, ImageCache(image_cache).error, config)
     logger.info("%s", describe_parts(parts.part_N, parts.identity_N, parts.group_N))
     _check_objective(parts, root)
     prepared = Prepared(
-        str(image_cache), str(match_cache), str(features) if features else None, _column(database, "image_id"), parts
+        str(image_cache),
+        str(match_cache),
+        str(features) if features else None,
+        image_id_N=_column(database, "image_id"),
+        parts=parts,
+        date_N=_column(database, "date"),
+        second=str(second) if second else None,
     )
     _save(prepared, folder)
     return load_prepared(folder)
@@ -118,34 +148,47 @@ def split_database(database: pa.Table, error_N: list[str | None], config: TrialC
     readable = np.array([error is None for error in error_N])
     part_N = np.full(len(identity_N), UNREADABLE, dtype=object)
     part_N[readable] = assign_parts(
-        identity_N[readable], group_N[readable], strategy=config.data.split, seed=config.seed
+        identity_N[readable],
+        group_N[readable],
+        strategy=config.data.split,
+        seed=config.seed,
+        date_N=_column(database, "date")[readable],
+        cutoff_date=config.data.cutoff_date,
+        whole_encounters=config.data.whole_encounters,
     )
-    return Parts(identity_N, group_N, part_N)
+    return Parts(identity_N, group_N, part_N, parse_sides(_column(database, "orientation")))
 
 
 def read_truth(root: Path, prepared: Prepared, *, skip_missing: bool = False) -> Parts:
     """The parts with every identity, those of `testSet` too. Only the final step may call this."""
     identity_N = _column(load_database(root, skip_missing=skip_missing), "identity")
-    return Parts(identity_N, prepared.parts.group_N, prepared.parts.part_N)
+    return replace(prepared.parts, identity_N=identity_N)
 
 
 def load_prepared(folder: Path) -> Prepared:
     """Open what `prepare` left in a folder."""
     table = pq.read_table(folder / "parts.parquet")
     paths = json.loads((folder / "prepared.json").read_text())
-    parts = Parts(_column(table, "identity"), _column(table, "group"), _column(table, "part"))
-    return Prepared(**paths, image_id_N=_column(table, "image_id"), parts=parts)
+    sides_N6 = table["sides"].combine_chunks().flatten().to_numpy().reshape(-1, len(SIDES))
+    parts = Parts(_column(table, "identity"), _column(table, "group"), _column(table, "part"), sides_N6)
+    return Prepared(
+        **paths,
+        image_id_N=_column(table, "image_id"),
+        parts=parts,
+        date_N=_column(table, "date"),
+    )
 
 
 def _save(prepared: Prepared, folder: Path) -> None:
     parts = prepared.parts
     unlocked = [None if part == "testSet" else name for part, name in zip(parts.part_N, parts.identity_N, strict=True)]
     columns = [prepared.image_id_N.tolist(), unlocked, parts.group_N.tolist(), parts.part_N.tolist()]
-    arrays = [pa.array(values, pa.string()) for values in columns]
-    table = pa.table(arrays, names=["image_id", "identity", "group", "part"])
+    arrays = [pa.array(values, pa.string()) for values in [*columns, prepared.date_N.tolist()]]
+    arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(prepared.sides_N6.ravel()), len(SIDES)))
+    table = pa.table(arrays, names=["image_id", "identity", "group", "part", "date", "sides"])
     pq.write_table(table, folder / "parts.parquet.part")
     (folder / "parts.parquet.part").replace(folder / "parts.parquet")
-    names = ("image_cache", "match_cache", "features")
+    names = ("image_cache", "match_cache", "features", "second")
     (folder / "prepared.json.part").write_text(json.dumps({name: getattr(prepared, name) for name in names}))
     (folder / "prepared.json.part").replace(folder / "prepared.json")
 

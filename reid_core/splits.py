@@ -1,6 +1,6 @@
-"""Which image plays which part: open-set and closed-set splits (paper §3.4, stratified by default).
+"""Which image plays which part: open-set and closed-set splits (paper §3.4, stratified by default), by time (§7.2).
 
-identity (N,), group (N,) → part (N,). The open-set parts nest: availableSet = trainSet + thresholdSet,
+identity (N,), group (N,), date (N,) → part (N,). The open-set parts nest: availableSet = trainSet + thresholdSet,
 trainSet = training + validating, and testSet is what is left of the labelled images. The gallery is `training`;
 an identity is *known* when it has an image there, otherwise *new*.
 
@@ -8,65 +8,86 @@ Letters: N images, K identities of one group, P images of one identity.
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from reid_core.config import UserError
+from reid_core.encounters import KEPT_IN_TRAINING, QUERY_PARTS, keep_encounters_whole, read_days
+from reid_core.time_splits import QUERY_SETS, CannotSplitError, check_cutoff, split_by_cutoff, split_by_proportion
 
-PARTS = ("training", "validating", "thresholdSet", "testSet", "query")
-QUERY_SETS = ("thresholdSet", "testSet")
+STRATEGIES = ("stratified", "paper", "time_proportion", "time_cutoff")
+PARTS = ("training", *QUERY_PARTS, "query")
 SHARE = 0.1  # of the images, for each part that is not training
 NEW_SHARE = 0.15  # of the identities, over both query sets
-KEPT_IN_TRAINING = 2  # a triplet needs an anchor and a positive
 LARGEST_NEW_SHARE = 0.05  # of the group's images in one new identity; a bigger one is worth more in training
+logger = logging.getLogger(__name__)
 
 
 def assign_parts(
-    identity_N: Sequence[str | None] | np.ndarray, group_N: Sequence[str] | np.ndarray, *, strategy: str, seed: int
+    identity_N: Sequence[str | None] | np.ndarray,
+    group_N: Sequence[str] | np.ndarray,
+    *,
+    strategy: str,
+    seed: int,
+    date_N: Sequence[str | None] | np.ndarray | None = None,
+    cutoff_date: str | None = None,
+    whole_encounters: bool = False,
 ) -> np.ndarray:
     """Give every image one part.
 
-    Identities are told apart within a group: the same name in two groups is two animals. For both strategies an
-    identity of `validating` is in `training`, and equal input and seed give equal parts.
-    `stratified` also promises: a group's parts depend on that group and the seed alone; new identities of the two
-    query sets are disjoint and none of their images is in training or validating; an identity with a known query,
-    or with an image in validating, keeps at least 2 training images.
+    Identities are told apart within a group: the same name in two groups is two animals. For all strategies an
+    identity of `validating` is in `training`, and equal input and seed give equal parts. For all but `paper` a group's
+    parts depend on that group and the seed alone, and the new identities of the two query sets are disjoint with none
+    of their images in training or validating.
+
+    `stratified`: an identity with a known query, or with an image in validating, keeps at least 2 training images.
     `paper` splits all groups together and promises nothing per group; an identity that is new in `thresholdSet` may
     have a query in `testSet` too (new there as well, since it is not in `training`).
+    `time_proportion`: the new identities of `stratified`; of every other one the latest days are queries.
+    `time_cutoff`: what was photographed from a day on are queries.
+    By time, no day of an identity is in two parts, and the dated training images of an identity are older than its
+    queries. A group that its dates cannot split is split as by `stratified`, with a warning that says why.
 
     Args:
         identity_N: Identity of each image, None for the queries of the data set.
         group_N: Species group of each image.
-        strategy: "stratified" or "paper".
+        strategy: One of `STRATEGIES`.
         seed: Any integer.
+        date_N: ISO date of each image, with or without a time, None or "" where it has none.
+        cutoff_date: Of time_cutoff: the first day of the queries, YYYY-MM-DD; None: chosen for each group.
+        whole_encounters: Afterwards make images of one identity and day share a part, by moving some
+            (`keep_encounters_whole`); what a strategy promises about numbers of images then no longer holds.
 
     Returns:
         One of `PARTS` per image, shape (N,), strings; "query" where the identity is None.
 
     Raises:
-        UserError: If the strategy is unknown.
+        UserError: If the strategy is unknown, the cut-off is no date, or no group can be split by time.
 
     Example:
         >>> assign_parts(["ada", None, "bo"], ["cow"] * 3, strategy="stratified", seed=0).tolist()
         ['training', 'query', 'training']
     """
-    if strategy not in ("stratified", "paper"):
-        raise UserError(f"data.split={strategy!r}: expected 'stratified' or 'paper'")
-    part_N = np.full(len(identity_N), "query", dtype=f"<U{max(map(len, PARTS))}")
+    if strategy not in STRATEGIES:
+        raise UserError(f"data.split={strategy!r}: expected one of {', '.join(STRATEGIES)}")
     rows = _rows_by_animal(identity_N, group_N)
+    by_time = strategy.startswith("time")
+    day_N = read_days(date_N if by_time or whole_encounters else None, group_N)
     if strategy == "paper":
-        given = _split_as_paper(list(rows.values()), _generator(seed, "paper"))
+        given = [_split_as_paper(list(rows.values()), _generator(seed, "paper"))]
     else:
-        given = {}
-        for group in sorted({group for group, _ in rows}):
-            animals = [rows_P for (owner, _), rows_P in rows.items() if owner == group]
-            for part, taken in _split_group(animals, _generator(seed, f"stratified\0{group}")).items():
-                given.setdefault(part, []).extend(taken)
-    for part, taken in given.items():
-        part_N[taken] = part
-    return part_N
+        groups: dict[str, list[np.ndarray]] = {}
+        for (group, _), rows_P in rows.items():
+            groups.setdefault(group, []).append(rows_P)
+        given = _split_by_time(groups, strategy, seed, day_N, cutoff_date) if by_time else _stratify(groups, seed)
+    part_N = np.full(len(identity_N), "query", dtype=f"<U{max(map(len, PARTS))}")
+    for parts in given:
+        for part, taken in parts.items():
+            part_N[taken] = part
+    return keep_encounters_whole(part_N, identity_N, group_N, day_N) if whole_encounters else part_N
 
 
 def is_known(
@@ -95,6 +116,35 @@ def _rows_by_animal(identity_N: Iterable, group_N: Iterable) -> dict[tuple[str, 
 def _generator(seed: int, name: str) -> np.random.Generator:
     digest = hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
+
+
+def _stratify(groups: dict[str, list[np.ndarray]], seed: int) -> list[dict[str, list[int]]]:
+    return [_split_group(animals, _generator(seed, f"stratified\0{group}")) for group, animals in groups.items()]
+
+
+def _split_by_time(
+    groups: dict[str, list[np.ndarray]], strategy: str, seed: int, day_N: np.ndarray, cutoff: str | None
+) -> list[dict[str, list[int]]]:
+    """Split each group by its dates, and as `stratified` those whose dates do not allow it."""
+    given, reasons = [], {}
+    if strategy == "time_cutoff":
+        check_cutoff(cutoff)
+    for group, animals in groups.items():
+        rng = _generator(seed, f"stratified\0{group}")  # so the new identities are those of `stratified`
+        try:
+            if strategy == "time_cutoff":
+                given.append(split_by_cutoff(animals, day_N, cutoff, rng))
+            else:
+                new = _choose_new(np.array([len(rows_P) for rows_P in animals]), rng)
+                given.append(split_by_proportion(animals, day_N, new, rng))
+        except CannotSplitError as error:
+            reasons[group] = str(error)
+    if reasons and not given:
+        why = "; ".join(f"{group}: {reason}" for group, reason in reasons.items())
+        raise UserError(f"data.split={strategy}: no group can be split by time ({why}); set data.split=stratified")
+    for group, reason in reasons.items():
+        logger.warning("group %s: %s; split as data.split=stratified instead of %s", group, reason, strategy)
+    return given + _stratify({group: groups[group] for group in reasons}, seed)
 
 
 def _split_as_paper(animals: list[np.ndarray], rng: np.random.Generator) -> dict[str, list[int]]:

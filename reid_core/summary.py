@@ -1,4 +1,4 @@
-"""Metrics as text: `evaluate.summarise` of `thresholdSet` and `testSet` → a table for people."""
+"""Metrics as text: `metrics.summarise` of `thresholdSet` and `testSet` → a table for people."""
 
 import math
 
@@ -14,16 +14,18 @@ def format_metrics(metrics: dict[str, dict[str, float]]) -> str:
         lines.append(f"{name:<32}{'BAKS':>7}{'BAUS':>7}{'GEO_MEAN':>10}  95 % interval")
         for key in sorted(key for key in values if key.startswith("geo_mean.")):
             group = key.removeprefix("geo_mean.")
-            scores = [values[f"baks.{group}"], values[f"baus.{group}"], values[key]]
-            bounds = [values[f"geo_mean_low.{group}"], values[f"geo_mean_high.{group}"]]
-            lines.append(_line(group, scores, bounds))
-        bounds = [values["mean_of_groups_low"], values["mean_of_groups_high"]]
-        lines.append(_line("mean of groups", [math.nan, math.nan, values["mean_of_groups"]], bounds))
-        lines.append(_line("pooled (the paper's overall)", [math.nan, math.nan, values["pooled"]], []))
+            lines.append(_line(group, values, (f"baks.{group}", f"baus.{group}", key), f"geo_mean_{{}}.{group}"))
+        lines.append(_line("mean of groups", values, (None, None, "mean_of_groups"), "mean_of_groups_{}"))
+        pooled = ("pooled_baks", "pooled_baus", "pooled")
+        lines.append(_line("pooled (the paper's overall)", values, pooled, "pooled_{}"))
+        lines.append(_line("  its BAKS alone", values, ("pooled_baks", None, None), "pooled_baks_{}"))
+        lines.append(_line("  its BAUS alone", values, (None, "pooled_baus", None), "pooled_baus_{}"))
     return "\n".join(lines)
 
 
-def _line(name: str, scores: list[float], bounds: list[float]) -> str:
+def _line(name: str, values: dict[str, float], keys: tuple[str | None, ...], bounds: str) -> str:
+    scores = [values[key] if key else math.nan for key in keys]
     baks, baus, geo_mean = ("-" if math.isnan(score) else f"{score:.3f}" for score in scores)
-    span = "" if not bounds or math.isnan(bounds[0]) else f"  {bounds[0]:.3f} … {bounds[1]:.3f}"
+    low, high = (values[bounds.format(end)] for end in ("low", "high"))
+    span = "" if math.isnan(low) else f"  {low:.3f} … {high:.3f}"
     return f"  {name:<30}{baks:>7}{baus:>7}{geo_mean:>10}{span}"

@@ -10,14 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from reid_core.batches import Batch
 from reid_core.config import TrialConfig
-from reid_core.embed import autocast, to_layout
-from reid_core.loss import make_loss
+from reid_core.embed import Gather, alone, autocast, to_layout
+from reid_core.loss import Loss, make_loss
 from reid_core.model import ReidModel
 from reid_core.optim import make_optimizer, make_schedule
 
@@ -27,6 +28,20 @@ Evaluate = Callable[[ReidModel], dict[str, float]]
 
 class TrainingError(RuntimeError):
     """Training cannot go on (a loss or a metric is not a number); the message says where."""
+
+
+class LossOfImages(nn.Module):
+    """Model and loss as one module, so that DistributedDataParallel sees every trained parameter used."""
+
+    def __init__(self, model: ReidModel, loss: Loss, device: str, precision: str) -> None:
+        super().__init__()
+        self.model, self.loss, self.device, self.precision = model, loss, device, precision
+
+    def forward(self, images_BCHW: torch.Tensor, sides_B6: torch.Tensor, identity_B: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of this rank's images."""
+        with autocast(self.device, self.precision):
+            feature_BD = self.model.features(images_BCHW, sides_B6)
+        return self.loss(feature_BD, identity_B)
 
 
 class Trainer:
@@ -41,16 +56,19 @@ class Trainer:
         device: str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        gather: Gather = alone,
         wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
     ) -> None:
         self.config, self.model, self.device = config, model.to(device), device
         if "cuda" in device:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.rank, self.world_size, self.steps_per_epoch = rank, world_size, steps_per_epoch
+        self.rank, self.steps_per_epoch, self.gather = rank, steps_per_epoch, gather
         self.optimizer = make_optimizer(config.optim, model)
         self.schedule = make_schedule(config.optim, self.optimizer, steps_per_epoch)
-        self.loss = make_loss(config.loss, world_size=world_size)
-        self.wrapped = wrap(self.model)
+        # The triplet loss comes multiplied by the number of ranks (`loss.make_triplet_loss`).
+        self.loss_scale = world_size if config.loss.name == "triplet" else 1
+        loss = make_loss(config.loss, model.classifier, world_size=world_size)
+        self.wrapped = wrap(LossOfImages(self.model, loss, device, config.optim.precision))
         self.history: list[dict[str, Any]] = []  # one report per finished epoch
         self.best_state = model.trainable_state()
 
@@ -64,7 +82,8 @@ class Trainer:
 
         Args:
             batches: Of this rank, from the first unfinished epoch on.
-            evaluate: Called on every rank after each epoch; its dictionary must hold `SCORE` and is part of the report.
+            evaluate: Called on every rank after each epoch; its dictionary must hold `SCORE`, and is part of the
+                report.
 
         Yields:
             One report per epoch: `epoch` (from 1), `loss` (mean over steps), `seconds`, and what `evaluate` gave.
@@ -86,8 +105,13 @@ class Trainer:
             yield self.history[-1]
 
     def _out_of_patience(self) -> bool:
-        patience = self.config.optim.patience_epochs
-        return bool(patience and self.history and len(self.history) - self.best["epoch"] >= patience)
+        patience, key = self.config.optim.patience_epochs, self.config.optim.patience_on
+        if not patience or not self.history:
+            return False
+        sign = -1 if key.startswith("loss") else 1
+        # A report without the value (no image in `validating`) is never the best.
+        values = [sign * report[key] if math.isfinite(report[key]) else -math.inf for report in self.history]
+        return len(values) - 1 - values.index(max(values)) >= patience
 
     def _train_epoch(self, epoch: int, batches: Iterator[Batch]) -> float:
         """Mean loss of one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same."""
@@ -96,7 +120,8 @@ class Trainer:
         losses = [self._train_step(batch) for batch in batches]
         if len(losses) != self.steps_per_epoch:
             raise TrainingError(f"epoch {epoch} got {len(losses)} of {self.steps_per_epoch} batches")
-        loss = torch.stack(losses).mean().item()  # the only wait for the device in an epoch
+        mine = torch.stack(losses).mean().item() / self.loss_scale  # the only wait for the device in an epoch
+        loss = float(np.mean(self.gather(np.array([mine]))))  # the same on all ranks, so that all stop if it is NaN
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} in epoch {epoch}; a smaller learning rate may help")
         return loss
@@ -104,17 +129,15 @@ class Trainer:
     def _train_step(self, batch: Batch) -> torch.Tensor:
         pixels = torch.from_numpy(batch.pixels_BHWC).to(self.device, non_blocking=True)
         identity = torch.from_numpy(batch.identity_B).to(self.device, non_blocking=True)
-        images = to_layout(self.model.normalise(pixels), self.device)
-        with autocast(self.device, self.config.optim.precision):
-            embedding = self.wrapped(images)
-        loss = self.loss(embedding.float(), identity)
+        sides = torch.from_numpy(batch.sides_B6).to(self.device, non_blocking=True)
+        loss = self.wrapped(to_layout(self.model.normalise(pixels), self.device), sides, identity)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return loss.detach() / self.world_size
+        return loss.detach()
 
     def save(self, folder: Path) -> None:
         """Write what `load` needs into a folder: trained parameters (last, best), optimiser, schedule, reports."""
@@ -131,6 +154,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]
+
+    def start_from(self, folder: Path) -> None:
+        """Take over the best weights of another trial with the same model, from a folder that its `save` wrote."""
+        self.best_state = load_file(folder / "best.safetensors")
+        self.restore_best()
 
     def restore_best(self) -> ReidModel:
         """The model with the weights of the best epoch (the initial ones if nothing was trained)."""

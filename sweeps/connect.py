@@ -23,6 +23,21 @@ ENVIRONMENT = {
 }
 
 
+def add_resource_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that runs trials on Ray: what they run on, and whether they are run at all."""
+    parser.add_argument("--concurrent", type=int, default=1, help="trials at a time (default 1)")
+    parser.add_argument("--workers", type=int, default=2, help="Ray Train workers per trial (default 2)")
+    parser.add_argument("--gpus-per-worker", type=float, help="default: 1 where Ray finds GPUs, else 0")
+    parser.add_argument("--data-cpus", type=float, help="CPUs per worker for augmentation (default 1; 4 with GPUs)")
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto: continue what OUT holds; never: refuse an OUT that holds a sweep (default auto)",
+    )
+    parser.add_argument("--plan", action="store_true", help="print what would be done and whether it fits; run nothing")
+
+
 def on_cluster() -> bool:
     """Whether this runs as a Ray job or was pointed at a cluster."""
     return "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from reid_core import cli
 from reid_core.model import describe_model
-from reid_core.plan import count_steps, oversample
+from reid_core.plan import count_images, count_steps, make_pool
 from reid_core.prepare import animal_names, load_database, resolve_data, split_database
 from reid_core.splits import describe_parts
 from sweeps.connect import find_shortage
-from sweeps.space import describe_space
+from sweeps.space import describe_space, most_epochs
 
 
 def print_plan(sweep, options: argparse.Namespace) -> int:
@@ -20,14 +20,18 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
         database = load_database(resolve_data(sweep.data, Path(scratch)), skip_missing=sweep.skip_missing)
     parts = split_database(database, [None] * len(database), base)
     rows = parts.rows("training")
-    num_images = sum(map(len, oversample(animal_names(parts)[rows], rows, base.data.oversample_to).values()))
-    steps, epochs = count_steps(num_images, base.optim.batch_size), base.optim.epochs
+    pool = make_pool(base.data, animal_names(parts)[rows], rows, len(database))
+    steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)
+    epochs = most_epochs(sweep.space, base, sweep.fixed)
     print(f"base: {cli.describe_config(base)}\n")
     print(f"{describe_parts(parts.part_N, parts.identity_N, parts.group_N)}\n")
     print(f"{describe_model(base)}\n")
     print(f"search space\n{describe_space(sweep.space, base, sweep.fixed)}\n")
     print(f"{sweep.num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
     print(f"= {sweep.num_trials * epochs} epochs, {sweep.num_trials * epochs * steps} steps, if none is pruned")
+    if sweep.then_online is not None:
+        more = base.optim.epochs if sweep.then_online == "winner" else sweep.then_online
+        print(f"then the best one is trained on for {more} epochs with online augmentation, as a trial of its own")
     shortage = find_shortage(options)
     print(f"cannot start: {shortage}" if shortage else "it fits; nothing was run")
     return 2 if shortage else 0

@@ -1,12 +1,47 @@
-"""The end of a sweep: best.yaml, environment.json, result.json, and the result as text. No Ray, no torch at import."""
+"""What lies in a result folder: whose it is, and in the end best.yaml, environment.json, result.json, and a text.
+
+No Ray, no torch at import.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from reid_core.config import TrialConfig
+from reid_core.config import TrialConfig, UserError
 from sweeps.journal import Record
 from sweeps.report import format_failures, format_leaderboard
+
+SETTINGS = "sweep.json"  # in OUT: what must be the same when the sweep is resumed
+
+
+def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
+    """Mark a result folder as that of a sweep with these settings, to be continued by the same only.
+
+    Args:
+        out: Result folder.
+        settings: What JSON can hold, by name.
+        resume: "auto", or "never" if it must be new.
+
+    Raises:
+        UserError: If the folder holds another sweep, or one that must not be resumed; names what differs.
+    """
+    from reid_core.cli import CLAIM
+
+    file = out / SETTINGS
+    if (out / CLAIM).exists():
+        raise UserError(f"--out {out} holds a single run of python -m reid_core; choose another folder")
+    if file.exists():
+        if resume == "never":
+            raise UserError(f"--out {out} holds a sweep; --resume auto continues it, or choose another folder")
+        before = json.loads(file.read_text())
+        different = [key for key in settings | before if settings.get(key) != before.get(key)]
+        if different:
+            told = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
+            raise UserError(f"--out {out} holds a sweep with other settings ({told}); choose another folder")
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(settings, indent=1))
+    part.replace(file)
 
 
 def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
@@ -47,6 +82,7 @@ def format_result(
     lines = ["", format_leaderboard(records), "", format_failures(records)]
     lines += [f"best configuration ({best.name})"]
     lines += [f"  {key}: {value}" for key, value in best.parameters.items()]
+    lines += [f"  trained on from {best.start}"] if best.start else []
     lines += ["", format_metrics(metrics), ""]
     lines += ["thresholdSet chose the trial and the thresholds: its numbers are optimistic. testSet was used once."]
     if num_unreadable:

@@ -1,7 +1,7 @@
 """The journal of a sweep: one JSON file per trial, written as it goes, read again to resume. No Ray, no torch.
 
-OUT/trials/trial-0007.json ↔ `Record`. It is the only memory of a sweep: searcher, leaderboard and trials.parquet are
-made from it.
+FOLDER/trial-0007.json ↔ `Record`. It is the only memory of a sweep: searcher, leaderboard and trials.parquet are made
+from it.
 """
 
 import json
@@ -17,13 +17,14 @@ class Record:
     """What is known of one trial."""
 
     name: str  # "trial-0007"; names the trial's folder too
-    parameters: dict[str, Any]  # searched values by dotted key
+    parameters: dict[str, Any]  # by dotted key, what differs from the base: searched values, or a fixed row's
     status: Status = "running"
     reason: str = ""  # why it failed
     reports: list[dict[str, Any]] = field(default_factory=list)  # one per epoch
     metrics: dict[str, float] = field(default_factory=dict)  # of the full evaluation; empty unless completed
     checkpoint: str = ""
     seconds: float = 0.0
+    start: str = ""  # checkpoint folder whose best weights it began with; empty: the configuration's own weights
 
     @property
     def objective(self) -> float | None:
@@ -40,7 +41,7 @@ class Journal:
 
     def read(self) -> list[Record]:
         """All records in the order of their names."""
-        return [Record(**json.loads(path.read_text())) for path in sorted(self.folder.glob("trial-*.json"))]
+        return [Record(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
 
     def write(self, record: Record) -> None:
         """Replace a record in one step: a reader, or a crash, sees the old or the new one."""

@@ -2,6 +2,9 @@
 
     python sweeps/metric.py --data synthetic --out runs/demo --trials 8
     python sweeps/metric.py --data PATH --out runs/lynx --trials 50 --concurrent 2
+    python sweeps/metric.py --data PATH --out runs/wide --search match.shortlist=10,50,150 --search predict.aggregate
+    python sweeps/metric.py --data PATH --out runs/arc --set loss.name=arcface
+    python sweeps/metric.py --data PATH --out runs/cheap --set data.variants=5 --then-online
     ray job submit --working-dir . -- python sweeps/metric.py --data PATH --out SHARED_FOLDER
 
 PATH holds metadata.csv and the photographs in AnimalCLEF25's layout. OUT gets trials.parquet, best.yaml, best/ (the
@@ -15,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 
 from reid_core import cli
 from sweeps.space import metric_space
-from sweeps.sweep import run_sweep
+from sweeps.sweep import make_parser, run_sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the sweep; the exit status is 0 if there is a result."""
-    return run_sweep("metric", metric_space, __doc__, arguments)
+    return run_sweep("metric", metric_space, make_parser(__doc__).parse_args(arguments))
 
 
 if __name__ == "__main__":

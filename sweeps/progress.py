@@ -6,7 +6,7 @@ from typing import Any
 from ray.tune import Callback
 from tqdm import tqdm
 
-from reid_core.config import TrialConfig
+from reid_core.config import TrialConfig, flatten
 from reid_core.train import SCORE
 from sweeps.journal import Journal
 from sweeps.report import best_record, write_trials
@@ -34,11 +34,13 @@ class Progress(Callback):
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial was given to its workers."""
         self._update()
+        base = flatten(self.base)
         values = "  ".join(
             f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
             for key, value in trial.config["parameters"].items()
+            if value != base[key]  # a fixed row may give every key
         )
-        tqdm.write(f"{trial.config['name']} started: {values}")
+        tqdm.write(f"{trial.config['name']} started: {values or 'the base itself'}")
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """An epoch was reported."""

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reid_core.config import TrialConfig, flatten, override
+from reid_core.config import TrialConfig, flatten
 from sweeps.journal import Record
 
 PER_GROUP = ("geo_mean", "geo_mean_low", "geo_mean_high", "baks", "baus", "threshold")
@@ -44,7 +44,8 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
     for metric in PER_GROUP:
         row |= {key: value for key, value in record.metrics.items() if key.startswith(f"{metric}.")}
     row |= {key: record.metrics.get(key) for key in ("mean_of_groups", "pooled", "competition")}
-    return row | {f"config.{key}": value for key, value in flatten(override(base, record.parameters)).items()}
+    # Not by `override`: the values of an infeasible trial may contradict each other.
+    return row | {f"config.{key}": value for key, value in (flatten(base) | record.parameters).items()}
 
 
 def best_record(records: Sequence[Record]) -> Record | None:
@@ -68,6 +69,15 @@ def format_failures(records: Sequence[Record]) -> str:
     """One line per failed trial with its reason."""
     failed = [record for record in records if record.status in ("failed", "infeasible")]
     return "\n".join(f"{record.name} {record.status}: {record.reason}" for record in failed)
+
+
+def describe_online(best: Record, online: Record) -> str:
+    """One line: what the additional training of the best trial gave, on `thresholdSet`."""
+    told = f"{best.name}: objective {best.objective:.4f}; trained on with online augmentation as {online.name}: "
+    if online.objective is None:
+        return told + f"{online.status} ({online.reason}); {best.name} stays the best"
+    better = online.objective > (best.objective or 0.0)
+    return told + f"{online.objective:.4f}; {online.name if better else best.name} is the best"
 
 
 def _short(value: Any) -> str:

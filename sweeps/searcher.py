@@ -1,19 +1,20 @@
-"""The searcher: Ray's OptunaSearch, aware of pruning and with the journal as its memory.
+"""The searchers: Ray's OptunaSearch with the journal as its memory, and one that runs a fixed list of trials.
 
 journal → Optuna study → suggestions; results → journal and study.
 """
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState, create_trial
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from reid_core.config import TrialConfig
+from reid_core.config import TrialConfig, UserError
 from reid_core.train import SCORE
 from sweeps.journal import Journal, Record
 from sweeps.space import Space, base_point, distributions
@@ -22,7 +23,8 @@ STUDY = "sweep"
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 FINAL = "final"  # key of the driver's last report
 FAILED = "failed"  # key of the reason, in the last report of a trial that failed
-REPORTED = ("epoch", "loss", "seconds", SCORE, "accuracy_validating")
+REPORTED = ("epoch", "loss", "seconds", SCORE)
+MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -41,6 +43,88 @@ def make_sampler(seed: int, num_known: int) -> optuna.samplers.TPESampler:
         return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed + num_known)
 
 
+class Notes:
+    """Writes into the journal what Tune tells of its trials, by Tune's own id of each."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.records: dict[str, Record] = {}
+
+    def begin(self, trial_id: str, new: Record) -> None:
+        """A trial starts, or goes on if the journal knows its name: it is in the journal before it runs."""
+        earlier = {record.name: record for record in self.journal.read()}
+        record = self.records[trial_id] = earlier.get(new.name, new)
+        record.reason = ""
+        self.journal.write(record)
+
+    def note(self, trial_id: str, result: dict) -> bool:
+        """Note an epoch's report; False for the final report and for an epoch that is known already."""
+        record = self.records[trial_id]
+        if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
+            return False
+        record.reports.append(_report(result))
+        self.journal.write(record)
+        return True
+
+    def end(self, trial_id: str, result: dict, *, error: bool) -> Record:
+        """Close the record."""
+        record = self.records[trial_id]
+        record.seconds += result.get("time_total_s", 0.0)
+        _close(record, result, error=error)
+        self.journal.write(record)
+        return record
+
+
+class FixedSearch(Searcher):
+    """Suggests given trials in their order, those that ended in an earlier session excepted; writes the journal.
+
+    A suggestion has `name`, `parameters` (any keys), and `start` if the trial begins with another one's best weights.
+    """
+
+    def __init__(self, suggestions: Sequence[dict[str, Any]], journal: Journal) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        known = {record.name: record for record in journal.read()}
+        for suggestion in suggestions:
+            _check_same(suggestion, known.get(suggestion["name"]))
+        ended = {name for name, record in known.items() if record.status != "running"}
+        self.left = [suggestion for suggestion in suggestions if suggestion["name"] not in ended]
+        self._notes = Notes(journal)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        """The next trial."""
+        if not self.left:
+            return Searcher.FINISHED
+        suggestion = self.left.pop(0)
+        new = Record(suggestion["name"], suggestion["parameters"], start=suggestion.get("start", ""))
+        self._notes.begin(trial_id, new)
+        return suggestion
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        """Note an epoch's report."""
+        self._notes.note(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Close the record."""
+        if self._notes.records[trial_id].status == "running":
+            self._notes.note(trial_id, result or {})
+            self._notes.end(trial_id, result or {}, error=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
+
+
+def _check_same(suggestion: dict[str, Any], known: Record | None) -> None:
+    if known and (known.parameters, known.start) != (suggestion["parameters"], suggestion.get("start", "")):
+        before, now = known.parameters, suggestion["parameters"]
+        different = [key for key in before | now if before.get(key) != now.get(key)] or ["start"]
+        raise UserError(
+            f"the result folder holds {known.name} with other values ({', '.join(different)}); choose another folder"
+        )
+
+
 class JournalSearch(OptunaSearch):
     """OptunaSearch that tells Optuna the truth about trials that a scheduler stopped, and writes the journal.
 
@@ -50,8 +134,7 @@ class JournalSearch(OptunaSearch):
 
     def __init__(self, space: Space, base: TrialConfig, fixed: frozenset[str], journal: Journal) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._journal, known = journal, journal.read()
-        self._records: dict[str, Record] = {}  # by Tune's trial id
+        self._notes, known = Notes(journal), journal.read()
         self._ot_study: optuna.Study  # type: ignore[assignment]
         super().__init__(
             partial(space, base=base, fixed=fixed),  # type: ignore[call-arg]
@@ -87,30 +170,20 @@ class JournalSearch(OptunaSearch):
         parameters = super().suggest(trial_id) or {}
         ot_trial = self._ot_trials[trial_id]
         name = ot_trial.user_attrs.get(NAME, f"trial-{ot_trial.number:04d}")
-        earlier = {record.name: record for record in self._journal.read()}
-        self._records[trial_id] = earlier.get(name, Record(name, parameters))
-        self._records[trial_id].reason = ""
-        self._journal.write(self._records[trial_id])
+        self._notes.begin(trial_id, Record(name, parameters))
         return {"name": name, "parameters": parameters}
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Note an epoch's report; the final report is taken at completion."""
-        record = self._records[trial_id]
-        if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
-            return
-        record.reports.append({key: result[key] for key in REPORTED})
-        self._journal.write(record)
-        self._ot_trials[trial_id].report(result[SCORE], result["epoch"])
+        if self._notes.note(trial_id, result):
+            self._ot_trials[trial_id].report(result[SCORE], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Tell Optuna COMPLETE, PRUNED or FAIL, and close the record."""
         if trial_id in self._completed_trials:
             return
-        record, result = self._records[trial_id], result or {}
-        self.on_trial_result(trial_id, result)  # the report that a trial is stopped at comes only here
-        record.seconds += result.get("time_total_s", 0.0)
-        _close(record, result, error=error)
-        self._journal.write(record)
+        self.on_trial_result(trial_id, result or {})  # the report that a trial is stopped at comes only here
+        record = self._notes.end(trial_id, result or {}, error=error)
         self._ot_study.tell(self._ot_trials[trial_id], record.objective, state=STATES[record.status])
         self._completed_trials.add(trial_id)
 
@@ -129,7 +202,11 @@ def _close(record: Record, result: dict, *, error: bool) -> None:
         record.status, record.checkpoint = "completed", result["checkpoint_path"]
         record.metrics = _metrics(result) | {"objective": objective}
         # A trial that was killed between its checkpoint and our note of it knows more epochs than the journal.
-        record.reports = [{key: report[key] for key in REPORTED} for report in result["history"]]
+        record.reports = [_report(report) for report in result["history"]]
+
+
+def _report(result: dict) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key in REPORTED or key.startswith(MEASURED)}
 
 
 def _metrics(result: dict) -> dict[str, float]:

@@ -9,13 +9,17 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
-from reid_core.config import TrialConfig, UserError, flatten, get, override
+from reid_core.config import TrialConfig, UserError, flatten, get
+from sweeps.asker import Asker, Choices, Range, Searched
 
-# Optuna trial, base configuration, fixed keys → searched values by dotted key.
+# Optuna trial, base configuration, fixed keys → searched values by dotted key. Keys of `--search` are bound beforehand.
 Space = Callable[[BaseTrial, TrialConfig, frozenset[str]], dict[str, Any]]
+NOTHING: frozenset[str] = frozenset()
 
 
-def metric_space(trial: BaseTrial, base: TrialConfig, fixed: frozenset[str] = frozenset()) -> dict[str, Any]:
+def metric_space(
+    trial: BaseTrial, base: TrialConfig, fixed: frozenset[str] = NOTHING, searched: Searched = ()
+) -> dict[str, Any]:
     """Metric learning: batch size, learning rates, head complexity, stages, embedding dimension, margin (paper §4.1.4).
 
     A base value outside a range moves the range to one decade around it, so that the base can be tried too.
@@ -24,48 +28,77 @@ def metric_space(trial: BaseTrial, base: TrialConfig, fixed: frozenset[str] = fr
         trial: Optuna trial that is asked for values.
         base: Configuration that the sweep starts from.
         fixed: Dotted keys that are not searched.
+        searched: Further keys, or other candidates for the space's own (`search_flag.parse_searched`).
     """
-    ask = _Asker(trial, base, fixed)
-    ask.choice("optim.batch_size", (16, 32, 64))
-    ask.log_range("optim.lr_head", 1e-5, 1e-3)
-    ask.log_range("optim.lr_stages", 1e-6, 1e-4)
-    ask.log_range("optim.lr_norm", 1e-6, 1e-4)
-    ask.choice("model.head", ("linear", "mlp"))
+    ask = Asker(trial, base, fixed, searched)
+    for key in ("optim.batch_size", "optim.lr_head", "optim.lr_stages", "optim.lr_norm"):
+        ask(key)
+    ask("model.head", Choices(("linear", "mlp")))
     if ask.value("model.head") == "mlp":
-        ask.choice("model.head_hidden", (512, 1024, 2048))
+        ask("model.head_hidden")
     if ask.value("model.head") != "none":
-        ask.choice("model.embedding_dim", (256, 512, 1024))
-    ask.choice("model.unfrozen_stages", (0, 1, 2))
-    ask.range("loss.margin_cosine", 0.05, 0.5)
+        ask("model.embedding_dim")
+    ask("model.unfrozen_stages")
+    _ask_loss(ask)
     return ask.values
 
 
-class _Asker:
-    """Asks a trial for the keys that are not fixed, and remembers the answers."""
+def classification_space(
+    trial: BaseTrial, base: TrialConfig, fixed: frozenset[str] = NOTHING, searched: Searched = ()
+) -> dict[str, Any]:
+    """Classification: batch size, learning rates, classifier, schedule, stages, label smoothing (paper §4.1.3).
 
-    def __init__(self, trial: BaseTrial, base: TrialConfig, fixed: frozenset[str]) -> None:
-        self.trial, self.base, self.fixed = trial, base, fixed
-        self.values: dict[str, Any] = {}
+    Arguments as those of `metric_space`.
+    """
+    ask = Asker(trial, base, fixed, searched)
+    ask("optim.batch_size")
+    ask("optim.lr_head", Range(1e-6, 1e-3, log=True))  # the paper's 1e-5 is for 16 images
+    ask("optim.lr_stages")
+    ask("optim.lr_norm")
+    ask("optim.schedule", Choices(("constant", "onecycle", "cosine")))
+    if ask.value("optim.schedule") == "cosine":
+        ask("optim.warmup_epochs")
+    ask("model.unfrozen_stages")
+    _ask_loss(ask)
+    return ask.values
 
-    def value(self, key: str) -> Any:
-        return self.values.get(key, get(self.base, key))
 
-    def choice(self, key: str, options: tuple) -> None:
-        if key not in self.fixed:
-            base = get(self.base, key)
-            options = options if base in options else (*options, base)
-            self.values[key] = self.trial.suggest_categorical(key, options)
+def efficientnet_space(
+    trial: BaseTrial, base: TrialConfig, fixed: frozenset[str] = NOTHING, searched: Searched = ()
+) -> dict[str, Any]:
+    """EfficientNet (paper §4.2): as classification, with rates for a whole network and no more stages than the base.
 
-    def log_range(self, key: str, low: float, high: float) -> None:
-        if key not in self.fixed:
-            base = get(self.base, key)
-            low, high = (low, high) if low <= base <= high else (base / 10, base * 10)
-            self.values[key] = self.trial.suggest_float(key, low, high, log=True)
+    A frozen body stays frozen, and then nothing of it is searched. Arguments as those of `metric_space`.
+    """
+    ask = Asker(trial, base, fixed, searched)
+    most = base.model.unfrozen_stages
+    ask("optim.batch_size")
+    ask("optim.lr_head", Range(1e-5, 1e-2, log=True))
+    ask("optim.lr_norm", Range(1e-5, 1e-3, log=True))
+    if most:
+        ask("model.unfrozen_stages", Choices(tuple(sorted({0, most // 2, most}))))
+    if ask.value("model.unfrozen_stages"):
+        ask("optim.lr_stages", Range(1e-5, 1e-3, log=True))
+        ask("model.drop_path")
+    if ask.value("model.head") != "none":
+        ask("model.embedding_dim")
+    _ask_loss(ask)
+    return ask.values
 
-    def range(self, key: str, low: float, high: float) -> None:
-        if key not in self.fixed:
-            base = get(self.base, key)
-            self.values[key] = self.trial.suggest_float(key, min(low, base), max(high, base))
+
+def _ask_loss(ask: Asker) -> None:
+    """What belongs to the loss that the trial has."""
+    loss = ask.value("loss.name")
+    if loss == "triplet":
+        ask("loss.margin_cosine")
+    elif loss == "cross_entropy":
+        ask("loss.label_smoothing")
+        ask("model.classifier", Choices(("linear", "mlp")))
+        if ask.value("model.classifier") == "mlp":
+            ask("model.head_hidden")
+    else:
+        ask("loss.margin_deg")
+        ask("loss.scale")
 
 
 def distributions(
@@ -93,14 +126,31 @@ def base_point(space: Space, base: TrialConfig, fixed: frozenset[str]) -> dict[s
     return {key: values[key] for key in distributions(space, base, fixed, values)}
 
 
+def all_distributions(space: Space, base: TrialConfig, fixed: frozenset[str]) -> dict[str, BaseDistribution]:
+    """The distributions of every key that the space may ask for, with every condition taken."""
+    found: dict[str, BaseDistribution] = {}
+    todo = [flatten(base)]
+    while todo:
+        values = todo.pop()
+        for key, distribution in distributions(space, base, fixed, values).items():
+            if key not in found:
+                found[key] = distribution
+                todo += [values | {key: choice} for choice in getattr(distribution, "choices", ())]
+    return found
+
+
+def most_epochs(space: Space, base: TrialConfig, fixed: frozenset[str]) -> int:
+    """The largest number of epochs that a trial can have."""
+    found: Any = all_distributions(space, base, fixed).get("optim.epochs")
+    if found is None:
+        return base.optim.epochs
+    return max(found.choices) if hasattr(found, "choices") else found.high
+
+
 def describe_space(space: Space, base: TrialConfig, fixed: frozenset[str]) -> str:
     """One line per searched key, with every condition taken: name, range or choices, base value."""
-    found: dict[str, BaseDistribution] = {}
-    for head in ("linear", "mlp"):
-        variant = base if "model.head" in fixed else override(base, {"model.head": head})
-        found |= distributions(space, variant, fixed, flatten(variant))
     lines = []
-    for key, distribution in found.items():
+    for key, distribution in all_distributions(space, base, fixed).items():
         choices = getattr(distribution, "choices", None)
         if choices is not None:
             text = "{" + ", ".join(map(str, choices)) + "}"

@@ -1,9 +1,8 @@
-"""Ray Data: the plan in, augmented batches out; and chunks of preparatory work spread over the cluster."""
+"""Ray Data: the plan in, batches out; and chunks of preparatory work spread over the cluster."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from ray.data import DataContext, ExecutionResources
 
 from reid_core.augment import Augmenter
-from reid_core.batches import Batch, make_pixels
+from reid_core.batches import Batch, Source, make_pixels
 from reid_core.config import AugmentConfig
-from reid_core.images import ImageCache
+from reid_core.variants import PixelSource
 
 ROWS_PER_TASK = 4  # batches that one task makes: few enough to start soon, enough to pay for the task
 
@@ -33,8 +32,8 @@ def quiet_context() -> DataContext:
 
 
 @cache
-def _open_cache(path: str) -> ImageCache:
-    return ImageCache(Path(path))
+def _open_images(image_cache: str, variants: str | None) -> PixelSource:
+    return PixelSource.open(image_cache, variants)
 
 
 @cache
@@ -42,34 +41,25 @@ def _open_augmenter(config: AugmentConfig) -> Augmenter:
     return Augmenter(config)
 
 
-def make_batch(columns: dict[str, np.ndarray], *, seed: int, image_cache: str, config: AugmentConfig) -> dict:
-    """One plan row → one row with the augmented pixels; runs in a Ray Data task."""
+def make_batch(
+    columns: dict[str, np.ndarray], *, seed: int, image_cache: str, variants: str | None, augment: AugmentConfig | None
+) -> dict[str, np.ndarray]:
+    """One plan row → one row with its pixels; runs in a Ray Data task."""
     torch.set_num_threads(1)
     row = {name: values[0] for name, values in columns.items()}
-    pixels_BHWC = make_pixels(row, seed, _open_cache(image_cache), _open_augmenter(config))
+    augmenter = _open_augmenter(augment) if augment else None
+    pixels_BHWC = make_pixels(row, seed, _open_images(image_cache, variants), augmenter)
     return {"pixels": pixels_BHWC[None], "rows": np.asarray(row["rows"])[None], "step": columns["step"]}
 
 
-def stream_batches(
-    plan: pa.Table,
-    *,
-    seed: int,
-    config: AugmentConfig,
-    image_cache: str,
-    code_N: np.ndarray,
-    rank: int,
-    data_cpus: float,
-) -> Iterator[Batch]:
+def stream_batches(plan: pa.Table, source: Source, *, rank: int, data_cpus: float) -> Iterator[Batch]:
     """Batches of one rank, in the order of the plan, made by Ray Data tasks.
 
     One execution serves all epochs: a new one per epoch would pay its start-up each time.
 
     Args:
         plan: From `plan.make_plan`, the epochs that are still to do.
-        seed: Of the run.
-        config: Of the augmentation.
-        image_cache: Path of the image cache; every node must see it.
-        code_N: Integer identity of each row of the cache.
+        source: From `batches.make_source`; every node must see its files.
         rank: Whose batches.
         data_cpus: Logical CPUs that this stream may use at a time.
     """
@@ -82,12 +72,13 @@ def stream_batches(
     dataset = ray.data.from_arrow(_in_blocks(mine)).map_batches(
         make_batch,  # type: ignore[arg-type]
         batch_size=1,
-        fn_kwargs={"seed": seed, "image_cache": image_cache, "config": config},
+        # Identities and sides stay here: tasks need none of them.
+        fn_kwargs={name: getattr(source, name) for name in ("seed", "image_cache", "variants", "augment")},
         num_cpus=min(1.0, data_cpus),
     )
     for batch in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
         # Zero-copy arrays are read-only, which torch refuses to wrap silently.
-        yield Batch(np.array(batch["pixels"][0]), code_N[batch["rows"][0]])
+        yield source.batch(np.array(batch["pixels"][0]), batch["rows"][0])
 
 
 def _in_blocks(plan: pa.Table) -> list[pa.Table]:

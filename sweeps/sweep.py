@@ -4,17 +4,14 @@ flags → prepared data → trials → best configuration → `testSet` once →
 """
 
 import argparse
-import json
 import logging
-import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import ray
-import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from reid_core import cli
@@ -22,20 +19,22 @@ from reid_core.config import TrialConfig, UserError, flatten
 from reid_core.experiment import finish, local_place, make_trainer, plan_of
 from reid_core.model import describe_model
 from reid_core.prepare import SYNTHETIC, load_prepared, prepare, read_truth, resolve_data
-from reid_core.train import SCORE
-from sweeps.connect import on_cluster, start_ray
+from sweeps.asker import Choices, Searched
+from sweeps.connect import add_resource_flags, on_cluster, start_ray
 from sweeps.dry_run import print_plan
+from sweeps.export import claim_out as claim_folder
 from sweeps.export import format_result, read_result, write_best, write_result
 from sweeps.journal import Journal, Record
-from sweeps.progress import Progress
-from sweeps.report import best_record, format_failures, write_trials
-from sweeps.resources import Resources, driver_resources
+from sweeps.online import Epochs, check_offline, continue_online, parse_epochs
+from sweeps.report import best_record, describe_online, format_failures, write_trials
+from sweeps.resources import Resources
+from sweeps.search_flag import describe_searched, parse_searched
 from sweeps.searcher import JournalSearch, epoch_scores
-from sweeps.space import Space, base_point
+from sweeps.space import Space, base_point, most_epochs
 from sweeps.stream import ray_map
-from sweeps.trial import Job, run_trial
+from sweeps.trial import Job
+from sweeps.tuning import run_tuner
 
-SETTINGS = "sweep.json"  # in OUT: what must be the same when the sweep is resumed
 logger = logging.getLogger(__name__)
 
 
@@ -44,45 +43,55 @@ class Sweep:
     """All that defines a sweep, whatever it runs on."""
 
     name: str  # of the script
-    space: Space
+    space: Space  # with the keys of `searched` in it
     base: TrialConfig
     fixed: frozenset[str]  # dotted keys that are not searched
     num_trials: int
     data: str
     skip_missing: bool
+    searched: Searched = ()  # of `--search`
+    then_online: Epochs | None = None  # None: no additional training
 
     def settings(self) -> dict[str, Any]:
         """What must be the same when the sweep is resumed, by name; the number of trials may grow."""
         own = {"script": self.name, "data": self.data, "skip_missing": self.skip_missing, "fixed": sorted(self.fixed)}
-        return own | flatten(self.base)
+        return own | {"searched": describe_searched(self.searched)} | flatten(self.base)
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """The command line of a sweep script."""
+def make_parser(
+    description: str | None, *, real: str = "megadescriptor", synthetic: str | None = "tiny"
+) -> argparse.ArgumentParser:
+    """The command line of a sweep script; its default presets as in `cli.add_common_flags`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_common_flags(parser)
-    parser.add_argument("--trials", type=int, default=50, help="configurations to try in all (default 50)")
-    parser.add_argument("--concurrent", type=int, default=1, help="trials at a time (default 1)")
-    parser.add_argument("--workers", type=int, default=2, help="Ray Train workers per trial (default 2)")
-    parser.add_argument("--gpus-per-worker", type=float, help="default: 1 where Ray finds GPUs, else 0")
-    parser.add_argument("--data-cpus", type=float, help="CPUs per worker for augmentation (default 1; 4 with GPUs)")
+    cli.add_common_flags(parser, real=real, synthetic=synthetic)
     parser.add_argument(
-        "--resume",
-        choices=("auto", "never"),
-        default="auto",
-        help="auto: continue what OUT holds; never: refuse an OUT that holds a sweep (default auto)",
+        "--search",
+        action="append",
+        default=[],
+        metavar="KEY[=SPEC]",
+        help="search one more key, or other values of a searched one: KEY (every choice, or the default candidates), "
+        "KEY=a,b,c, KEY=low..high or KEY=log:low..high, e.g. predict.aggregate or match.shortlist=10,50,150; "
+        "may be repeated",
     )
-    parser.add_argument("--plan", action="store_true", help="print what would be done and whether it fits; run nothing")
+    parser.add_argument("--trials", type=int, default=50, help="configurations to try in all (default 50)")
+    parser.add_argument(
+        "--then-online",
+        nargs="?",
+        const="winner",
+        metavar="EPOCHS",
+        help="after the search, train the best configuration on with online augmentation, for as many epochs as it had "
+        "or for EPOCHS",
+    )
+    add_resource_flags(parser)
     return parser
 
 
-def run_sweep(name: str, space: Space, description: str | None, arguments: list[str] | None = None) -> int:
-    """Run a sweep script from its command line; the exit status is 0 if there is a result.
+def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
+    """Run a sweep script with what `make_parser` parsed; the exit status is 0 if there is a result.
 
     Raises:
         UserError: If a flag or the data are wrong, the cluster is too small, or no trial completes.
     """
-    options = make_parser(description).parse_args(arguments)
     sweep = make_sweep(name, space, options)
     if options.plan:
         return print_plan(sweep, options)
@@ -102,17 +111,34 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
     """The sweep that the flags ask for; a base outside its own space is told before anything is done."""
     if options.trials < 1:
         raise UserError(f"--trials {options.trials}: must be at least 1")
+    base, fixed = cli.make_config(options), frozenset(cli.parse_fixed(options.set))
+    searched = _with_absolute_files(parse_searched(options.search, base, fixed))
+    then_online = options.then_online
     sweep = Sweep(
         name=name,
-        space=space,
-        base=cli.make_config(options),
-        fixed=frozenset(cli.parse_fixed(options.set)),
+        space=partial(space, searched=searched),  # type: ignore[call-arg]
+        base=base,
+        fixed=fixed,
         num_trials=options.trials,
         data=options.data if options.data == SYNTHETIC else str(Path(options.data).resolve()),
         skip_missing=options.skip_missing,
+        searched=searched,
+        then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
     )
-    base_point(space, sweep.base, sweep.fixed)
+    point = base_point(sweep.space, base, fixed)
+    if then_online is not None:
+        check_offline(base, set(point))
     return sweep
+
+
+def _with_absolute_files(searched: Searched) -> Searched:
+    """Weights files become absolute, and must be there."""
+    return tuple(
+        (key, Choices(tuple(map(cli.absolute_weights, candidates.values))))
+        if key == "model.weights" and isinstance(candidates, Choices)
+        else (key, candidates)
+        for key, candidates in searched
+    )
 
 
 def claim_out(out: Path, sweep: Sweep, *, resume: str) -> Journal:
@@ -121,20 +147,7 @@ def claim_out(out: Path, sweep: Sweep, *, resume: str) -> Journal:
     Raises:
         UserError: If the folder holds another sweep, or one that must not be resumed; names what differs.
     """
-    file, settings = out / SETTINGS, sweep.settings()
-    if (out / cli.CLAIM).exists():
-        raise UserError(f"--out {out} holds a single run of python -m reid_core; choose another folder")
-    if file.exists():
-        if resume == "never":
-            raise UserError(f"--out {out} holds a sweep; --resume auto continues it, or choose another folder")
-        before = json.loads(file.read_text())
-        different = [key for key in settings | before if settings.get(key) != before.get(key)]
-        if different:
-            told = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
-            raise UserError(f"--out {out} holds a sweep with other settings ({told}); choose another folder")
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(settings, indent=1))
-    part.replace(file)
+    claim_folder(out, sweep.settings(), resume=resume)
     return Journal(out / "trials")
 
 
@@ -151,6 +164,12 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
     best = best_record(records)
     if best is None:
         raise UserError(f"no trial was completed:\n{format_failures(records)}")
+    online = continue_online(best, job, sweep.then_online) if sweep.then_online is not None else None
+    if online is not None:
+        logger.info("%s", describe_online(best, online))
+        records = [*records, online]
+        write_trials(out / "trials.parquet", records, sweep.base)
+        best = best_record([best, online]) or best
     metrics = read_result(out, best)
     if metrics is None:
         # Where a worker's GPU is: the script itself may run on a head node that has none.
@@ -169,30 +188,14 @@ def run_trials(sweep: Sweep, job: Job, journal: Journal) -> None:
         return
     if before:
         logger.info("resuming: %d of %d trials have ended", sweep.num_trials - left, sweep.num_trials)
-    random.seed(sweep.base.seed)
-    np.random.seed(sweep.base.seed)  # Ray's scheduler draws from the global generator
-    sessions = Path(job.out) / "tune"
-    tuner = ray.tune.Tuner(
-        ray.tune.with_resources(
-            ray.tune.with_parameters(run_trial, job=job), driver_resources(ray.cluster_resources())
-        ),
-        tune_config=ray.tune.TuneConfig(
-            metric=SCORE,
-            mode="max",
-            num_samples=left,
-            max_concurrent_trials=job.resources.concurrent,
-            search_alg=JournalSearch(sweep.space, sweep.base, sweep.fixed, journal),
-            scheduler=make_scheduler(sweep.base.optim.epochs, before),
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=ray.tune.RunConfig(
-            name=f"session-{len(list(sessions.glob('session-*'))):03d}",
-            storage_path=str(sessions),
-            verbose=0,
-            callbacks=[Progress(sweep.num_trials, sweep.base, journal, Path(job.out))],
-        ),
+    run_tuner(
+        JournalSearch(sweep.space, sweep.base, sweep.fixed, journal),
+        job,
+        journal,
+        num_left=left,
+        num_trials=sweep.num_trials,
+        scheduler=make_scheduler(most_epochs(sweep.space, sweep.base, sweep.fixed), before),
     )
-    tuner.fit()
 
 
 def make_scheduler(epochs: int, before: list[Record]) -> AsyncHyperBandScheduler:
@@ -211,7 +214,7 @@ def make_scheduler(epochs: int, before: list[Record]) -> AsyncHyperBandScheduler
 def finish_best(best: Record, job: Job, root: Path, *, skip_missing: bool) -> dict[str, dict[str, float]]:
     """Load the best trial's weights and finish it (`experiment.finish`)."""
     config, prepared, place = job.configure(best.parameters), load_prepared(Path(job.cache)), local_place()
-    trainer = make_trainer(config, plan_of(config, prepared), place)
+    trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     trainer.load(Path(best.checkpoint))
     truth = read_truth(root, prepared, skip_missing=skip_missing)
     return finish(config, prepared, truth, trainer.restore_best(), Path(job.out), place)

@@ -14,14 +14,14 @@ import numpy as np
 import ray.train
 import ray.tune
 import torch
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from reid_core.config import TrialConfig, UserError, flatten, override
 from reid_core.environment import describe_environment
-from reid_core.experiment import Place, epoch_evaluation, evaluate_fully, make_trainer, plan_of, rest_of
+from reid_core.experiment import Place, epoch_evaluation, evaluate_fully, make_trainer, plan_of, rest_of, source_of
 from reid_core.model import make_model
 from reid_core.prepare import load_prepared
 from reid_core.train import SCORE, TrainingError
@@ -62,8 +62,9 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
     try:
         config = job.configure(suggestion["parameters"])
         check_feasible(config, job)
+        source_of(config, load_prepared(Path(job.cache)))  # offline variants are made here once, not by every worker
         _describe_trial(trial_folder(job, name), config)
-        result = make_torch_trainer(config, name, job).fit()
+        result = make_torch_trainer(config, name, job, start=suggestion.get("start")).fit()
         assert result.metrics is not None
         final = {key: result.metrics[key] for key in FINAL_KEYS if key in result.metrics}
         final["checkpoint_path"] = result.checkpoint.path if result.checkpoint else ""
@@ -86,10 +87,22 @@ def check_feasible(config: TrialConfig, job: Job) -> None:
         make_model(override(config, {"model.weights": "random"}))
 
 
-def make_torch_trainer(config: TrialConfig, name: str, job: Job) -> TorchTrainer:
-    """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint."""
+def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str | None = None) -> TorchTrainer:
+    """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint.
+
+    Args:
+        config: Of the trial.
+        name: Of the trial.
+        job: What it shares with the others.
+        start: Checkpoint of another trial whose best weights this one starts from.
+    """
     resources = job.resources
-    settings = {"config": flatten(config), "cache": job.cache, "data_cpus": resources.data_cpus_per_worker}
+    settings = {
+        "config": flatten(config),
+        "cache": job.cache,
+        "data_cpus": resources.data_cpus_per_worker,
+        "start": start,
+    }
     return TorchTrainer(
         train_worker,
         train_loop_config=settings,
@@ -112,7 +125,6 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job) -> TorchTrainer
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,  # type: ignore[call-arg]
             ),
         ),
-        dataset_config=DataConfig(datasets_to_split=[]),
     )
 
 
@@ -128,20 +140,15 @@ def train_worker(settings: dict[str, Any]) -> None:
     if place.device == "cpu":
         torch.set_num_threads(1)
     plan = plan_of(config, prepared, world_size=place.world_size)
-    trainer = make_trainer(config, plan, place)
+    trainer = make_trainer(config, prepared, plan, place)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
             trainer.load(Path(folder))
-    batches = stream_batches(
-        rest_of(plan, trainer),
-        seed=config.seed,
-        config=config.augment,
-        image_cache=prepared.image_cache,
-        code_N=prepared.codes(),
-        rank=place.rank,
-        data_cpus=settings["data_cpus"],
-    )
+    elif settings["start"]:
+        trainer.start_from(Path(settings["start"]))
+    source = source_of(config, prepared)
+    batches = stream_batches(rest_of(plan, trainer), source, rank=place.rank, data_cpus=settings["data_cpus"])
     try:
         for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
             _report(trainer, report, place)

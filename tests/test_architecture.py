@@ -13,19 +13,41 @@ FILES = {f"{path.parent.name}.{path.stem}": path for folder in FOLDERS for path 
 CORE = sorted(name.removeprefix("reid_core.") for name in FILES if name.startswith("reid_core."))
 FORBIDDEN_NAMES = {"utils", "common", "base", "registry", "interfaces"}
 TRACKERS = {"wandb", "mlflow", "tensorboard", "tensorboardX", "comet_ml", "neptune"}
-LIGHT = ("space", "report", "export", "journal", "resources")  # of sweeps: loadable without Ray and torch
+# Modules of sweeps that can be loaded without Ray and torch.
+LIGHT = ("space", "report", "export", "journal", "resources", "figures", "tables")
 
 # Stages that import more than `config`: the modules whose types they take. A new entry is a decision.
 STAGES = {
-    "batches": {"augment", "images"},
-    "embed": {"images", "model"},
+    "batches": {"augment", "plan", "variants"},
+    "candidates": {"sides", "similarity"},
+    "embed": {"heads", "images", "model"},
     "identify": {"metrics"},
+    "leaks": {"encounters", "similarity", "splits"},
     "local_features": {"images", "weights"},
+    "loss": {"heads"},
     "matching": {"local_features", "weights"},
+    "model": {"backbone", "heads"},
     "optim": {"model"},
+    "splits": {"encounters", "time_splits"},
+    "time_splits": {"encounters"},
+    "validation": {"similarity"},
+    "variants": {"augment", "images", "plan"},
 }
 # Composers import stages and the composers before them; every other module of reid_core is a stage.
-COMPOSERS = ("summary", "train", "evaluate", "bundle", "prepare", "cli", "experiment", "predict", "__main__")
+COMPOSERS = (
+    "summary",
+    "train",
+    "decision",
+    "evaluate",
+    "bundle",
+    "second",
+    "prepare",
+    "cli",
+    "experiment",
+    "predict",
+    "wildlife",
+    "__main__",
+)
 
 
 def imports(name: str, *, at_import: bool = False) -> set[str]:

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reid_core.__main__ import main
-from reid_core.bundle import FILES, FORMAT, Bundle, read_bundle, read_config, write_bundle, write_config
+from reid_core.bundle import FILES, FORMAT, MODEL_FILES, Bundle, read_bundle, read_config, write_bundle, write_config
+from reid_core.candidates import find_candidates, match_candidates
 from reid_core.config import TrialConfig, UserError, override
+from reid_core.decision import Outputs
 from reid_core.embed import embed
-from reid_core.evaluate import find_candidates, match_candidates
 from reid_core.matching import make_matcher
 from reid_core.prepare import load_prepared
 from reid_core.synthetic import write_synthetic
@@ -32,6 +33,9 @@ TINY_RUN = [
 ]
 
 
+ALL_FILES = (*MODEL_FILES, *FILES)
+
+
 class Experiment(NamedTuple):
     """A data folder and the result folder of `python -m reid_core` on it."""
 
@@ -39,10 +43,10 @@ class Experiment(NamedTuple):
     out: Path
 
 
-def run_experiment(folder: Path) -> Experiment:
+def run_experiment(folder: Path, *more: str) -> Experiment:
     """One epoch on a small drawn data set."""
     data, out = write_synthetic(folder / "data", scale=0.2), folder / "out"
-    assert main(["--data", str(data), "--out", str(out), *TINY_RUN]) == 0
+    assert main(["--data", str(data), "--out", str(out), *TINY_RUN, *more]) == 0
     return Experiment(data, out)
 
 
@@ -64,7 +68,7 @@ def predicted(bundle: Bundle) -> np.ndarray:
     matcher = make_matcher(bundle.config.match)
     found = find_candidates(bundle.embedding_GD, bundle.group_G, queries, gallery, size=5)
     scored = match_candidates(found, lambda q, g: matcher.scores(bundle.features, q, bundle.features, g))
-    answers = bundle.decision.answer(scored, bundle.identity_G)
+    answers = bundle.decision.answer(scored, Outputs(bundle.embedding_GD), bundle.identity_G)
     return np.stack([answers.name(bundle.decision.thresholds), answers.score_Q])
 
 
@@ -82,13 +86,14 @@ def test_round_trip_is_exact(experiment, tmp_path):
     assert (answers == predicted(again)).all()
     tables = [pq.read_table(folder / "gallery.parquet") for folder in (experiment.out / "best", tmp_path / "again")]
     assert tables[0].equals(tables[1], check_metadata=True)
-    for name in set(FILES) - {"gallery.parquet"}:
+    for name in set(ALL_FILES) - {"gallery.parquet"}:
         assert (tmp_path / "again" / name).read_bytes() == (experiment.out / "best" / name).read_bytes(), name
 
 
 def test_the_loaded_model_gives_the_embeddings_of_the_gallery(experiment):
     bundle, prepared = read_bundle(experiment.out / "best"), load_prepared(experiment.out / "cache")
-    again = embed(bundle.model, prepared.images, np.arange(len(prepared.images)))
+    again, logits = embed(bundle.model, prepared.images, np.arange(len(prepared.images)))
+    assert logits is None
     assert len(again) == len(bundle.embedding_GD) > 50
     assert again.tobytes() == bundle.embedding_GD.tobytes()
 
@@ -126,7 +131,7 @@ def test_recorded_answers_are_those_of_the_recorded_thresholds(experiment):
 
 def test_nothing_in_a_bundle_is_a_pickle(experiment):
     files = {path.name: path.read_bytes() for path in (experiment.out / "best").rglob("*") if path.is_file()}
-    assert set(files) == {*FILES, "README.md"}
+    assert set(files) == {*ALL_FILES, "README.md"}
     for name, content in files.items():
         assert not content.startswith((b"\x80", b"PK")), name  # pickle, and torch's zip of pickles
         is_known_form = {
@@ -139,14 +144,14 @@ def test_nothing_in_a_bundle_is_a_pickle(experiment):
         assert is_known_form(content), name
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_missing_file_is_named(copy, name):
     (copy / name).unlink()
     with pytest.raises(UserError, match=name):
         read_bundle(copy)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\xff" * 99])
 def test_a_damaged_file_is_named(copy, name, damage):
     file = copy / name

@@ -1,9 +1,22 @@
-"""Isotonic calibration against the min-max formula; its undefined cases; which group gets a fit of its own."""
+"""Isotonic and logistic calibration against their definitions; undefined cases; which group has its own fit."""
+
+import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from reid_core.calibration import MIN_POSITIVES, POOLED, Calibrator, fit_isotonic, fit_per_group, predict_per_group
+from reid_core.calibration import (
+    MIN_POSITIVES,
+    POOLED,
+    Calibrator,
+    LogisticCalibrator,
+    fit_isotonic,
+    fit_logistic,
+    fit_per_group,
+    predict_per_group,
+    read_calibrator,
+)
 
 
 def slow_isotonic(score_P: np.ndarray, same_P: np.ndarray) -> dict[float, float]:
@@ -53,9 +66,11 @@ def test_between_knots_linear_outside_constant_unscored_unscored():
     np.testing.assert_allclose(predicted, [[0.1, 0.1, 0.3], [0.6, 0.9, np.nan]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("fit", [fit_isotonic, fit_logistic])
 @pytest.mark.parametrize(
     ("scores", "same", "expected"),
     [
+        ([0.7], [True], 2 / 3),
         ([0.1, 0.5, 0.9], [False] * 3, 1 / 5),
         ([0.1, 0.5, 0.9], [True] * 3, 4 / 5),
         ([0.5] * 4, [True, True, True, False], 4 / 6),
@@ -63,8 +78,8 @@ def test_between_knots_linear_outside_constant_unscored_unscored():
         ([np.nan, np.nan], [True, False], 1 / 2),
     ],
 )
-def test_what_cannot_be_calibrated_is_laplaces_constant(scores, same, expected):
-    calibrator = fit_isotonic(np.array(scores, dtype=float), np.array(same, dtype=bool))
+def test_what_cannot_be_calibrated_is_laplaces_constant(fit, scores, same, expected):
+    calibrator = fit(np.array(scores, dtype=float), np.array(same, dtype=bool))
     np.testing.assert_allclose(calibrator.predict(np.array([-1.0, 0.5, 30.0])), expected, rtol=1e-6)
     assert np.isnan(calibrator.predict(np.array([np.nan]))).all()
 
@@ -104,3 +119,62 @@ def test_each_row_is_calibrated_by_its_group_else_by_the_pooled_fit():
     score_QB = np.array([[1.0, np.nan], [1.0, 2.0], [1.0, 2.0]])
     probability_QB = predict_per_group(flat, score_QB, np.array(["cow", "pig", "cow"], dtype=object))
     np.testing.assert_array_equal(probability_QB, np.float32([[0.25, np.nan], [0.5, 0.5], [0.25, 0.25]]))
+
+
+def logistic_pairs(num_pairs: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of matches whose log-odds of "same animal" are 0.1 · score - 3."""
+    rng = np.random.default_rng(2)
+    score_P = rng.uniform(0, 60, num_pairs)
+    return score_P, rng.random(num_pairs) < 1 / (1 + np.exp(3 - 0.1 * score_P))
+
+
+def test_logistic_fit_recovers_the_curve():
+    fitted = fit_logistic(*logistic_pairs())
+    assert fitted.slope == pytest.approx(0.1, rel=0.1)
+    assert fitted.intercept == pytest.approx(-3, rel=0.1)
+    # The intercept is not regularised, so the mean probability is the share of positives.
+    score_P, same_P = logistic_pairs()
+    assert fitted.predict(score_P).mean() == pytest.approx(same_P.mean(), abs=1e-4)
+
+
+def test_logistic_fit_does_not_depend_on_the_unit_of_the_score():
+    score_P, same_P = logistic_pairs(300)
+    one, other = fit_logistic(score_P, same_P), fit_logistic(score_P / 100 - 7, same_P)
+    np.testing.assert_allclose(other.predict(score_P / 100 - 7), one.predict(score_P), rtol=1e-4)
+
+
+def test_logistic_fit_of_separable_pairs_is_no_step():
+    score_P = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    predicted = fit_logistic(score_P, score_P > 0.5).predict(score_P)
+    assert (np.diff(predicted) > 0).all()
+    assert 0.01 < predicted[0] < 0.5 < predicted[-1] < 0.99
+
+
+def test_logistic_fit_never_falls():
+    score_P, same_P = logistic_pairs(300)
+    falling = fit_logistic(-score_P, same_P)
+    assert len(set(falling.predict(np.array([-60.0, 0.0, 60.0])).tolist())) == 1
+    assert falling.predict(np.array([0.0]))[0] == pytest.approx((same_P.sum() + 1) / 302)
+
+
+def test_logistic_leaves_unscored_pairs_out():
+    score_P, same_P = logistic_pairs(200)
+    with_nan = fit_logistic(np.append(score_P, np.nan), np.append(same_P, True))
+    assert with_nan == fit_logistic(score_P, same_P)
+    assert np.isnan(with_nan.predict(np.array([np.nan]))).all()
+
+
+@pytest.mark.parametrize("fit", [fit_isotonic, fit_logistic])
+def test_a_calibrator_is_the_same_after_json(fit):
+    fitted = fit(*logistic_pairs(500))
+    assert read_calibrator(json.loads(json.dumps(dataclasses.asdict(fitted)))) == fitted
+
+
+def test_each_group_has_the_kind_of_fit_that_is_asked_for():
+    score_P, same_P = logistic_pairs(800)
+    group_P = np.repeat(["cow", "pig"], 400).astype(object)
+    logistic = fit_per_group(score_P, same_P, group_P, "logistic")
+    assert set(logistic) == {POOLED, "cow", "pig"}
+    assert all(isinstance(fit, LogisticCalibrator) for fit in logistic.values())
+    assert logistic["cow"] == fit_logistic(score_P[:400], same_P[:400])
+    assert fit_per_group(score_P, same_P, group_P)[POOLED] == fit_isotonic(score_P, same_P)

@@ -12,7 +12,7 @@ from reid_core import cli
 from reid_core.__main__ import main
 from reid_core.bundle import write_config
 from reid_core.config import TrialConfig, UserError, override
-from reid_core.presets import make_preset
+from reid_core.presets import make_preset, shrink
 from reid_core.synthetic import write_synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -134,9 +134,9 @@ def test_a_batch_that_the_data_cannot_fill(data, tmp_path, capsys):
     assert "optim.batch_size=512 with data.images_per_identity=4 needs 128 identities; training has" in message
 
 
-def make_config(*arguments: str) -> TrialConfig:
+def make_config(*arguments: str, **presets: str | None) -> TrialConfig:
     parser = cli.argparse.ArgumentParser()
-    cli.add_common_flags(parser)
+    cli.add_common_flags(parser, **presets)
     return cli.make_config(parser.parse_args(["--out", "out", *arguments]))
 
 
@@ -144,6 +144,27 @@ def test_presets_follow_the_data_unless_named():
     assert make_config("--data", "synthetic") == make_preset("tiny")
     assert make_config("--data", "folder") == make_preset("megadescriptor")
     assert make_config("--data", "folder", "--preset", "tiny") == make_preset("tiny")
+
+
+def test_a_script_has_its_own_presets():
+    own = {"real": "batch32", "synthetic": None}
+    assert make_config("--data", "folder", **own) == make_preset("batch32")
+    assert make_config("--data", "synthetic", **own) == shrink(make_preset("batch32"))
+    assert make_config("--data", "synthetic", "--scale", "full", **own) == make_preset("batch32")
+    assert make_config("--data", "synthetic", "--preset", "metric", **own) == make_preset("metric")
+
+
+def test_scale_small_shrinks_whatever_was_chosen_once_and_says_so(tmp_path, caplog):
+    caplog.set_level("INFO")
+    small = shrink(make_preset("metric"))
+    assert make_config("--data", "folder", "--preset", "metric", "--scale", "small") == small
+    assert "--scale small: swin_micro_patch4_window4_64 at 64 px in place of hf-hub:BVRA/MegaDesc" in caplog.text
+    assert make_config("--data", "folder", "--scale", "small", "--set", "optim.epochs=3").optim.epochs == 3
+    caplog.clear()
+    write_config(tmp_path / "best.yaml", small)
+    assert make_config("--data", "folder", "--config", str(tmp_path / "best.yaml"), "--scale", "small") == small
+    assert make_config("--data", "synthetic", "--scale", "small") == make_preset("tiny")  # it is small
+    assert not caplog.text
 
 
 def test_settings_win_over_the_seed_flag_and_over_a_file(tmp_path):
@@ -166,6 +187,11 @@ def test_file_names_become_absolute(monkeypatch, tmp_path):
     assert config.model.weights == str(tmp_path / "a.safetensors")
     assert config.match.weights == str(tmp_path / "folder")
     assert make_config("--data", "x", "--set", "model.weights=random").model.weights == "random"
+    (tmp_path / "bundle").mkdir()
+    second = ["--set", "fusion.second_weights=a.safetensors", "--set", "fusion.second_model=bundle"]
+    fusion = make_config("--data", "x", *second).fusion
+    assert (fusion.second_model, fusion.second_weights) == (str(tmp_path / "bundle"), str(tmp_path / "a.safetensors"))
+    assert make_config("--data", "x", "--set", "fusion.second_model=resnet18").fusion.second_model == "resnet18"
 
 
 def test_weights_that_are_not_there_are_told_before_anything_is_done(tmp_path):

@@ -123,24 +123,39 @@ def test_equal_configurations_have_equal_fingerprints():
 
 
 def test_every_value_is_part_of_the_fingerprint():
-    seen = {fingerprint(DEFAULT)}
+    base = override(DEFAULT, {"loss.name": "arcface", "match.matcher": "none"})  # goes with every single value
+    seen = {fingerprint(base)}
     choices = {
         "data.split": "paper",
+        "data.cutoff_date": "2020-01-31",
+        "data.undersample_to": 7,
+        "data.variants": 5,
         "data.mean": 0.5,
         "data.std": 0.5,
         "model.head": "mlp",
+        "model.classifier": "mlp",
+        "model.orientation": "input",
+        "loss.name": "triplet",
         "loss.miner": "all",
+        "optim.lr_head_scaling": "linear",
         "optim.schedule": "cosine",
         "optim.precision": "float32",
         "optim.patience_epochs": 3,
-        "match.matcher": "none",
+        "optim.patience_on": "loss_validating",
+        "match.matcher": "sift-mnn",
         "match.weights": "folder",
+        "fusion.calibration": "logistic",
+        "fusion.weights": "fitted",
+        "fusion.second_model": "swin_tiny",
+        "predict.rule": "openmax",
+        "predict.aggregate": "mean",
+        "threshold.search": "grid",
+        "threshold.per": "all",
+        "threshold.fixed": 0.6,
         "threshold.objective": "pooled",
-        "loss.name": None,  # one choice only
         "model.head_dropout": 0.2,
     }
-    changed = 0
-    for key, value in flatten(DEFAULT).items():
+    for key, value in flatten(base).items():
         if key in choices:
             other = choices[key]
         elif isinstance(value, bool):
@@ -149,10 +164,25 @@ def test_every_value_is_part_of_the_fingerprint():
             other = value + "x"
         else:
             other = value + 1 if isinstance(value, int) else value / 2 + 0.01
-        if other is not None:
-            seen.add(fingerprint(override(DEFAULT, {key: other})))
-            changed += 1
-    assert len(seen) == changed + 1 == len(flatten(DEFAULT))
+        seen.add(fingerprint(override(base, {key: other})))
+    assert len(seen) == 1 + len(flatten(base))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"predict.rule": "openmax"}, "predict.rule=openmax needs a classifier; loss.name=triplet trains none"),
+        ({"predict.rule": "softmax"}, "predict.rule=softmax needs a classifier"),
+        ({"fusion.calibration": "none"}, "set match.matcher=none and no second model"),
+        ({"fusion.calibration": "none", "match.matcher": "none", "fusion.second_model": "a"}, "no second model"),
+        ({"optim.head_only_epochs": 1, "model.head": "none"}, "would train nothing"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_and_the_other_half_alone_is_not(changes, message):
+    with pytest.raises(UserError, match=message):
+        override(DEFAULT, changes)
+    agreeable = {"loss.name": "cross_entropy", "match.matcher": "none", "fusion.second_model": None}
+    assert override(DEFAULT, changes | agreeable).loss.name == "cross_entropy"
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -172,7 +202,9 @@ def test_written_and_read_is_the_same(name, tmp_path):
 def test_presets_are_told_by_name():
     assert {"megadescriptor", "tiny"} <= set(PRESETS)
     assert len({fingerprint(make_preset(name)) for name in PRESETS}) == len(PRESETS)
-    with pytest.raises(UserError, match="--preset big: no such preset; there are: megadescriptor, tiny"):
+    with pytest.raises(
+        UserError, match=r"--preset big: no such preset; there are: batch16, batch32, .*megadescriptor, tiny"
+    ):
         make_preset("big")
 
 

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid_core.config import LossConfig
+from reid_core.config import LossConfig, ModelConfig
+from reid_core.heads import make_classifier
 from reid_core.loss import make_loss
 
 MINERS = ("semihard", "hard", "all")
@@ -81,6 +82,57 @@ def test_gradient_pulls_the_positive_and_pushes_the_negative():
     assert embedding_BD.grad[1] @ anchor < 0  # a step against the gradient makes the positive more similar
     assert embedding_BD.grad[2] @ anchor > 0
     assert embedding_BD.grad[0] @ (positive - negative) < 0
+
+
+def place_centers(name: str, angles_deg: list[float], **settings) -> nn.Module:
+    """An angular classifier in the plane, its centers at these angles."""
+    config = LossConfig(name=name, sub_centers=2, **settings)
+    num_identities = len(angles_deg) // (2 if name == "subcenter_arcface" else 1)
+    classifier = make_classifier(ModelConfig(), config, 2, num_identities).double()
+    with torch.no_grad():
+        classifier.centers.W.copy_(at_angles(*angles_deg).T)
+    return classifier
+
+
+def angular_loss(scale: float, own_deg: float, others_deg: list[float], margin_deg: float) -> float:
+    """Cross-entropy of scaled cosines, the margin added to the own angle (ArcFace, equation 3)."""
+    own = scale * math.cos(math.radians(own_deg + margin_deg))
+    logits = [own, *(scale * math.cos(math.radians(angle)) for angle in others_deg)]
+    return math.log(sum(map(math.exp, logits))) - own
+
+
+@pytest.mark.parametrize("margin_deg", [0.0, 5.0, 30.0])
+def test_arcface_takes_its_margin_in_degrees(margin_deg):
+    settings = {"margin_deg": margin_deg, "scale": 4.0}
+    classifier = place_centers("arcface", [0.0, 90.0, 200.0], **settings)
+    loss = make_loss(LossConfig(name="arcface", **settings), classifier)
+    value = loss(3 * at_angles(20.0), torch.tensor([0])).item()  # the length of a feature does not matter
+    assert value == pytest.approx(angular_loss(4.0, 20, [70, 180], margin_deg), rel=1e-6)
+
+
+def test_subcenter_arcface_counts_the_nearest_center_of_an_identity():
+    settings = {"margin_deg": 10.0, "scale": 4.0}
+    classifier = place_centers("subcenter_arcface", [180.0, 30.0, 90.0, 100.0], **settings)
+    loss = make_loss(LossConfig(name="subcenter_arcface", **settings), classifier)
+    assert loss(at_angles(20.0), torch.tensor([0])).item() == pytest.approx(angular_loss(4.0, 10, [70], 10), rel=1e-6)
+    cosines = [math.cos(math.radians(angle)) for angle in (10, 70)]
+    assert classifier(at_angles(20.0))[0].tolist() == pytest.approx([4 * cosine for cosine in cosines])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_by_hand(smoothing):
+    loss = make_loss(LossConfig(name="cross_entropy", label_smoothing=smoothing), nn.Identity())
+    logit_BK = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    logs = [[value - math.log(sum(map(math.exp, row))) for value in row] for row in logit_BK.tolist()]
+    own = [row[k] for row, k in zip(logs, (0, 2), strict=True)]
+    every = [sum(row) / 3 for row in logs]
+    expected = -sum((1 - smoothing) * o + smoothing * e for o, e in zip(own, every, strict=True)) / 2
+    assert loss(logit_BK, torch.tensor([0, 2])).item() == pytest.approx(expected)
+
+
+def test_a_loss_without_its_classifier_is_refused():
+    with pytest.raises(ValueError, match="needs a classifier"):
+        make_loss(LossConfig(name="arcface"))
 
 
 def make_linear() -> nn.Linear:

@@ -10,7 +10,8 @@ from reid_core.metrics import (
     Shares,
     baks,
     baus,
-    bootstrap_geo_mean,
+    bootstrap,
+    bootstrap_competition_mean,
     bootstrap_mean_of_groups,
     bootstrap_means,
     competition_mean,
@@ -19,6 +20,7 @@ from reid_core.metrics import (
     interval,
     mean_of_groups,
     pool,
+    summarise,
 )
 
 NOTHING = np.array([])
@@ -124,7 +126,7 @@ def test_bootstrap_draws_known_and_new_independently():
     share_K = np.random.default_rng(1).random(25)
     seeds = [bootstrap_means(share_K, resamples=4000, seed=seed) for seed in (0, 1)]
     assert abs(np.corrcoef(*seeds)[0, 1]) < 0.06
-    squared = bootstrap_geo_mean(Shares(share_K, share_K), resamples=4000) ** 2
+    squared = bootstrap(Shares(share_K, share_K), resamples=4000).geo_mean() ** 2
     assert squared == pytest.approx(seeds[0] * seeds[1])
 
 
@@ -140,16 +142,17 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     covered = []
     for _ in range(300):
         shares = Shares(rng.binomial(1, 0.6, 60).astype(float), rng.binomial(1, 0.8, 60).astype(float))
-        low, high = interval(bootstrap_geo_mean(shares, resamples=200))
+        low, high = interval(bootstrap(shares, resamples=200).geo_mean())
         covered.append(low <= math.sqrt(0.6 * 0.8) <= high)
     assert 0.89 < np.mean(covered) < 0.985
 
 
 def test_degenerate_intervals():
     perfect = Shares(np.ones(4), np.ones(4))
-    assert interval(bootstrap_geo_mean(perfect)) == (1, 1)
-    assert interval(bootstrap_geo_mean(Shares(np.array([0.5]), np.array([0.5])))) == (0.5, 0.5)  # nothing to resample
-    assert np.isnan(interval(bootstrap_geo_mean(Shares(np.ones(4), NOTHING)))).all()
+    assert interval(bootstrap(perfect).geo_mean()) == (1, 1)
+    single = bootstrap(Shares(np.array([0.5]), np.array([0.5])))  # nothing to resample
+    assert interval(single.geo_mean()) == (0.5, 0.5)
+    assert np.isnan(interval(bootstrap(Shares(np.ones(4), NOTHING)).geo_mean())).all()
     assert np.isnan(interval(bootstrap_mean_of_groups({"pig": Shares(np.ones(4), NOTHING)}))).all()
 
 
@@ -160,3 +163,40 @@ def test_interval_of_the_mean_leaves_undefined_groups_out():
     with_pig = bootstrap_mean_of_groups({"cow": cow, "pig": Shares(np.ones(3), NOTHING)}, resamples=50)
     assert alone.std() > 0
     assert with_pig.tolist() == alone.tolist()
+
+
+def test_interval_of_the_competition_s_mean_counts_undefined_groups_as_zero():
+    rng = np.random.default_rng(5)
+    cow, dog = (Shares(rng.random(10), rng.random(10)) for _ in range(2))
+    groups = {"cow": cow, "dog": dog, "pig": Shares(np.ones(3), NOTHING)}
+    draws = bootstrap_competition_mean(groups, resamples=50)
+    assert draws.std() > 0
+    assert draws == pytest.approx(2 / 3 * bootstrap_mean_of_groups(groups, resamples=50))
+
+
+def test_summary_holds_every_metric_between_its_bounds():
+    rng = np.random.default_rng(6)
+    groups = {name: Shares(rng.random(12), rng.random(9)) for name in ("cow", "dog")}
+    metrics = summarise(groups)
+    assert metrics["baks.dog"] == pytest.approx(groups["dog"].known_K.mean())
+    assert metrics["pooled_baks"] == pytest.approx(np.mean([groups["cow"].known_K, groups["dog"].known_K]))
+    assert metrics["pooled_baus"] == pytest.approx(np.mean([groups["cow"].new_K, groups["dog"].new_K]))
+    assert metrics["pooled"] == pytest.approx(math.sqrt(metrics["pooled_baks"] * metrics["pooled_baus"]))
+    names = [f"{name}.{group}" for name in ("baks", "baus", "geo_mean") for group in groups]
+    names += ["mean_of_groups", "pooled", "pooled_baks", "pooled_baus", "competition"]
+    assert len(metrics) == 3 * len(names)
+    for name in names:
+        first, dot, group = name.partition(".")
+        assert metrics[f"{first}_low{dot}{group}"] < metrics[name] < metrics[f"{first}_high{dot}{group}"], name
+    # More identities, a narrower interval: the pooled one has those of both groups.
+    widths = [
+        metrics[f"{name}_high{end}"] - metrics[f"{name}_low{end}"]
+        for name, end in (("pooled_baks", ""), ("baks", ".cow"))
+    ]
+    assert widths[0] < widths[1]
+
+
+def test_without_any_group_every_aggregate_is_undefined():
+    metrics = summarise({})
+    assert len(metrics) == 15
+    assert np.isnan(list(metrics.values())).all()

@@ -6,8 +6,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from reid_core.backbone import find_parts, make_backbone
 from reid_core.config import ModelConfig, TrialConfig, UserError, override
-from reid_core.model import ReidModel, describe_parts, find_parts, make_backbone, make_head, make_model
+from reid_core.heads import make_head
+from reid_core.model import ReidModel, describe_parts, make_model
+from reid_core.presets import make_preset, tiny
 
 SWIN = "swin_micro_patch4_window4_64"
 SMALL = {
@@ -246,3 +249,63 @@ def test_the_table_of_parts_counts_every_parameter():
 
 def test_a_head_of_none_has_no_parameters():
     assert isinstance(make(model__head="none").head, nn.Identity)
+
+
+def small_model(**changes) -> ReidModel:
+    settings = {key.replace("__", "."): value for key, value in changes.items()}
+    config = override(tiny(), {"data.image_px": 32, "model.head": "linear", "model.embedding_dim": 8, **settings})
+    return make_model(config, num_identities=5).eval()
+
+
+def one_side(index: int) -> torch.Tensor:
+    return torch.eye(6)[index : index + 1]
+
+
+@pytest.mark.parametrize("orientation", ["embedding", "input"])
+def test_the_photographed_side_is_seen_once_it_is_learned(orientation):
+    model, images = small_model(model__orientation=orientation), torch.randn(1, 3, 32, 32)
+    new = model.side_embedding.embed if orientation == "embedding" else model.side_input.mix
+    assert {id(p) for p in new.parameters()} <= {id(p) for p in model.parts()[-1].parameters}
+    with torch.no_grad():
+        torch.nn.init.normal_(new.weight)
+    unknown, none = model(images, torch.zeros(1, 6)), model(images)
+    assert torch.equal(unknown, none)
+    left, right = model(images, one_side(0)), model(images, one_side(1))
+    assert not torch.allclose(left, right, atol=1e-3)
+    assert not torch.allclose(left, none, atol=1e-3)
+
+
+def test_sides_as_input_change_nothing_at_first():
+    images = torch.randn(2, 3, 32, 32)
+    with_sides, without = small_model(model__orientation="input"), small_model()
+    torch.testing.assert_close(with_sides(images, torch.ones(2, 6)), without(images))
+
+
+def test_sides_are_ignored_unless_asked_for():
+    model, images = small_model(), torch.randn(1, 3, 32, 32)
+    assert torch.equal(model(images, one_side(0)), model(images, one_side(1)))
+
+
+def test_a_classifier_is_there_only_where_the_loss_needs_it():
+    assert small_model().classifier is None
+    model = small_model(loss__name="cross_entropy")
+    assert model.num_identities == 5
+    features = model.features(torch.randn(3, 3, 32, 32))
+    assert model.classifier(features).shape == (3, 5)
+    assert {name.split(".")[0] for name in model.trainable_state()} == {"backbone", "head", "classifier"}
+    without = make_model(override(tiny(), {"loss.name": "cross_entropy"}))
+    assert (without.classifier, without.num_identities) == (None, 0)
+
+
+def test_efficientnet_b4_is_cut_into_its_five_strides():
+    config = make_preset("efficientnet_b4")
+    assert [part.name for part in small_parts(config)] == ["stem", *(f"stage {i}" for i in range(5)), "norm", "head"]
+    assert all(p.requires_grad for part in small_parts(config) for p in part.parameters)
+    frozen = small_parts(make_preset("efficientnet_b4_frozen"))
+    trained = [part.name for part in frozen if any(p.requires_grad for p in part.parameters)]
+    assert trained == ["norm", "head"]  # and the norm's learning rate is 0
+
+
+def small_parts(config):
+    with torch.device("meta"):
+        return make_model(override(config, {"model.weights": "random"}), num_identities=3).parts()

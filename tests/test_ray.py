@@ -9,13 +9,14 @@ import pytest
 import ray
 import ray.tune
 
-from reid_core.batches import local_batches
-from reid_core.config import AugmentConfig, UserError, flatten, override
+from reid_core.batches import local_batches, make_source
+from reid_core.config import UserError, override
 from reid_core.images import ImageCache, build_cache
-from reid_core.plan import make_plan
+from reid_core.plan import make_plan, make_pool
 from reid_core.prepare import load_database
 from reid_core.presets import tiny
 from reid_core.train import SCORE
+from reid_core.variants import build_variants
 from sweeps.journal import Journal
 from sweeps.progress import Progress
 from sweeps.resources import Resources, driver_resources
@@ -126,19 +127,27 @@ def test_chunks_come_back_in_order(local_ray):
     assert [value for table in found for value in table["n"].to_pylist()] == [3, 1, 2, 9, 8, 7]
 
 
-def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, cached):
+@pytest.mark.parametrize("variants", [None, 2], ids=["online", "offline"])
+def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, cached, tmp_path, variants):
     path, database = cached
-    config = override(tiny(), {"optim.batch_size": 8, "optim.epochs": 2, "data.oversample_to": None})
-    identity_N = np.array(database["identity"].to_pylist())
-    plan = make_plan(config, identity_N, np.arange(len(identity_N)), world_size=2)
-    code_N = np.unique(identity_N, return_inverse=True)[1].astype(np.int64)
-    augment = AugmentConfig(**{key[8:]: value for key, value in flatten(config).items() if key.startswith("augment.")})
+    changes = {"optim.batch_size": 8, "optim.epochs": 2, "data.oversample_to": 4, "data.variants": variants, "seed": 3}
+    config, cache = override(tiny(), changes), ImageCache(path)
+    identity_N, row_N = np.array(database["identity"].to_pylist()), np.arange(60)
+    pool = make_pool(config.data, identity_N, row_N, 60)
+    source = make_source(
+        config,
+        pool,
+        image_cache=path,
+        variants=build_variants(tmp_path, cache, pool, config, map_chunks=ray_map),
+        code_N=np.unique(identity_N, return_inverse=True)[1].astype(np.int64),
+        sides_N6=np.eye(60, 6, dtype=np.float32),
+    )
+    assert bool(variants) == bool(source.variants)
+    plan = make_plan(config, identity_N, row_N, world_size=2, num_images=60)
     for rank in (0, 1):
-        plain = list(local_batches(plan, seed=3, config=augment, cache=ImageCache(path), code_N=code_N, rank=rank))
-        streamed = list(
-            stream_batches(plan, seed=3, config=augment, image_cache=str(path), code_N=code_N, rank=rank, data_cpus=1)
-        )
-        assert len(plain) == len(streamed) == 2 * (60 // 8)
+        plain = list(local_batches(plan, source, rank=rank))
+        streamed = list(stream_batches(plan, source, rank=rank, data_cpus=1))
+        assert len(plain) == len(streamed) == len(plan) // 2
         for one, other in zip(plain, streamed, strict=True):
-            assert np.array_equal(one.pixels_BHWC, other.pixels_BHWC)
-            assert np.array_equal(one.identity_B, other.identity_B)
+            assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+            assert other.pixels_BHWC.flags.writeable

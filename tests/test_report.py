@@ -6,7 +6,7 @@ from reid_core.config import flatten, override
 from reid_core.presets import tiny
 from sweeps.export import read_result, write_result
 from sweeps.journal import Journal, Record
-from sweeps.report import best_record, format_failures, format_leaderboard, write_trials
+from sweeps.report import best_record, describe_online, format_failures, format_leaderboard, write_trials
 from sweeps.resources import Resources, driver_resources
 
 METRICS = {"objective": 0.5, "geo_mean.cow": 0.5, "baks.cow": 0.4, "baus.cow": 0.625, "threshold.cow": 0.3}
@@ -27,6 +27,17 @@ def test_a_record_survives_the_journal(tmp_path):
         journal.write(record)
     assert journal.read() == records()
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_records_of_any_name_are_read_in_the_order_of_their_names(tmp_path):
+    journal = Journal(tmp_path)
+    for name in ("online-0000", "batch16", "metric"):
+        journal.write(Record(name, {}, start="checkpoint of another"))
+    (tmp_path / "metric").mkdir()  # a trial's own folder lies beside its record
+    (tmp_path / "metric" / "config.json").write_text("{}")
+    assert [(record.name, record.start) for record in journal.read()] == [
+        (name, "checkpoint of another") for name in ("batch16", "metric", "online-0000")
+    ]
 
 
 def test_a_half_written_record_is_not_read(tmp_path):
@@ -68,6 +79,25 @@ def test_a_result_is_read_again_for_the_same_trial_only(tmp_path):
     write_result(tmp_path, first, metrics)
     assert read_result(tmp_path, first)["testSet"]["pooled"] == 0.4
     assert read_result(tmp_path, other) is None
+
+
+def test_a_trial_whose_values_contradict_each_other_has_its_row(tmp_path):
+    record = Record("trial-0000", {"predict.rule": "openmax"}, "infeasible", reason="it needs a classifier")
+    write_trials(tmp_path / "trials.parquet", [record], tiny())  # tiny trains with triplets
+    (row,) = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert (row["config.predict.rule"], row["config.loss.name"]) == ("openmax", "triplet")
+
+
+def test_the_additional_training_wins_or_not():
+    best, more = records()[0], Record("online-0000", {}, "completed", metrics={"objective": 0.6})
+    assert describe_online(best, more).endswith("online-0000: 0.6000; online-0000 is the best")
+    assert best_record([best, more]) is more
+    worse = Record("online-0000", {}, "completed", metrics={"objective": 0.5})
+    assert describe_online(best, worse).endswith("0.5000; trial-0000 is the best")
+    assert best_record([best, worse]) is best  # equal is not better
+    failed = Record("online-0000", {}, "failed", reason="the loss is nan")
+    assert describe_online(best, failed).endswith("failed (the loss is nan); trial-0000 stays the best")
+    assert best_record([best, failed]) is best
 
 
 def test_the_leaderboard_ranks_and_counts():

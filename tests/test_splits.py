@@ -206,8 +206,43 @@ def test_no_rows_and_only_queries(strategy: str):
     assert assign_parts([None], ["g"], strategy=strategy, seed=0).tolist() == ["query"]
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("strategy", ["stratified", "paper", "time_proportion", "time_cutoff"])
+def test_whole_encounters_with_any_strategy(strategy: str, seed: int):
+    both = zip(rows_of([9, 12] * 20, "a"), rows_of([6] * 30, "b"), strict=True)
+    identity_N, group_N = (np.concatenate(columns) for columns in both)
+    rng = np.random.default_rng(seed)
+    date_N = np.array([None if day == 9 else f"2020-01-{day + 1:02d}" for day in rng.integers(10, size=len(group_N))])
+    date_N[group_N == "b"] = None
+    options = {"strategy": strategy, "seed": seed, "date_N": date_N}
+    straddling = {}
+    for whole in (False, True):
+        part_N = assign_parts(identity_N, group_N, **options, whole_encounters=whole)
+        encounters: dict[tuple, set[str]] = {}
+        for identity, date, part in zip(identity_N, date_N, part_N, strict=True):
+            if date:
+                encounters.setdefault((identity, date), set()).add(str(part))
+        straddling[whole] = sum(len(parts) > 1 for parts in encounters.values())
+        assert members(part_N, identity_N, "validating") <= members(part_N, identity_N, "training")
+    assert straddling[True] == 0
+    assert (straddling[False] > 0) == (strategy in ("stratified", "paper"))
+    apart_N = assign_parts(identity_N, group_N, **options)
+    np.testing.assert_array_equal(is_known(part_N, identity_N, group_N), is_known(apart_N, identity_N, group_N))
+    undated_N = np.equal(date_N, None)
+    np.testing.assert_array_equal(part_N[undated_N], apart_N[undated_N])
+
+
+def test_whole_encounters_names_groups_without_dates_and_dates_are_not_asked_for_otherwise(caplog):
+    identity_N, group_N = rows_of(SHAPES["five"])
+    plain_N = assign_parts(identity_N, group_N, strategy="stratified", seed=0, date_N=["soon"] * 20)
+    assert not caplog.records
+    part_N = assign_parts(identity_N, group_N, strategy="stratified", seed=0, whole_encounters=True)
+    assert "group g: no photograph has a date" in caplog.text
+    np.testing.assert_array_equal(part_N, plain_N)
+
+
 def test_wrong_arguments():
-    with pytest.raises(UserError, match=r"data\.split='random'"):
+    with pytest.raises(UserError, match=r"data\.split='random': expected one of stratified, paper, time_proportion"):
         assign_parts(["a"], ["g"], strategy="random", seed=0)
     with pytest.raises(ValueError, match="shorter"):
         assign_parts(["a", "b"], ["g"], strategy="paper", seed=0)

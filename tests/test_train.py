@@ -11,8 +11,8 @@ import torch
 from reid_core.batches import Batch
 from reid_core.config import OptimConfig, TrialConfig, override
 from reid_core.model import ReidModel, make_model
-from reid_core.optim import learning_rate_factor, make_optimizer, make_schedule
-from reid_core.presets import tiny
+from reid_core.optim import head_rate, learning_rate_factor, make_optimizer, make_schedule
+from reid_core.presets import make_preset, tiny
 from reid_core.train import SCORE, Trainer, TrainingError
 
 PX, NUM_ANIMALS, STEPS = 32, 8, 4
@@ -55,11 +55,11 @@ def endless_batches() -> Iterator[Batch]:
     while True:
         animals = rng.permutation(NUM_ANIMALS)[:4]
         rows = np.concatenate([rng.choice(np.flatnonzero(code_N == k), 4, replace=False) for k in animals])
-        yield Batch(pixels_NHWC[rows], code_N[rows])
+        yield Batch(pixels_NHWC[rows], code_N[rows], np.zeros((len(rows), 6), dtype=np.float32))
 
 
 def make_trainer(config: TrialConfig = CONFIG, **kwargs) -> Trainer:
-    return Trainer(config, make_model(config), steps_per_epoch=STEPS, **kwargs)
+    return Trainer(config, make_model(config, num_identities=NUM_ANIMALS), steps_per_epoch=STEPS, **kwargs)
 
 
 def embed(model: ReidModel, pixels_NHWC: np.ndarray) -> torch.Tensor:
@@ -93,6 +93,27 @@ def test_training_learns():
     assert reports[-1]["loss"] < 0.4 * reports[0]["loss"]
     assert before < 0.6
     assert reports[-1][SCORE] > 0.9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss.name": "cross_entropy", "model.head": "none"},
+        {"loss.name": "cross_entropy", "model.head": "none", "model.classifier": "mlp"},
+        {"loss.name": "arcface", "loss.scale": 16.0},
+        {"loss.name": "subcenter_arcface", "loss.scale": 16.0, "loss.sub_centers": 2},
+    ],
+)
+def test_classification_learns_and_its_embedding_with_it(changes):
+    config = override(CONFIG, {"optim.epochs": 10, "model.head": "linear", "model.embedding_dim": 64, **changes})
+    trainer = make_trainer(config)
+    reports = list(trainer.fit(endless_batches(), lambda model: {SCORE: accuracy(model)}))
+    assert reports[-1]["loss"] < 0.5 * reports[0]["loss"]
+    assert reports[-1][SCORE] > 0.9
+    pixels_NHWC, code_N = draw_images(4, seed=3)
+    with torch.inference_mode():
+        feature_ND = trainer.model.eval().features(trainer.model.normalise(torch.from_numpy(pixels_NHWC)))
+        assert np.mean(trainer.model.classifier(feature_ND).argmax(dim=1).numpy() == code_N) > 0.9
 
 
 def test_same_seed_same_training_other_seed_other_training():
@@ -156,6 +177,40 @@ def test_patience_stops_training():
     assert list(trainer.fit(endless_batches(), scores(0.9))) == []  # a resumed run stays stopped
 
 
+def test_patience_may_look_at_the_validation_loss():
+    changes = {"optim.epochs": 9, "optim.patience_epochs": 2, "optim.patience_on": "loss_validating"}
+    values = iter([(0.5, 3.0), (0.6, 2.0), (0.7, math.nan), (0.8, 2.5), (0.9, 1.0)])
+
+    def evaluate(model):
+        score, loss = next(values)
+        return {SCORE: score, "loss_validating": loss}
+
+    reports = list(make_trainer(override(CONFIG, changes)).fit(endless_batches(), evaluate))
+    assert [report["epoch"] for report in reports] == [1, 2, 3, 4]  # 2.0 was the smallest; NaN is none
+
+
+def test_only_the_head_moves_during_the_head_only_epochs():
+    config = override(CONFIG, {"optim.head_only_epochs": 2, "loss.name": "cross_entropy"})
+    trainer, before = make_trainer(config), make_model(config, num_identities=NUM_ANIMALS)
+    moved = []
+    for _ in trainer.fit(endless_batches(), scores(0.5, 0.5, 0.5)):
+        pairs = [(trainer.model, before), (trainer.model.backbone, before.backbone)]
+        pairs += [(trainer.model.head, before.head), (trainer.model.classifier, before.classifier)]
+        moved.append([not same_state(new.state_dict(), old.state_dict()) for new, old in pairs])
+    assert moved == [[True, False, True, True]] * 2 + [[True, True, True, True]]
+
+
+def test_another_trials_best_weights_are_the_start(tmp_path):
+    teacher = make_trainer()
+    list(teacher.fit(endless_batches(), scores(0.2, 0.6, 0.3)))
+    teacher.save(tmp_path)
+    pupil = make_trainer(override(CONFIG, {"optim.epochs": 0}))
+    pupil.start_from(tmp_path)
+    assert pupil.history == []
+    assert same_state(pupil.model.trainable_state(), teacher.best_state)
+    assert same_state(pupil.restore_best().trainable_state(), teacher.best_state)
+
+
 def test_a_loss_that_is_no_number_raises():
     trainer = make_trainer()
     with torch.no_grad():
@@ -176,15 +231,16 @@ def test_too_few_batches_raise():
 
 
 def test_reported_loss_is_that_of_the_global_batch():
-    """`make_loss` multiplies by the world size for DDP's sake; a report must not."""
-    trainer = make_trainer(override(CONFIG, {"optim.epochs": 1, "model.head_dropout": 0.0}))
-    alone = make_trainer(override(CONFIG, {"optim.epochs": 1, "model.head_dropout": 0.0}))
-    trainer.world_size, one_rank = 2, trainer.loss
-    trainer.loss = lambda embedding, identity: 2 * one_rank(embedding, identity)
-    batch = next(endless_batches())
-    for each in (trainer, alone):
-        each.wrapped.train()
-    assert trainer._train_step(batch).item() == pytest.approx(alone._train_step(batch).item(), rel=1e-5)
+    """The triplet loss comes times the world size for DDP's sake; others are means over one rank's images."""
+    config = override(CONFIG, {"optim.epochs": 1, "model.head_dropout": 0.0})
+    alone = make_trainer(config)
+    (expected,) = alone.fit(endless_batches(), scores(0.5))
+    twice = make_trainer(config)
+    twice.loss_scale, one_rank = 2, twice.wrapped.loss
+    twice.wrapped.loss = lambda feature, identity: 2 * one_rank(feature, identity)
+    twice.gather = lambda mine: np.concatenate([mine, mine + 1.0])  # the other rank's loss is larger by 1
+    (report,) = twice.fit(endless_batches(), scores(0.5))
+    assert report["loss"] == pytest.approx(expected["loss"] + 0.5, rel=0.02)
 
 
 def test_gradients_are_clipped():
@@ -234,13 +290,38 @@ def test_schedule_by_hand(changes, expected):
     config = OptimConfig(epochs=2, lr_head=0.5, **changes)
     assert [learning_rate_factor(config, step, 4) for step in range(8)] == pytest.approx(expected)
     parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter], lr=0.5)
+    optimizer = torch.optim.AdamW([{"params": [parameter], "name": "head"}], lr=0.5)
     schedule, rates = make_schedule(config, optimizer, 4), []
     for _ in range(8):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([0.5 * factor for factor in expected])
+
+
+@pytest.mark.parametrize("total", [10, 37, 200])
+def test_onecycle_is_torchs(total):
+    config = OptimConfig(epochs=1, schedule="onecycle")
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=total, cycle_momentum=False)
+    for step in range(total):
+        assert learning_rate_factor(config, step, total) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        if step < total - 1:
+            schedule.step()
+
+
+@pytest.mark.parametrize(("preset", "rate"), [("batch16", 1e-5), ("batch32", 2e-5), ("batch64", 5e-5)])
+def test_head_learning_rates_are_the_papers(preset, rate):
+    assert head_rate(make_preset(preset).optim) == rate
+
+
+def test_linear_scaling_is_in_the_optimiser():
+    changes = {"optim.lr_head": 1e-5, "optim.batch_size": 64, "optim.lr_head_scaling": "linear"}
+    config = override(CONFIG, changes)
+    rates = {group["name"]: group["lr"] for group in make_optimizer(config.optim, make_model(config)).param_groups}
+    assert rates["head"] == pytest.approx(4e-5)
+    assert rates["norm"] == config.optim.lr_norm
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):

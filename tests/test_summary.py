@@ -1,0 +1,22 @@
+"""The printed table has every metric with its interval, and a dash where there is none."""
+
+import numpy as np
+
+from reid_core.metrics import Shares, summarise
+from reid_core.summary import format_metrics
+
+
+def test_every_number_stands_in_its_line_and_undefined_ones_are_dashes():
+    cow = Shares(np.array([1.0, 0.5]), np.array([0.48]))
+    pig = Shares(np.array([0.6]), np.array([]))
+    metrics = summarise({"cow": cow, "pig": pig})
+    head, *lines = format_metrics({"testSet": metrics}).splitlines()
+    cells = {line[2:32].strip(): line[32:].split(maxsplit=3) for line in lines}
+    assert head.split()[:4] == ["testSet", "BAKS", "BAUS", "GEO_MEAN"]
+    assert cells["cow"] == ["0.750", "0.480", "0.600", "0.490 … 0.693"]  # sqrt(0.5 · 0.48), sqrt(1 · 0.48)
+    assert cells["pig"] == ["0.600", "-", "-"]
+    assert cells["mean of groups"] == ["-", "-", "0.600", "0.490 … 0.693"]
+    interval = f"{metrics['pooled_low']:.3f} … {metrics['pooled_high']:.3f}"
+    assert cells["pooled (the paper's overall)"] == ["0.700", "0.480", "0.580", interval]
+    assert cells["its BAKS alone"] == ["0.700", "-", "-", "0.500 … 1.000"]
+    assert cells["its BAUS alone"] == ["-", "0.480", "-", "0.480 … 0.480"]
