@@ -12,6 +12,7 @@ from reid_core.batches import local_batches
 from reid_core.bundle import write_config
 from reid_core.environment import describe_environment
 from reid_core.experiment import epoch_evaluation, finish, local_place, make_trainer, plan_of, rest_of, source_of
+from reid_core.leaks import format_leaks, read_leaks
 from reid_core.model import describe_parts
 from reid_core.prepare import Prepared, prepare, read_truth, resolve_data
 from reid_core.summary import format_metrics
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_config(out / "best.yaml", config)
     (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
     (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
-    print(format_metrics(metrics))
+    print(f"{format_metrics(metrics)}\n\n{format_leaks(read_leaks(out / 'leaks.csv'))}\n")
     if prepared.num_unreadable:
         print(f"{prepared.num_unreadable} unreadable photographs were left out")
     print(f"model: {out / 'best'}\nanswers: {out / 'predictions.parquet'}")

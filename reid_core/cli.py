@@ -98,16 +98,19 @@ def with_absolute_files(config: TrialConfig) -> TrialConfig:
     Raises:
         UserError: If a weights file cannot be read.
     """
-    second = config.fusion.second_model
-    absolute = {
+    absolute: dict[str, str | None] = {
         "model.weights": absolute_weights(config.model.weights),
         "fusion.second_weights": absolute_weights(config.fusion.second_weights),
+        "fusion.second_model": absolute_folder(config.fusion.second_model),
     }
     if config.match.weights is not None:
         absolute["match.weights"] = str(Path(config.match.weights).absolute())
-    if second is not None and Path(second).is_dir():  # else it is a model's name
-        absolute["fusion.second_model"] = str(Path(second).absolute())
     return override(config, absolute)
+
+
+def absolute_folder(model: str | None) -> str | None:
+    """A value of `fusion.second_model`, made absolute if it is a bundle's folder and no model's name."""
+    return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
 
 
 def _start(arguments: argparse.Namespace) -> TrialConfig:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ from reid_core.evaluate import (
     sample_training,
     shares_of,
 )
-from reid_core.leaks import leak_report
+from reid_core.leaks import leak_report, write_leaks
 from reid_core.matching import make_matcher
 from reid_core.metrics import summarise
 from reid_core.model import ReidModel, make_model
@@ -125,9 +124,10 @@ def outputs_of(
     """What the networks say about the images of some parts."""
     row_N = np.flatnonzero(np.isin(prepared.parts.part_N, parts))
     embedding_ND, logit_NK = place.embed(config, model, prepared, row_N)
+    second_ND = prepared.second_ND(config.fusion.second_model)
     if logit_NK is None:
-        return Outputs(embedding_ND, second_ND=prepared.second_ND)
-    return Outputs(embedding_ND, logit_NK, prepared.second_ND, *prepared.classes())
+        return Outputs(embedding_ND, second_ND=second_ND)
+    return Outputs(embedding_ND, logit_NK, second_ND, *prepared.classes())
 
 
 def epoch_evaluation(config: TrialConfig, prepared: Prepared, place: Place) -> Evaluate:
@@ -232,7 +232,7 @@ def finish(
     tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
     pq.write_table(pa.concat_tables(tables), out / "predictions.parquet")
     leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, outputs.embedding_ND)
-    pa_csv.write_csv(leaks, out / "leaks.csv")
+    write_leaks(out / "leaks.csv", leaks)
     test_metrics = summarise(shares_of(answers["testSet"], decision, truth))
     metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
     write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, metrics))

@@ -6,9 +6,11 @@ Letters: N images, Q queries, G gallery, D embedding.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 
 from reid_core.encounters import day_of
 from reid_core.similarity import shortlist
@@ -101,3 +103,14 @@ def format_leaks(table: pa.Table) -> str:
         lines.append([f"{row['group']} {row['part']}", str(row["num_queries"]), *shares])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.rjust, [line[0].ljust(widths[0]), *line[1:]], widths)) for line in lines)
+
+
+def write_leaks(path: Path, table: pa.Table) -> None:
+    """Write a leak report as CSV; what is undefined is empty."""
+    pa_csv.write_csv(table, path)
+
+
+def read_leaks(path: Path) -> pa.Table:
+    """Read what `write_leaks` wrote."""
+    types = {field.name: field.type for field in SCHEMA}
+    return pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(column_types=types))

@@ -6,7 +6,8 @@ data folder + configuration → files in one folder, and `Prepared`, which any p
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reid_core.config import TrialConfig, UserError
+from reid_core.config import TrialConfig, UserError, override
 from reid_core.evaluate import Parts
 from reid_core.images import ImageCache, MapChunks, build_cache, local_map
 from reid_core.local_features import LocalFeatures, build_features
@@ -39,7 +40,7 @@ class Prepared:
     image_id_N: np.ndarray
     parts: Parts
     date_N: np.ndarray  # as in metadata.csv; None where it is empty
-    second: str | None = None  # embeddings of a second global model; None without one
+    second: dict[str, str] = field(default_factory=dict)  # embeddings of second global models, by `fusion.second_model`
 
     @cached_property
     def images(self) -> ImageCache:
@@ -57,10 +58,9 @@ class Prepared:
         assert self.parts.sides_N6 is not None
         return self.parts.sides_N6
 
-    @cached_property
-    def second_ND(self) -> np.ndarray | None:
-        """Embeddings of the second global model, memory-mapped."""
-        return np.load(self.second, mmap_mode="r", allow_pickle=False) if self.second else None
+    def second_ND(self, name: str | None) -> np.ndarray | None:
+        """Embeddings of a second global model, memory-mapped; None without a name."""
+        return np.load(self.second[name], mmap_mode="r", allow_pickle=False) if name else None
 
     @property
     def num_unreadable(self) -> int:
@@ -103,6 +103,7 @@ def prepare(
     config: TrialConfig,
     *,
     skip_missing: bool = False,
+    second_models: Sequence[str] = (),
     map_chunks: MapChunks = local_map,
 ) -> Prepared:
     """Read, check, decode, extract and split; what is already there and unchanged is not done again.
@@ -112,6 +113,7 @@ def prepare(
         folder: Where caches and the table of parts are kept; on a cluster, a folder that every node sees.
         config: Of the trials; `seed`, `data` and `match` are used.
         skip_missing: Leave out rows without a photograph.
+        second_models: Values of `fusion.second_model` that trials may have, besides that of `config`.
         map_chunks: How decoding and extraction are spread.
 
     Raises:
@@ -125,7 +127,11 @@ def prepare(
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=map_chunks)
         features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_chunks)
-    second = build_second(folder, root, paths, config, map_chunks=map_chunks) if config.fusion.second_model else None
+    second = {
+        name: build_second(folder, root, paths, override(config, {"fusion.second_model": name}), map_chunks=map_chunks)
+        for name in {config.fusion.second_model, *second_models}
+        if name
+    }
     parts = split_database(database, ImageCache(image_cache).error, config)
     logger.info("%s", describe_parts(parts.part_N, parts.identity_N, parts.group_N))
     _check_objective(parts, root)
@@ -136,7 +142,7 @@ def prepare(
         image_id_N=_column(database, "image_id"),
         parts=parts,
         date_N=_column(database, "date"),
-        second=str(second) if second else None,
+        second={name: str(path) for name, path in second.items()},
     )
     _save(prepared, folder)
     return load_prepared(folder)

@@ -70,6 +70,7 @@ def efficientnet_b4() -> TrialConfig:
         "model.backbone": "efficientnet_b4",
         "model.unfrozen_stages": 5,
         "optim.lr_head": 5e-4,
+        "optim.lr_head_scaling": "none",
         "optim.lr_stages": 1e-4,
         "optim.lr_norm": 1e-4,
         "match.matcher": "none",
@@ -85,6 +86,7 @@ def efficientnet_b4_frozen() -> TrialConfig:
         "model.unfrozen_stages": 0,
         "model.head": "linear",
         "optim.lr_head": 5e-4,
+        "optim.lr_head_scaling": "none",
         "optim.lr_norm": 0.0,
     }
     return override(batch32(), settings)

@@ -77,6 +77,7 @@ def format_result(
     num_unreadable: int,
 ) -> str:
     """Leaderboard, best configuration, its metrics with intervals on both sets, and where everything lies."""
+    from reid_core.leaks import format_leaks, read_leaks
     from reid_core.summary import format_metrics
 
     lines = ["", format_leaderboard(records), "", format_failures(records)]
@@ -85,6 +86,7 @@ def format_result(
     lines += [f"  trained on from {best.start}"] if best.start else []
     lines += ["", format_metrics(metrics), ""]
     lines += ["thresholdSet chose the trial and the thresholds: its numbers are optimistic. testSet was used once."]
+    lines += ["", format_leaks(read_leaks(out / "leaks.csv")), ""]
     if num_unreadable:
         lines += [f"{num_unreadable} unreadable photographs were left out."]
     for name, file in (
@@ -92,6 +94,7 @@ def format_result(
         ("best configuration", "best.yaml"),
         ("model", "best"),
         ("every answer", "predictions.parquet"),
+        ("leaks", "leaks.csv"),
     ):
         lines.append(f"{name:<20}{out / file}")
     return "\n".join(lines)

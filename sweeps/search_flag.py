@@ -24,7 +24,6 @@ NOT_SEARCHED = {
     "match.weights": _ONCE,
     "match.image_px": _ONCE,
     "match.num_keypoints": _ONCE,
-    "fusion.second_model": _ONCE,
     "fusion.second_weights": _ONCE,
     "threshold.objective": _STICK,
     "threshold.fixed": _STICK,

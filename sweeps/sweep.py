@@ -28,7 +28,7 @@ from sweeps.journal import Journal, Record
 from sweeps.online import Epochs, check_offline, continue_online, parse_epochs
 from sweeps.report import best_record, describe_online, format_failures, write_trials
 from sweeps.resources import Resources
-from sweeps.search_flag import describe_searched, parse_searched
+from sweeps.search_flag import choices_of, describe_searched, parse_searched
 from sweeps.searcher import JournalSearch, epoch_scores
 from sweeps.space import Space, base_point, most_epochs
 from sweeps.stream import ray_map
@@ -132,10 +132,11 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
 
 
 def _with_absolute_files(searched: Searched) -> Searched:
-    """Weights files become absolute, and must be there."""
+    """Files and folders become absolute; weights files must be there."""
+    make_absolute = {"model.weights": cli.absolute_weights, "fusion.second_model": cli.absolute_folder}
     return tuple(
-        (key, Choices(tuple(map(cli.absolute_weights, candidates.values))))
-        if key == "model.weights" and isinstance(candidates, Choices)
+        (key, Choices(tuple(map(make_absolute[key], candidates.values))))
+        if key in make_absolute and isinstance(candidates, Choices)
         else (key, candidates)
         for key, candidates in searched
     )
@@ -154,7 +155,14 @@ def claim_out(out: Path, sweep: Sweep, *, resume: str) -> Journal:
 def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) -> str:
     """Prepare, run what is left of the trials, score `testSet` for the best, export; returns the result as text."""
     root = resolve_data(sweep.data, out / "data")
-    prepared = prepare(root, out / "cache", sweep.base, skip_missing=sweep.skip_missing, map_chunks=ray_map)
+    prepared = prepare(
+        root,
+        out / "cache",
+        sweep.base,
+        skip_missing=sweep.skip_missing,
+        second_models=[name for name in choices_of(sweep.searched, "fusion.second_model") if name],
+        map_chunks=ray_map,
+    )
     plan_of(sweep.base, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
     logger.info("%s", describe_model(sweep.base))
     job = Job(sweep.base, str(out), str(out / "cache"), resources)

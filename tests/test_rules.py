@@ -13,7 +13,7 @@ from reid_core.bundle import read_bundle, write_bundle
 from reid_core.config import UserError
 from reid_core.embed import embed
 from reid_core.metrics import NEW
-from reid_core.prepare import load_prepared
+from reid_core.prepare import load_prepared, prepare
 from reid_core.second import second_config
 
 CLASSIFIER = [
@@ -100,6 +100,16 @@ def test_a_second_model_is_fused_and_travels_with_the_bundle(with_second, tmp_pa
     assert all((weights[name] == value).all() for name, value in theirs.model.state_dict().items())
     assert predict.main([str(second.out / "best"), "--data", str(second.data), "--out", str(tmp_path / "s.csv")]) == 0
     assert {row["identity"] for row in read(tmp_path / "s.csv")} - {NEW}
+
+
+def test_second_models_that_are_searched_are_all_prepared(with_second, tmp_path):
+    first, second = with_second
+    names, base = [str(first.out / "best"), str(second.out / "best")], read_bundle(first.out / "best").config
+    prepared = prepare(second.data, tmp_path, base, second_models=names)
+    assert prepared.second_ND(None) is None
+    embeddings = [prepared.second_ND(name) for name in names]
+    np.testing.assert_allclose(embeddings[0], read_bundle(first.out / "best").embedding_GD, atol=1e-5)
+    np.testing.assert_allclose(embeddings[1], read_bundle(second.out / "best").embedding_GD, atol=1e-5)
 
 
 def test_a_second_model_that_cannot_be_had_is_told(with_second):

@@ -11,6 +11,7 @@ from sweeps.search_flag import NOT_SEARCHED, describe_searched, parse_searched
 NOTHING: frozenset[str] = frozenset()
 SEARCHABLE = sorted(set(flatten(TrialConfig())) - set(NOT_SEARCHED))
 SPECS = {  # of the keys that have no default candidates; values other than the base's
+    "fusion.second_model": "null,mobilenetv2_100",
     "data.mean": "0.5,[0.4, 0.5, 0.6]",
     "data.std": "0.2,0.5",
     "model.backbone": "swin_tiny,convnext_tiny",
