@@ -11,7 +11,8 @@ from reid_core import cli
 from reid_core.batches import local_batches
 from reid_core.bundle import write_config
 from reid_core.environment import describe_environment
-from reid_core.experiment import epoch_evaluation, finish, local_place, make_trainer, plan_of, rest_of, source_of
+from reid_core.experiment import epoch_evaluation, local_place, make_trainer, plan_of, rest_of, source_of
+from reid_core.finish import finish
 from reid_core.leaks import format_leaks, read_leaks
 from reid_core.model import describe_parts
 from reid_core.prepare import Prepared, prepare, read_truth, resolve_data

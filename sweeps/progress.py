@@ -11,6 +11,8 @@ from reid_core.train import SCORE
 from sweeps.journal import Journal
 from sweeps.report import best_record, write_trials
 
+TOLD = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
+
 
 class Progress(Callback):
     """Tells how a sweep goes, and keeps a trials.parquet that is never older than the last ended trial."""
@@ -45,7 +47,7 @@ class Progress(Callback):
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """An epoch was reported."""
         if "loss" in result:
-            told = f"loss {result['loss']:.4f}  {SCORE} {result[SCORE]:.4f}"
+            told = "  ".join(f"{key} {result[key]:.4f}" for key in TOLD if key in result)
             tqdm.write(f"{trial.config['name']} epoch {result['epoch']}: {told}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

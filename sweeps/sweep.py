@@ -16,7 +16,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from reid_core import cli
 from reid_core.config import TrialConfig, UserError, flatten
-from reid_core.experiment import finish, local_place, make_trainer, plan_of
+from reid_core.experiment import local_place, make_trainer, plan_of
+from reid_core.finish import finish
 from reid_core.model import describe_model
 from reid_core.prepare import SYNTHETIC, load_prepared, prepare, read_truth, resolve_data
 from sweeps.asker import Choices, Searched
@@ -220,7 +221,7 @@ def make_scheduler(epochs: int, before: list[Record]) -> AsyncHyperBandScheduler
 
 
 def finish_best(best: Record, job: Job, root: Path, *, skip_missing: bool) -> dict[str, dict[str, float]]:
-    """Load the best trial's weights and finish it (`experiment.finish`)."""
+    """Load the best trial's weights and finish it (`finish.finish`)."""
     config, prepared, place = job.configure(best.parameters), load_prepared(Path(job.cache)), local_place()
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     trainer.load(Path(best.checkpoint))

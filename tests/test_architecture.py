@@ -44,6 +44,7 @@ COMPOSERS = (
     "prepare",
     "cli",
     "experiment",
+    "finish",
     "predict",
     "wildlife",
     "__main__",
