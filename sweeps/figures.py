@@ -5,43 +5,36 @@ one PNG file at `path`, whose folder it makes, and returns `path`; where there i
 Shape letters: N images, B batch, V variants, H W C pixels, T thresholds, S steps, E epochs, X points of a line.
 """
 
-import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-DPI = 150
-# From dark to light: grey levels that a black-and-white print tells apart, each at least 3:1 against white.
-COLOURS = ("#000000", "#1f3a93", "#b5442b", "#2f9184")
-MARK: dict[str, Any] = {"color": "black", "linewidth": 1.0, "linestyle": (0, (1, 1))}  # of the threshold in use
-STROKES = ("-", "--", "-.", ":")
-MARKERS = "os^vDP*Xp<>h"
-# Twelve series before any pair of stroke and marker comes again.
-STYLES: list[dict[str, Any]] = [
-    {"color": COLOURS[i % 4], "linestyle": STROKES[(i + i // 4) % 4], "marker": marker}
-    for i, marker in enumerate(MARKERS)
-]
-SCORE_LABEL = "threshold (smallest accepted probability or cosine)"
+from sweeps.drawing import (
+    MARK,
+    Curve,
+    Series,
+    add_legend,
+    clean_name,
+    draw_counts,
+    draw_curves,
+    draw_images,
+    draw_lines,
+    make_panels,
+    mark_threshold,
+    save_png,
+    say,
+    set_log,
+    wrap_title,
+)
+
 LOG_FROM = 10.0  # losses whose largest values differ by more than this factor are drawn on a logarithmic axis
 
-Curve = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # thresholds, BAKS, BAUS, GEO_MEAN; each (T,)
 Reports = Sequence[Mapping[str, Any]]  # one per epoch, as `Trainer.fit` yields them
-
-
-class Series(NamedTuple):
-    """A named line; undefined values are NaN and leave a gap."""
-
-    name: str
-    x_X: np.ndarray
-    y_X: np.ndarray
 
 
 def plot_images_per_individual(identity_N: np.ndarray, group_N: np.ndarray, path: Path) -> Path:
@@ -54,14 +47,14 @@ def plot_images_per_individual(identity_N: np.ndarray, group_N: np.ndarray, path
     group_N = np.asarray(group_N, dtype=str)
     named_N = np.array([identity is not None and identity != "" for identity in identity_N], dtype=bool)
     groups = np.unique(group_N).tolist()
-    figure, panels = _make_panels(len(groups), "Images per identity, most photographed first")
+    figure, panels = make_panels(len(groups), "Images per identity, most photographed first")
     for axes, group in zip(panels, groups, strict=False):
         chosen_N = group_N == group
         names = np.asarray(identity_N)[chosen_N & named_N].astype(str)
-        _draw_counts(axes, group, np.unique(names, return_counts=True)[1], unnamed=int((chosen_N & ~named_N).sum()))
+        draw_counts(axes, group, np.unique(names, return_counts=True)[1], unnamed=int((chosen_N & ~named_N).sum()))
     if not groups:
-        _say(panels[0], "no images")
-    return _save(figure, path)
+        say(panels[0], "no images")
+    return save_png(figure, path)
 
 
 def plot_augmentation(before_BHWC: np.ndarray, after_BHWC: np.ndarray, path: Path) -> Path:
@@ -78,9 +71,9 @@ def plot_augmentation(before_BHWC: np.ndarray, after_BHWC: np.ndarray, path: Pat
         raise ValueError(f"{len(before_BHWC)} images before augmentation, {len(after_BHWC)} after")
     figure = Figure(figsize=(11, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw_images(left, before_BHWC, f"Before augmentation ({len(before_BHWC)} images)")
-    _draw_images(right, after_BHWC, "After, each image at the same place")
-    return _save(figure, path)
+    draw_images(left, before_BHWC, f"Before augmentation ({len(before_BHWC)} images)")
+    draw_images(right, after_BHWC, "After, each image at the same place")
+    return save_png(figure, path)
 
 
 def plot_variants(image_HWC: np.ndarray, variants_VHWC: np.ndarray, path: Path) -> Path:
@@ -92,9 +85,9 @@ def plot_variants(image_HWC: np.ndarray, variants_VHWC: np.ndarray, path: Path) 
     """
     figure = Figure(figsize=(11, 6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 2))
-    _draw_images(left, np.asarray(image_HWC)[None], "One image")
-    _draw_images(right, variants_VHWC, f"The same image augmented {len(variants_VHWC)} times")
-    return _save(figure, path)
+    draw_images(left, np.asarray(image_HWC)[None], "One image")
+    draw_images(right, variants_VHWC, f"The same image augmented {len(variants_VHWC)} times")
+    return save_png(figure, path)
 
 
 def plot_losses(reports_of_row: Mapping[str, Reports], key: str, path: Path, title: str) -> Path:
@@ -143,17 +136,17 @@ def plot_threshold_curves(
         chosen_of_group: Group → the threshold in use, marked by a vertical line; a group may be missing.
         title: What is shown.
     """
-    figure, panels = _make_panels(len(curves_of_group), title)
+    figure, panels = make_panels(len(curves_of_group), title)
     lines: list[Line2D] = []
     for axes, (group, curve) in zip(panels, curves_of_group.items(), strict=False):
-        lines = _draw_curves(axes, group, curve)
-        _mark_threshold(axes, chosen_of_group.get(group))
+        lines = draw_curves(axes, group, curve)
+        mark_threshold(axes, chosen_of_group.get(group))
     if lines:
         mark = Line2D([], [], **MARK)
-        _add_legend(figure, [*lines, mark], ["BAKS", "BAUS", "GEO_MEAN", "threshold in use"], below=True)
+        add_legend(figure, [*lines, mark], ["BAKS", "BAUS", "GEO_MEAN", "threshold in use"], below=True)
     else:
-        _say(panels[0], "no groups")
-    return _save(figure, path)
+        say(panels[0], "no groups")
+    return save_png(figure, path)
 
 
 def plot_learning_rates(
@@ -199,15 +192,15 @@ def _plot_epochs(
     """One panel of lines over epochs, with the legend beside it."""
     drawn = [one.y_X[np.isfinite(one.y_X)] for one in series]
     names = [one.name if len(y_X) else f"{one.name} (no values)" for one, y_X in zip(series, drawn, strict=True)]
-    longest = max((len(_clean(name)) for name in names), default=0)
+    longest = max((len(clean_name(name)) for name in names), default=0)
     figure = Figure(figsize=(6.5 + 0.085 * longest, max(4.0, 0.8 + 0.23 * len(series))), layout="constrained")
     axes = figure.subplots()
-    lines = _draw(axes, series)
+    lines = draw_lines(axes, series)
     peaks = [y_X.max() for y_X in drawn if len(y_X)]
     if not peaks:
-        _say(axes, "no values")
+        say(axes, "no values")
     elif may_log and all((y_X > 0).all() for y_X in drawn) and max(peaks) > LOG_FROM * min(peaks):
-        _set_log(axes)
+        set_log(axes)
         ylabel += " (logarithmic)"
     if limits:
         axes.set_ylim(*limits)
@@ -216,158 +209,7 @@ def _plot_epochs(
         axes.set_xlim(0.5, max(2.5, last + 0.5))  # of two whole numbers at least, or the ticks would be fractions
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(_wrap(title, 6.5), fontsize=12)
+    axes.set_title(wrap_title(title, 6.5), fontsize=12)
     axes.grid(True, color="0.9")
-    _add_legend(figure, lines, names, below=False)
-    return _save(figure, path)
-
-
-def _draw(axes: Axes, series: Sequence[Series], *, wide: str = "") -> list[Line2D]:
-    """One line per series, with some ten markers each, at other places than the other lines'."""
-    lines = []
-    for index, one in enumerate(series):
-        finite_X = np.isfinite(one.y_X)
-        lines += axes.plot(
-            one.x_X,
-            np.where(finite_X, one.y_X, np.nan),
-            **STYLES[index % len(STYLES)],
-            markevery=_marked(finite_X, index / len(series)),
-            markersize=5,
-            linewidth=2.2 if one.name == wide else 1.4,
-        )
-    return lines
-
-
-def _marked(finite_X: np.ndarray, offset: float) -> list[int]:
-    """Points that get a marker: all of a short line, every so many of a long one, and each that stands alone.
-
-    Example:
-        >>> _marked(np.array([True, False, True]), 0.0)
-        [0, 1, 2]
-        >>> len(_marked(np.ones(1000, dtype=bool), 0.5))
-        10
-    """
-    every = max(1, len(finite_X) // 10) if len(finite_X) > 25 else 1
-    before_X, after_X = np.append(False, finite_X[:-1]), np.append(finite_X[1:], False)
-    alone = np.flatnonzero(finite_X & ~before_X & ~after_X).tolist()
-    return sorted({*range(int(offset * every), len(finite_X), every), *alone})
-
-
-def _draw_counts(axes: Axes, group: str, count_K: np.ndarray, *, unnamed: int) -> None:
-    """Images per identity in descending order, on a logarithmic axis."""
-    edges = np.arange(len(count_K) + 1) + 0.5
-    if len(count_K):
-        axes.stairs(np.sort(count_K)[::-1], edges, baseline=0.7, fill=True, color="0.6")
-        axes.stairs(np.sort(count_K)[::-1], edges, baseline=0.7, color="black", linewidth=0.8)
-    else:
-        _say(axes, "no image with a known identity")
-    _set_log(axes)
-    axes.set_ylim(bottom=0.7)
-    axes.set_xlim(0, len(count_K) + 1)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set(xlabel="identity, by number of images", ylabel="images (logarithmic)")
-    singles = int((count_K == 1).sum())
-    title = f"{_clean(group)}\nidentities {len(count_K)}, images {count_K.sum()}, singletons {singles}"
-    axes.set_title(title + (f"\n(and {unnamed} images without a name)" if unnamed else ""), fontsize=9)
-
-
-def _draw_images(axes: Axes, images_BHWC: np.ndarray, title: str) -> None:
-    """Images in a near-square sheet, row by row, with white between them."""
-    axes.axis("off")
-    axes.set_title(title, fontsize=10)
-    if len(images_BHWC) == 0:
-        return _say(axes, "no images")
-    images_BHWC = np.asarray(images_BHWC)
-    if images_BHWC.dtype != np.uint8:
-        images_BHWC = np.rint(255 * np.clip(images_BHWC, 0, 1)).astype(np.uint8)
-    count, height, width, _ = images_BHWC.shape
-    gap, columns = max(1, width // 24), math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * (height + gap), columns * (width + gap), 3), 255, dtype=np.uint8)
-    for index, image_HWC in enumerate(images_BHWC):
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = image_HWC
-    axes.imshow(sheet[:-gap, :-gap])
-
-
-def _set_log(axes: Axes) -> None:
-    """Logarithmic y with plain numbers at 1, 2, 3 and 5 of each decade."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_curves(axes: Axes, group: str, curve: Curve) -> list[Line2D]:
-    threshold_T, *metrics = (np.asarray(values, dtype=float) for values in curve)
-    series = [
-        Series(name, threshold_T, metric_T)
-        for name, metric_T in zip(("BAKS", "BAUS", "GEO_MEAN"), metrics, strict=True)
-    ]
-    undefined = ", ".join(one.name for one in series if not np.isfinite(one.y_X).any())
-    axes.set(xlabel=SCORE_LABEL, ylabel="BAKS, BAUS, GEO_MEAN (0 to 1)", ylim=(-0.03, 1.03))
-    axes.set_title(_clean(group) + (f"\n{undefined} undefined" if undefined else ""), fontsize=9, pad=16)
-    axes.grid(True, color="0.9")
-    return _draw(axes, series, wide="GEO_MEAN")
-
-
-def _mark_threshold(axes: Axes, threshold: float | None) -> None:
-    """A vertical line with its value above the panel."""
-    if threshold is None or not math.isfinite(threshold):
-        return
-    axes.axvline(threshold, **MARK, zorder=1)
-    above = axes.get_xaxis_transform()
-    axes.text(threshold, 1.01, f"{threshold:.3f}", transform=above, ha="center", va="bottom", fontsize=8)
-
-
-def _make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    """At least one panel, three in a row, with one scale of y; places left over are blank."""
-    columns, rows = min(3, max(1, count)), max(1, math.ceil(count / 3))
-    figure = Figure(figsize=(max(6.0, 4.2 * columns), 3.7 * rows + 0.7), layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel().tolist()
-    for index, axes in enumerate(panels):
-        axes.tick_params(labelleft=True)
-        axes.set_visible(index < max(1, count))
-    figure.suptitle(_wrap(title, figure.get_figwidth()), fontsize=12)
-    return figure, panels
-
-
-def _say(axes: Axes, text: str) -> None:
-    """A note in place of a panel."""
-    axes.axis("off")
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.3")
-
-
-def _add_legend(figure: Figure, lines: Sequence[Line2D], names: Sequence[str], *, below: bool) -> None:
-    """Names of the lines outside the panels."""
-    if not lines:
-        return
-    place = {"loc": "outside lower center", "ncols": len(lines)} if below else {"loc": "outside right upper"}
-    legend = figure.legend(lines, [str(index) for index in range(len(lines))], fontsize=9, handlelength=4, **place)
-    for text, name in zip(legend.get_texts(), names, strict=True):  # matplotlib would hide a name that begins with _
-        text.set_text(_clean(name))
-
-
-def _clean(text: str, longest: int = 44) -> str:
-    """A name from data as matplotlib shows it unchanged: one line, no mathematics, the middle left out if it is long.
-
-    Example:
-        >>> print(_clean("a$b$_c\\n"), _clean("0123456789", 5))
-        a\\$b\\$_c 01…89
-    """
-    text = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    if len(text) > longest:
-        text = f"{text[: longest // 2]}…{text[len(text) - (longest - 1) // 2 :]}"
-    return text.replace("$", r"\$")
-
-
-def _wrap(title: str, width_in: float) -> str:
-    """A title in lines of that width in inches."""
-    return "\n".join(_clean(line, 200) for line in textwrap.wrap(title, int(9 * width_in)))
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI, format="png")
-    return path
+    add_legend(figure, lines, names, below=False)
+    return save_png(figure, path)

@@ -14,7 +14,7 @@ CORE = sorted(name.removeprefix("reid_core.") for name in FILES if name.startswi
 FORBIDDEN_NAMES = {"utils", "common", "base", "registry", "interfaces"}
 TRACKERS = {"wandb", "mlflow", "tensorboard", "tensorboardX", "comet_ml", "neptune"}
 # Modules of sweeps that can be loaded without Ray and torch.
-LIGHT = ("space", "asker", "search_flag", "report", "export", "journal", "resources", "figures", "tables")
+LIGHT = ("space", "asker", "search_flag", "report", "export", "journal", "resources", "drawing", "figures", "tables")
 
 # Stages that import more than `config`: the modules whose types they take. A new entry is a decision.
 STAGES = {

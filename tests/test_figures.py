@@ -4,11 +4,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from sweeps import figures
+from sweeps.drawing import STYLES, clean_name
 from sweeps.figures import (
     plot_accuracy,
     plot_augmentation,
@@ -43,10 +45,10 @@ def drawn(monkeypatch):
     """Instead of writing it, plotting functions return their figure, laid out."""
 
     def keep(figure, path):
-        figures.FigureCanvasAgg(figure).draw()
+        FigureCanvasAgg(figure).draw()
         return figure
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(figures, "save_png", keep)
 
 
 def legend_of(figure):
@@ -60,11 +62,10 @@ def grey(colour):
 
 
 def test_twelve_rows_are_told_apart_without_colour():
-    styles = figures.STYLES
-    assert len({style["marker"] for style in styles}) == 12
-    for style in styles:
+    assert len({style["marker"] for style in STYLES}) == 12
+    for style in STYLES:
         assert 1.05 / (grey(style["color"]) + 0.05) >= 3
-    for one, other in combinations(styles[:4], 2):
+    for one, other in combinations(STYLES[:4], 2):
         assert one["linestyle"] != other["linestyle"]
         lights = sorted(grey(style["color"]) + 0.05 for style in (one, other))
         assert lights[1] / lights[0] > 1.3
@@ -181,7 +182,7 @@ def test_the_legend_covers_no_data(drawn, count):
 
 @pytest.mark.parametrize("name", HARD_NAMES)
 def test_names_are_shown_as_they_are(name, tmp_path):
-    shown = figures._clean(name)
+    shown = clean_name(name)
     assert not is_math_text(shown)
     assert "\n" not in shown
     assert len(shown) <= 44 + name.count("$")
