@@ -72,7 +72,7 @@ def run_until(condition, arguments, log_path):
 
 def test_a_sweep_killed_twice_is_resumed_and_gives_a_model(small_data, tmp_path):
     # Reports reach the journal seconds late and several at once: enough epochs for a kill in the middle of them.
-    out, epochs = tmp_path / "out", 6
+    out, epochs = tmp_path / "out", 4
     arguments = command(small_data, out, "--trials", "2", "--set", f"optim.epochs={epochs}")
 
     def first_is_training():
