@@ -11,7 +11,16 @@ from reid_core import cli
 from reid_core.batches import local_batches
 from reid_core.bundle import write_config
 from reid_core.environment import describe_environment
-from reid_core.experiment import epoch_evaluation, local_place, make_trainer, plan_of, rest_of, source_of
+from reid_core.experiment import (
+    epoch_evaluation,
+    keep_activations,
+    kept_batches,
+    local_place,
+    make_trainer,
+    plan_of,
+    rest_of,
+    source_of,
+)
 from reid_core.finish import finish
 from reid_core.leaks import format_leaks, read_leaks
 from reid_core.model import describe_parts
@@ -59,8 +68,10 @@ def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Pat
         trainer.load(before[-1])
         print(f"continuing after epoch {len(trainer.history)}")
     config = trainer.config
-    batches = local_batches(rest_of(plan, trainer), source_of(config, prepared))
-    for report in trainer.fit(batches, epoch_evaluation(config, prepared, local_place())):
+    rest, source = rest_of(plan, trainer), source_of(config, prepared)
+    place = keep_activations(config, prepared, trainer, local_place())
+    batches = kept_batches(rest, source, trainer, config, place) or local_batches(rest, source)
+    for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
         folder = checkpoints / f"epoch-{report['epoch']:06d}"
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)

@@ -59,6 +59,8 @@ class ModelConfig:
     drop_path: float = 0.0
     classifier: Literal["linear", "mlp"] = "linear"  # of the cross-entropy loss (paper §4.1.3.1: linear or complex)
     orientation: Literal["none", "embedding", "input"] = "none"  # paper §7.2: before the head, or with the image
+    keep_activations: bool = False  # of the frozen stages, computed once per image and shared by all trials
+    activations_gb: float = 50.0  # largest file of kept activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +200,7 @@ _RANGES = (
     ("model.head_dropout", 0, 0.99),
     ("model.embedding_dim", 2, 65_536),
     ("model.drop_path", 0, 0.99),
+    ("model.activations_gb", 0, _INF),
     ("loss.margin_cosine", 0, 2),
     ("loss.label_smoothing", 0, 0.99),
     ("loss.margin_deg", 0, 90),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from reid_core.activations import KeptActivations, Read
 from reid_core.heads import NUM_SIDES
 from reid_core.images import ImageCache
 from reid_core.model import ReidModel
@@ -21,12 +22,14 @@ def alone(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def uses_bfloat16(device: str, precision: str) -> bool:
+    """Whether a trial computes in bfloat16; "auto" means on a GPU only."""
+    return precision == "bfloat16" or (precision == "auto" and torch.device(device).type == "cuda")
+
+
 def autocast(device: str, precision: str) -> torch.autocast:
-    """bfloat16 autocast where the trial asks for it; "auto" means on a GPU only."""
-    kind = torch.device(device).type
-    return torch.autocast(
-        kind, torch.bfloat16, enabled=precision == "bfloat16" or (precision == "auto" and kind == "cuda")
-    )
+    """bfloat16 autocast where the trial asks for it (`uses_bfloat16`)."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(device, precision))
 
 
 @torch.inference_mode()
@@ -42,6 +45,7 @@ def embed(
     rank: int = 0,
     world_size: int = 1,
     gather: Gather = alone,
+    activations: KeptActivations | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Embed some rows of the cache; every rank computes its share and gets all of them.
 
@@ -56,6 +60,7 @@ def embed(
         rank: Whose share.
         world_size: Number of ranks.
         gather: Over the ranks.
+        activations: Of this model (`boundary.build_activations`); images that it holds start at the boundary.
 
     Returns:
         embedding_ND: by row of the cache; shape (len(cache), D), float32, NaN where the row was not asked for.
@@ -67,7 +72,11 @@ def embed(
     blocks = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     with autocast(device, precision):
         # A rank without a share still has to know how wide the others' arrays are.
-        parts = [embed_block(model, cache.pixels(b), sides_N6[b], device) for b in blocks or [row_N[:1]]]
+        blocks = blocks or [row_N[:1]]
+        if activations is None:
+            parts = [embed_block(model, cache.pixels(block), sides_N6[block], device) for block in blocks]
+        else:
+            parts = [_embed_kept(model, cache, block, sides_N6[block], device, activations) for block in blocks]
     mine = np.concatenate(parts)[: len(share)]
     every_NE = np.full((len(cache), mine.shape[1]), np.nan, dtype=np.float32)
     every_NE[gather(share)] = gather(mine)
@@ -79,8 +88,50 @@ def embed(
 
 def embed_block(model: ReidModel, pixels_BHWC: np.ndarray, sides_B6: np.ndarray, device: str) -> np.ndarray:
     """Embeddings and, behind them, a classifier's logits; (B, D) or (B, D + K), float32."""
-    pixels, sides = torch.from_numpy(pixels_BHWC).to(device), torch.from_numpy(sides_B6).to(device)
-    feature_BD = model.features(to_layout(model.normalise(pixels), device), sides)
+    images_BCHW, sides = images_of(model, pixels_BHWC, device), torch.from_numpy(sides_B6).to(device)
+    return _answers(model, model.features(images_BCHW, sides))
+
+
+def _embed_kept(
+    model: ReidModel,
+    cache: ImageCache,
+    row_B: np.ndarray,
+    sides_B6: np.ndarray,
+    device: str,
+    activations: KeptActivations,
+) -> np.ndarray:
+    """`embed_block` from the boundary on."""
+    read = activations.read([cache.keys[row] for row in row_B])
+    activation_BX = complete(model, read, row_B, cache.pixels, device)
+    return _answers(model, model.features_from(activation_BX, torch.from_numpy(sides_B6).to(device)))
+
+
+def complete(
+    model: ReidModel, read: Read, row_B: np.ndarray, pixels_of: Callable[[np.ndarray], np.ndarray], device: str
+) -> torch.Tensor:
+    """Activations as the model takes them, on its device; those that were not held are computed from pixels.
+
+    Args:
+        model: Whose frozen part computes them.
+        read: From `KeptActivations.read`.
+        row_B: Rows of these images.
+        pixels_of: Rows → pixels (B, H, W, 3).
+        device: Where the model is.
+    """
+    activation_BX = read.activation_BX.to(device, non_blocking=True).to(read.computed)
+    missing = np.flatnonzero(~read.held_B)
+    if len(missing):
+        computed = model.frozen_features(images_of(model, pixels_of(row_B[missing]), device))
+        activation_BX[torch.from_numpy(missing).to(device)] = computed
+    return activation_BX
+
+
+def images_of(model: ReidModel, pixels_BHWC: np.ndarray, device: str) -> torch.Tensor:
+    """Pixels as the model takes them, on its device; (B, 3, H, W)."""
+    return to_layout(model.normalise(torch.from_numpy(pixels_BHWC).to(device)), device)
+
+
+def _answers(model: ReidModel, feature_BD: torch.Tensor) -> np.ndarray:
     both = [torch.nn.functional.normalize(feature_BD, dim=1)]
     if model.classifier is not None:
         both.append(model.classifier(feature_BD).float())

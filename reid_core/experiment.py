@@ -3,8 +3,8 @@
 prepared data + configuration → trainer, reports, metrics, and (once, at the end) `testSet` metrics and the bundle.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from reid_core.activations import KeptActivations
 from reid_core.batches import Source, make_source
+from reid_core.boundary import KeptBatch, activation_batches, build_activations
 from reid_core.candidates import ScorePairs
 from reid_core.config import TrialConfig
 from reid_core.decision import Decision, Outputs
@@ -29,7 +31,7 @@ from reid_core.plan import Pool, make_plan, make_pool
 from reid_core.prepare import Prepared, animal_names
 from reid_core.train import Evaluate, Trainer
 from reid_core.validation import classifier_report, nearest_triplet_loss
-from reid_core.variants import build_variants
+from reid_core.variants import PixelSource, build_variants
 
 SEEN = ("training", "validating", "thresholdSet")  # parts that a trial may look at
 
@@ -43,6 +45,11 @@ class Place:
     device: str = "cpu"
     gather: Gather = alone
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+    # Scores of pairs, asking other trials first: rows of query and gallery images, and how to score them.
+    share_pairs: Callable[[np.ndarray, np.ndarray, ScorePairs], np.ndarray] = lambda query, gallery, score: score(
+        query, gallery
+    )
+    activations: KeptActivations | None = None  # of the frozen stages (`keep_activations`)
 
     def embed(
         self, config: TrialConfig, model: ReidModel, prepared: Prepared, row_N: np.ndarray
@@ -53,6 +60,7 @@ class Place:
             prepared.images,
             row_N,
             sides_N6=prepared.sides_N6,
+            activations=self.activations,
             device=self.device,
             precision=config.optim.precision,
             rank=self.rank,
@@ -103,6 +111,42 @@ def make_trainer(config: TrialConfig, prepared: Prepared, plan: pa.Table, place:
         world_size=place.world_size,
         gather=place.gather,
         wrap=place.wrap,
+    )
+
+
+def keep_activations(config: TrialConfig, prepared: Prepared, trainer: Trainer, place: Place) -> Place:
+    """The same place with the frozen stages' activations of every image that the trial looks at, if it keeps them.
+
+    What another trial computed is there already. Offline the training images' variants are among them.
+    """
+    if not config.model.keep_activations:
+        return place
+    source = source_of(config, prepared)
+    rows = [np.flatnonzero(np.isin(prepared.parts.part_N, SEEN))]
+    if source.augment is None:
+        rows += pool_of(config, prepared).rows_of.values()
+    kept = build_activations(
+        Path(prepared.image_cache).parent,
+        PixelSource.open(source.image_cache, source.variants),
+        np.concatenate(rows),
+        trainer.model,
+        config,
+        device=place.device,
+        rank=place.rank,
+        world_size=place.world_size,
+        gather=place.gather,
+    )
+    return replace(place, activations=kept)
+
+
+def kept_batches(
+    plan: pa.Table, source: Source, trainer: Trainer, config: TrialConfig, place: Place
+) -> Iterator[KeptBatch] | None:
+    """Batches of kept activations; None where training needs pixels: nothing is kept, or each epoch's are new."""
+    if place.activations is None or source.augment is not None:
+        return None
+    return activation_batches(
+        plan, source, place.activations, trainer.model, config, device=place.device, rank=place.rank
     )
 
 
@@ -157,9 +201,12 @@ def pair_scorer(config: TrialConfig, prepared: Prepared, place: Place) -> ScoreP
     if matcher is None or features is None:
         return None
 
+    def match(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
+        return matcher.scores(features, query_P, features, gallery_P)
+
     def score(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
         share = np.arange(place.rank, len(query_P), place.world_size)
-        mine_P = matcher.scores(features, query_P[share], features, gallery_P[share])
+        mine_P = place.share_pairs(query_P[share], gallery_P[share], match)
         score_P = np.full(len(query_P), np.nan, dtype=np.float32)
         score_P[place.gather(share)] = place.gather(mine_P)
         return score_P

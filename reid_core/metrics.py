@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 NEW = "new_individual"
+DRAWS_HELD = 2**22  # drawn identities held at once: 48 MB with their shares
 
 
 class Shares(NamedTuple):
@@ -106,9 +107,14 @@ def bootstrap_means(share_K: np.ndarray, *, resamples: int, seed: int) -> np.nda
     num_identities = len(share_K)
     if num_identities == 0:
         return np.full(resamples, np.nan)
-    uniform_K = np.full(num_identities, 1 / num_identities)
-    draws_RK = np.random.default_rng([seed, num_identities]).multinomial(num_identities, uniform_K, size=resamples)
-    return draws_RK @ share_K / num_identities
+    rng = np.random.default_rng([seed, num_identities])
+    block = max(1, DRAWS_HELD // num_identities)
+    mean_R = np.empty(resamples)
+    for start in range(0, resamples, block):
+        shape = len(mean_R[start : start + block]), num_identities
+        drawn_RK = rng.integers(num_identities, size=shape, dtype=np.int32)
+        mean_R[start : start + block] = share_K[drawn_RK].mean(axis=1)
+    return mean_R
 
 
 class Draws(NamedTuple):
@@ -130,25 +136,38 @@ def bootstrap(shares: Shares, *, resamples: int = 2000, seed: int = 0) -> Draws:
     )
 
 
+def bootstrap_groups(shares_of_group: Mapping[str, Shares], *, resamples: int = 2000) -> dict[str, Draws]:
+    """`bootstrap` of each group, with the seed of its position."""
+    return {
+        group: bootstrap(shares, resamples=resamples, seed=index)
+        for index, (group, shares) in enumerate(shares_of_group.items())
+    }
+
+
 def bootstrap_mean_of_groups(shares_of_group: Mapping[str, Shares], *, resamples: int = 2000) -> np.ndarray:
     """`mean_of_groups` under resampling within each group; shape (R,)."""
-    draws = _geo_mean_draws(shares_of_group, resamples)
-    return np.mean(draws, axis=0) if draws else np.full(resamples, np.nan)
+    return _mean_of_groups(bootstrap_groups(shares_of_group, resamples=resamples), resamples)
 
 
 def bootstrap_competition_mean(shares_of_group: Mapping[str, Shares], *, resamples: int = 2000) -> np.ndarray:
     """`competition_mean` under resampling within each group; shape (R,)."""
-    draws = _geo_mean_draws(shares_of_group, resamples)
-    return np.sum(draws, axis=0) / len(shares_of_group) if draws else np.full(resamples, np.nan)
+    return _competition_mean(bootstrap_groups(shares_of_group, resamples=resamples), resamples)
 
 
-def _geo_mean_draws(shares_of_group: Mapping[str, Shares], resamples: int) -> list[np.ndarray]:
-    """Of each group where GEO_MEAN is defined, resampled with the seed of its position."""
-    return [
-        bootstrap(shares, resamples=resamples, seed=index).geo_mean()
-        for index, shares in enumerate(shares_of_group.values())
-        if not np.isnan(geo_mean(shares))
-    ]
+def _mean_of_groups(draws_of_group: Mapping[str, Draws], resamples: int) -> np.ndarray:
+    draws = _defined_geo_means(draws_of_group)
+    return np.mean(draws, axis=0) if draws else np.full(resamples, np.nan)
+
+
+def _competition_mean(draws_of_group: Mapping[str, Draws], resamples: int) -> np.ndarray:
+    draws = _defined_geo_means(draws_of_group)
+    return np.sum(draws, axis=0) / len(draws_of_group) if draws else np.full(resamples, np.nan)
+
+
+def _defined_geo_means(draws_of_group: Mapping[str, Draws]) -> list[np.ndarray]:
+    """Of each group where GEO_MEAN is defined: it then is in every resample."""
+    geo_means = [draws.geo_mean() for draws in draws_of_group.values()]
+    return [geo_R for geo_R in geo_means if not np.isnan(geo_R).any()]
 
 
 def interval(draws_R: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -166,14 +185,16 @@ def summarise(shares_of_group: Mapping[str, Shares]) -> dict[str, float]:
         Each with its 95 % bootstrap interval over identities: `geo_mean_low.<group>`, `pooled_high` and so on.
     """
     metrics: dict[str, float] = {}
-    for index, (group, shares) in enumerate(shares_of_group.items()):
-        draws = bootstrap(shares, seed=index)
+    draws_of_group = bootstrap_groups(shares_of_group)
+    for group, shares in shares_of_group.items():
+        draws = draws_of_group[group]
         metrics |= _with_interval("baks", baks(shares), draws.baks_R, f".{group}")
         metrics |= _with_interval("baus", baus(shares), draws.baus_R, f".{group}")
         metrics |= _with_interval("geo_mean", geo_mean(shares), draws.geo_mean(), f".{group}")
     pooled = pool(shares_of_group)
     draws = bootstrap(pooled)
-    means, competition = bootstrap_mean_of_groups(shares_of_group), bootstrap_competition_mean(shares_of_group)
+    resamples = len(draws.baks_R)
+    means, competition = _mean_of_groups(draws_of_group, resamples), _competition_mean(draws_of_group, resamples)
     return (
         metrics
         | _with_interval("mean_of_groups", mean_of_groups(shares_of_group), means)

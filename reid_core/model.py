@@ -3,6 +3,9 @@
 normalised images (B, 3, H, W) → embeddings of length 1 (B, D), logits (B, K) (paper §4.1.1, §4.1.3.1, §4.1.4.2).
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import nn
@@ -71,7 +74,43 @@ class ReidModel(nn.Module):
             sides_B6 = images_BCHW.new_zeros(len(images_BCHW), NUM_SIDES)
         if self.side_input is not None:
             images_BCHW = self.side_input(images_BCHW, sides_B6)
-        feature_BF = self.backbone(images_BCHW)
+        return self._finish(self.backbone(images_BCHW), sides_B6)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The frozen part of the backbone, in the order in which it runs; empty if every stage is trained."""
+        return [module for part in self._frozen for module in part.modules]
+
+    def frozen_features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """What the frozen part makes of the images: the same for the same pixels in every epoch of every trial.
+
+        Only for a backbone that is a chain of its modules, which `boundary.find_boundary` proves.
+
+        Args:
+            images_BCHW: From `normalise`.
+
+        Returns:
+            Activation at the boundary between frozen and trained stages; (B, ...), without gradient.
+        """
+        activation_BX = images_BCHW
+        with torch.no_grad():
+            for module in self.frozen_modules():
+                activation_BX = module(activation_BX)
+        return activation_BX
+
+    def features_from(self, activation_BX: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
+        """`features` from the boundary on; (B, D), float32.
+
+        Args:
+            activation_BX: From `frozen_features`.
+            sides_B6: As in `features`.
+        """
+        if sides_B6 is None:
+            sides_B6 = activation_BX.new_zeros(len(activation_BX), NUM_SIDES, dtype=torch.float32)
+        with _passing_through(self.frozen_modules()):
+            feature_BF = self.backbone(activation_BX)
+        return self._finish(feature_BF, sides_B6)
+
+    def _finish(self, feature_BF: torch.Tensor, sides_B6: torch.Tensor) -> torch.Tensor:
         if self.side_embedding is not None:
             feature_BF = self.side_embedding(feature_BF, sides_B6)
         return self.head(feature_BF).float()
@@ -114,6 +153,22 @@ class ReidModel(nn.Module):
         if state.keys() != self.trainable_state().keys():
             raise ValueError("the checkpoint's parameters are not those of this configuration")
         self.load_state_dict(state, strict=False)
+
+
+@contextlib.contextmanager
+def _passing_through(modules: list[nn.Module]) -> Iterator[None]:
+    """Let modules return their input; the network around them runs its own code on what is left."""
+    for module in modules:
+        vars(module)["forward"] = _return_input
+    try:
+        yield
+    finally:
+        for module in modules:
+            del vars(module)["forward"]
+
+
+def _return_input(input_BX: torch.Tensor) -> torch.Tensor:
+    return input_BX
 
 
 def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:

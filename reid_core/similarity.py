@@ -1,17 +1,24 @@
 """Cosine similarity and the shortlist of gallery images per query.
 
 unit-length embeddings → the B most similar gallery images of each query (paper §5.1).
-Shape letters: Q queries, G gallery, D embedding, B shortlist.
+Shape letters: Q queries, G gallery, D embedding, B shortlist, C candidates for it.
 """
 
 import numpy as np
 import torch
 
-BLOCK_ELEMENTS = 16_000_000  # similarities held at once: 64 MB of float32
+BLOCK_ELEMENTS = 2**24  # similarities held at once: 64 MB of float32
+GALLERY_BLOCK = 2**14  # gallery images per product, at least: each is loaded once for many queries
+SPARE = 8  # candidates beyond B: rounding in a product of float32 may swap the last ones
 
 
-def shortlist(query_QD: np.ndarray, gallery_GD: np.ndarray, size: int, *, device: str = "cpu"):
-    """The `size` gallery images most similar to each query, best first.
+def shortlist(
+    query_QD: np.ndarray, gallery_GD: np.ndarray, size: int, *, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `size` gallery images most similar to each query, best first, equal ones in the gallery's order.
+
+    Blocks of queries meet blocks of the gallery: memory grows with Q × B, never with Q × G. The cosines of what is
+    left are computed again in float64, so that neither the blocks nor the device show in the result.
 
     Args:
         query_QD: Query embeddings of length 1; shape (Q, D), float32.
@@ -20,7 +27,8 @@ def shortlist(query_QD: np.ndarray, gallery_GD: np.ndarray, size: int, *, device
         device: Where the products are computed.
 
     Returns:
-        index_QB: Index into the gallery; shape (Q, B), int64, -1 where the gallery has fewer than B images.
+        index_QB: Index into the gallery; shape (Q, B), int64, -1 where the gallery has fewer than B images. Where
+            more than 8 images beyond the last are as similar as it, any of these may take its place.
         cosine_QB: Cosine similarity in [-1, 1]; shape (Q, B), float32, NaN where the index is -1.
 
     Example:
@@ -34,12 +42,50 @@ def shortlist(query_QD: np.ndarray, gallery_GD: np.ndarray, size: int, *, device
     if num_gallery == 0 or num_queries == 0:
         return index_QB, cosine_QB
     kept = min(size, num_gallery)
-    gallery_DG = torch.from_numpy(np.ascontiguousarray(gallery_GD)).to(device).T
-    block = max(1, BLOCK_ELEMENTS // num_gallery)
-    for start in range(0, num_queries, block):
-        rows = slice(start, start + block)
-        similarity = torch.from_numpy(np.ascontiguousarray(query_QD[rows])).to(device) @ gallery_DG
-        top = torch.topk(similarity, kept, dim=1)
-        index_QB[rows, :kept] = top.indices.cpu().numpy()
-        cosine_QB[rows, :kept] = top.values.cpu().numpy()
+    gallery = torch.from_numpy(np.ascontiguousarray(gallery_GD)).to(device)
+    # A long shortlist gets longer blocks, of which it is still a small part.
+    columns = min(num_gallery, max(GALLERY_BLOCK, 16 * (kept + SPARE)))
+    num_blocks = -(-num_queries // max(1, BLOCK_ELEMENTS // columns))
+    # Blocks of equal height: a short last one would cost nearly as much as a full one.
+    products = gallery.new_empty(-(-num_queries // num_blocks), columns)
+    for start in range(0, num_queries, len(products)):
+        rows = slice(start, start + len(products))
+        query = torch.from_numpy(np.ascontiguousarray(query_QD[rows])).to(device)
+        candidate_QC = _find_candidates(query, gallery, min(kept + SPARE, num_gallery), products)
+        index, cosine = _rank_candidates(query, gallery, candidate_QC)
+        index_QB[rows, :kept], cosine_QB[rows, :kept] = index[:, :kept].cpu(), cosine[:, :kept].cpu()
     return index_QB, cosine_QB
+
+
+def _find_candidates(
+    query_QD: torch.Tensor, gallery_GD: torch.Tensor, count: int, products: torch.Tensor
+) -> torch.Tensor:
+    """Indices of the `count` largest products of each query in any order; (Q, C). `products` is memory to work in."""
+    best_QC = query_QD.new_empty(len(query_QD), 0)
+    index_QC = torch.empty(len(query_QD), 0, dtype=torch.int64, device=query_QD.device)
+    for start in range(0, len(gallery_GD), products.shape[1]):
+        block_GD = gallery_GD[start : start + products.shape[1]]
+        # A view of the beginning, contiguous whatever its shape.
+        similarity = products.view(-1)[: len(query_QD) * len(block_GD)].view(len(query_QD), len(block_GD))
+        torch.mm(query_QD, block_GD.T, out=similarity)
+        top = torch.topk(similarity, min(count, len(block_GD)), dim=1, sorted=False)
+        best_QC = torch.cat([best_QC, top.values], dim=1)
+        index_QC = torch.cat([index_QC, top.indices + start], dim=1)
+        best_QC, order = torch.topk(best_QC, min(count, best_QC.shape[1]), dim=1, sorted=False)
+        index_QC = index_QC.gather(1, order)
+    return index_QC
+
+
+def _rank_candidates(
+    query_QD: torch.Tensor, gallery_GD: torch.Tensor, index_QC: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidates by cosine, largest first, equal ones by index; index and cosine, each (Q, C)."""
+    index_QC = index_QC.sort(dim=1).values
+    cosine_QC = query_QD.new_empty(index_QC.shape, dtype=torch.float32)
+    block = max(1, BLOCK_ELEMENTS // (index_QC.shape[1] * query_QD.shape[1]))
+    for start in range(0, len(query_QD), block):
+        rows = slice(start, start + block)
+        candidate_QCD = gallery_GD[index_QC[rows]].double()
+        cosine_QC[rows] = torch.bmm(candidate_QCD, query_QD[rows].double()[:, :, None])[:, :, 0].float()
+    cosine_QC, order = torch.sort(cosine_QC, dim=1, descending=True, stable=True)
+    return index_QC.gather(1, order), cosine_QC

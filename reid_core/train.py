@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from reid_core.batches import Batch
+from reid_core.boundary import KeptBatch
 from reid_core.config import TrialConfig
-from reid_core.embed import Gather, alone, autocast, to_layout
+from reid_core.embed import Gather, alone, autocast, images_of
 from reid_core.loss import Loss, make_loss
 from reid_core.model import ReidModel
 from reid_core.optim import make_optimizer, make_schedule
@@ -37,10 +38,13 @@ class LossOfImages(nn.Module):
         super().__init__()
         self.model, self.loss, self.device, self.precision = model, loss, device, precision
 
-    def forward(self, images_BCHW: torch.Tensor, sides_B6: torch.Tensor, identity_B: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of this rank's images."""
+    def forward(
+        self, input_BX: torch.Tensor, sides_B6: torch.Tensor, identity_B: torch.Tensor, *, kept: bool
+    ) -> torch.Tensor:
+        """Scalar loss of this rank's images, or of their kept activations at the boundary."""
+        features = self.model.features_from if kept else self.model.features
         with autocast(self.device, self.precision):
-            feature_BD = self.model.features(images_BCHW, sides_B6)
+            feature_BD = features(input_BX, sides_B6)
         return self.loss(feature_BD, identity_B)
 
 
@@ -77,7 +81,7 @@ class Trainer:
         """Report of the epoch with the best `SCORE`; the first of equals."""
         return max(self.history, key=lambda report: report[SCORE])
 
-    def fit(self, batches: Iterator[Batch], evaluate: Evaluate) -> Iterator[dict[str, Any]]:
+    def fit(self, batches: Iterator[Batch | KeptBatch], evaluate: Evaluate) -> Iterator[dict[str, Any]]:
         """Train from the epoch after the last finished one to the end, or until patience runs out.
 
         Args:
@@ -113,7 +117,7 @@ class Trainer:
         values = [sign * report[key] if math.isfinite(report[key]) else -math.inf for report in self.history]
         return len(values) - 1 - values.index(max(values)) >= patience
 
-    def _train_epoch(self, epoch: int, batches: Iterator[Batch]) -> float:
+    def _train_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch]) -> float:
         """Mean loss of one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same."""
         torch.manual_seed(hash((self.config.seed, epoch, self.rank)))
         self.wrapped.train()
@@ -126,11 +130,14 @@ class Trainer:
             raise TrainingError(f"the loss is {loss} in epoch {epoch}; a smaller learning rate may help")
         return loss
 
-    def _train_step(self, batch: Batch) -> torch.Tensor:
-        pixels = torch.from_numpy(batch.pixels_BHWC).to(self.device, non_blocking=True)
-        identity = torch.from_numpy(batch.identity_B).to(self.device, non_blocking=True)
-        sides = torch.from_numpy(batch.sides_B6).to(self.device, non_blocking=True)
-        loss = self.wrapped(to_layout(self.model.normalise(pixels), self.device), sides, identity)
+    def _train_step(self, batch: Batch | KeptBatch) -> torch.Tensor:
+        identity, sides = (
+            torch.from_numpy(array).to(self.device, non_blocking=True) for array in (batch.identity_B, batch.sides_B6)
+        )
+        if isinstance(batch, KeptBatch):
+            loss = self.wrapped(batch.activation_BX, sides, identity, kept=True)
+        else:
+            loss = self.wrapped(images_of(self.model, batch.pixels_BHWC, self.device), sides, identity, kept=False)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.optim.clip_norm is not None:

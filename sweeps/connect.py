@@ -6,6 +6,7 @@ flags → `Resources`, with Ray initialised.
 import argparse
 import logging
 import os
+from pathlib import Path
 
 import ray
 import torch
@@ -34,6 +35,12 @@ def add_resource_flags(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "never"),
         default="auto",
         help="auto: continue what OUT holds; never: refuse an OUT that holds a sweep (default auto)",
+    )
+    parser.add_argument(
+        "--share-store",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the match scores of pairs here, for this sweep and the ones after it (default OUT/store)",
     )
     parser.add_argument("--plan", action="store_true", help="print what would be done and whether it fits; run nothing")
 

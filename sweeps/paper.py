@@ -35,7 +35,7 @@ from sweeps.paper_report import write_report
 from sweeps.resources import Resources
 from sweeps.stream import ray_map
 from sweeps.sweep import finish_best
-from sweeps.trial import Job
+from sweeps.trial import Job, open_store
 from sweeps.tuning import run_fixed
 
 TABLE_62 = ("batch16", "batch32", "batch64", "batch64_warmup", "batch64_complex_head", "metric", "efficientnet_b4")
@@ -147,7 +147,8 @@ def compare(
     prepared = prepare(root, out / "cache", base, skip_missing=options.skip_missing, map_chunks=ray_map)
     for config in configs.values():
         plan_of(config, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
-    job = Job(base, str(out), str(out / "cache"), resources)
+    store = open_store(base, prepared, options.share_store or out / "store")
+    job = Job(base, str(out), str(out / "cache"), resources, store)
     journal = Journal(out / "trials")
     run_fixed([{"name": row, "parameters": flatten(config)} for row, config in configs.items()], job, journal)
     records = {record.name: record for record in journal.read() if record.name in configs}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from reid_core.config import TrialConfig, flatten
 from sweeps.journal import Record
 
+OVERALL = ("mean_of_groups", "pooled", "competition", "pairs_hits", "pairs_misses", "pairs_scored")
 PER_GROUP = ("geo_mean", "geo_mean_low", "geo_mean_high", "baks", "baus", "threshold")
 
 
@@ -43,7 +44,7 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
     }
     for metric in PER_GROUP:
         row |= {key: value for key, value in record.metrics.items() if key.startswith(f"{metric}.")}
-    row |= {key: record.metrics.get(key) for key in ("mean_of_groups", "pooled", "competition")}
+    row |= {key: record.metrics.get(key) for key in OVERALL}
     # Not by `override`: the values of an infeasible trial may contradict each other.
     return row | {f"config.{key}": value for key, value in (flatten(base) | record.parameters).items()}
 

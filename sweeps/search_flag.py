@@ -20,6 +20,7 @@ NOT_SEARCHED = {
     "data.cutoff_date": _SPLIT,
     "data.whole_encounters": _SPLIT,
     "data.image_px": _ONCE,
+    "model.activations_gb": "it limits the disk: whatever its value, there is nothing to be compared",
     "match.matcher": _ONCE,
     "match.weights": _ONCE,
     "match.image_px": _ONCE,

@@ -5,7 +5,7 @@ flags → prepared data → trials → best configuration → `testSet` once →
 
 import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ from sweeps.search_flag import choices_of, describe_searched, parse_searched
 from sweeps.searcher import JournalSearch, epoch_scores
 from sweeps.space import Space, base_point, most_epochs
 from sweeps.stream import ray_map
-from sweeps.trial import Job
+from sweeps.trial import Job, make_scorer, open_store
 from sweeps.tuning import run_tuner
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Sweep:
     skip_missing: bool
     searched: Searched = ()  # of `--search`
     then_online: Epochs | None = None  # None: no additional training
+    share_store: str | None = None  # folder of the pair store; None: in OUT
 
     def settings(self) -> dict[str, Any]:
         """What must be the same when the sweep is resumed, by name; the number of trials may grow."""
@@ -124,6 +125,7 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
         data=options.data if options.data == SYNTHETIC else str(Path(options.data).resolve()),
         skip_missing=options.skip_missing,
         searched=searched,
+        share_store=str(cli.make_out(options.share_store)) if options.share_store else None,
         then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
     )
     point = base_point(sweep.space, base, fixed)
@@ -166,7 +168,8 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
     )
     plan_of(sweep.base, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
     logger.info("%s", describe_model(sweep.base))
-    job = Job(sweep.base, str(out), str(out / "cache"), resources)
+    store = open_store(sweep.base, prepared, Path(sweep.share_store) if sweep.share_store else out / "store")
+    job = Job(sweep.base, str(out), str(out / "cache"), resources, store)
     run_trials(sweep, job, journal)
     records = journal.read()
     write_trials(out / "trials.parquet", records, sweep.base)
@@ -223,6 +226,8 @@ def make_scheduler(epochs: int, before: list[Record]) -> AsyncHyperBandScheduler
 def finish_best(best: Record, job: Job, root: Path, *, skip_missing: bool) -> dict[str, dict[str, float]]:
     """Load the best trial's weights and finish it (`finish.finish`)."""
     config, prepared, place = job.configure(best.parameters), load_prepared(Path(job.cache)), local_place()
+    if job.store is not None:
+        place = replace(place, share_pairs=make_scorer(job.store, prepared, f"finish/{best.name}"))
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     trainer.load(Path(best.checkpoint))
     truth = read_truth(root, prepared, skip_missing=skip_missing)

@@ -6,7 +6,7 @@ trials of a sweep share.
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,29 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from reid_core.boundary import check_keepable
 from reid_core.config import TrialConfig, UserError, flatten, override
 from reid_core.environment import describe_environment
-from reid_core.experiment import Place, epoch_evaluation, evaluate_fully, make_trainer, plan_of, rest_of, source_of
+from reid_core.experiment import (
+    Place,
+    epoch_evaluation,
+    evaluate_fully,
+    keep_activations,
+    kept_batches,
+    make_trainer,
+    plan_of,
+    rest_of,
+    source_of,
+)
+from reid_core.images import ImageCache
+from reid_core.matching import SYMMETRIC, score_settings
 from reid_core.model import make_model
-from reid_core.prepare import load_prepared
+from reid_core.pair_store import store_name
+from reid_core.prepare import Prepared, load_prepared
 from reid_core.train import SCORE, TrainingError
 from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL
+from sweeps.store import Counts, SharedScorer, release_pairs, start_store
 from sweeps.stream import stream_batches
 
 FINAL_KEYS = ("metrics", "objective", "history", FAILED, "status")
@@ -42,6 +57,7 @@ class Job:
     out: str  # result folder
     cache: str  # of the prepared data
     resources: Resources
+    store: Any = None  # handle of the pair store; None: every trial scores all its pairs itself
 
     def configure(self, parameters: dict[str, Any]) -> TrialConfig:
         """The configuration of a trial from its searched values."""
@@ -72,6 +88,9 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
         final = {FAILED: _reason(error), "status": _status(error)}
     except UserError as error:
         final = {FAILED: str(error), "status": "infeasible"}
+    finally:
+        if job.store is not None:
+            release_pairs(job.store, name)
     # Epoch 0 is below every rung: the scheduler has nothing to decide on a final report.
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
 
@@ -83,6 +102,8 @@ def check_feasible(config: TrialConfig, job: Job) -> None:
         UserError: If they cannot.
     """
     plan_of(config, load_prepared(Path(job.cache)), world_size=job.resources.workers)
+    if config.model.keep_activations:
+        check_keepable(config.model)
     with torch.device("meta"):
         make_model(override(config, {"model.weights": "random"}))
 
@@ -102,6 +123,8 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str |
         "cache": job.cache,
         "data_cpus": resources.data_cpus_per_worker,
         "start": start,
+        "store": job.store,
+        "name": name,
     }
     return TorchTrainer(
         train_worker,
@@ -136,7 +159,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     """
     config = override(TrialConfig(), settings["config"])
     prepared = load_prepared(Path(settings["cache"]))
-    place = train_place()
+    place, counts = train_place(), Counts()
+    if settings["store"] is not None:
+        scorer = make_scorer(settings["store"], prepared, f"{settings['name']}/{place.rank}")
+        place, counts = replace(place, share_pairs=scorer), scorer.counts
     if place.device == "cpu":
         torch.set_num_threads(1)
     plan = plan_of(config, prepared, world_size=place.world_size)
@@ -148,13 +174,17 @@ def train_worker(settings: dict[str, Any]) -> None:
     elif settings["start"]:
         trainer.start_from(Path(settings["start"]))
     source = source_of(config, prepared)
-    batches = stream_batches(rest_of(plan, trainer), source, rank=place.rank, data_cpus=settings["data_cpus"])
+    place = keep_activations(config, prepared, trainer, place)
+    rest = rest_of(plan, trainer)
+    kept = kept_batches(rest, source, trainer, config, place)
+    batches = kept or stream_batches(rest, source, rank=place.rank, data_cpus=settings["data_cpus"])
     try:
         for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
             _report(trainer, report, place)
     except TrainingError as error:
         return _report(trainer, {"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"}, place)
     _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
+    metrics |= sum_counts(counts, place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
     full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
     return _report(trainer, {"epoch": best["epoch"], SCORE: best[SCORE], **full}, place)
@@ -170,6 +200,27 @@ def train_place() -> Place:
         gather=gather_arrays,
         wrap=lambda model: prepare_model(model, move_to_device=False),
     )
+
+
+def open_store(config: TrialConfig, prepared: Prepared, folder: Path) -> Any:
+    """The pair store of a sweep, or None where nothing is matched."""
+    if config.match.matcher == "none" or prepared.features is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = store_name(score_settings(config.match))
+    return start_store(folder, digest, symmetric=config.match.matcher in SYMMETRIC)
+
+
+def make_scorer(store: Any, prepared: Prepared, owner: str) -> SharedScorer:
+    """The way of one process to the pair store."""
+    return SharedScorer(store, ImageCache(Path(prepared.match_cache)).keys, owner)
+
+
+def sum_counts(counts: Counts, place: Place) -> dict[str, float]:
+    """`pairs_hits`, `pairs_misses`, `pairs_scored` of a trial: over all its workers."""
+    mine = np.array([[counts.hits, counts.misses, counts.scored]], dtype=float)
+    names = ("pairs_hits", "pairs_misses", "pairs_scored")
+    return dict(zip(names, place.gather(mine).sum(axis=0).tolist(), strict=True))
 
 
 def gather_arrays(array: np.ndarray) -> np.ndarray:

@@ -18,16 +18,20 @@ LIGHT = ("space", "asker", "search_flag", "report", "export", "journal", "resour
 
 # Stages that import more than `config`: the modules whose types they take. A new entry is a decision.
 STAGES = {
+    "activations": {"images"},
     "batches": {"augment", "plan", "variants"},
+    "boundary": {"activations", "batches", "embed", "images", "model", "variants"},
     "candidates": {"sides", "similarity"},
-    "embed": {"heads", "images", "model"},
+    "embed": {"activations", "heads", "images", "model"},
+    "feature_files": {"images"},
     "identify": {"metrics"},
     "leaks": {"encounters", "similarity", "splits"},
-    "local_features": {"images", "weights"},
+    "local_features": {"feature_files", "images", "weights"},
     "loss": {"heads"},
-    "matching": {"local_features", "weights"},
+    "matching": {"images", "local_features", "weights"},
     "model": {"backbone", "heads"},
     "optim": {"model"},
+    "pair_store": {"images", "pair_log", "pair_table"},
     "splits": {"encounters", "time_splits"},
     "time_splits": {"encounters"},
     "validation": {"similarity"},

@@ -1,6 +1,5 @@
-"""Extraction of keypoints and descriptors, and the file they are kept in."""
+"""Extraction of keypoints and descriptors, and the files they are kept in."""
 
-import functools
 import os
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from PIL import Image
 
 from reid_core.config import MatchConfig, UserError
 from reid_core.images import ImageCache, build_cache, local_map
-from reid_core.local_features import LocalFeatures, build_features, extract_chunk
+from reid_core.local_features import Extractor, LocalFeatures, build_features, extract_features
 
 SIFT = MatchConfig(matcher="sift-mnn", num_keypoints=32, image_px=64)
 
@@ -44,6 +43,26 @@ def counting(calls: list):
         return local_map(function, chunks)
 
     return map_chunks
+
+
+def one_by_one(done: list, *, limit: int | None = None):
+    """A `map_chunks` that hands out one image at a time, notes it, and dies after `limit` of them."""
+
+    def map_chunks(function, chunks):
+        for row in [row for chunk in chunks for row in chunk]:
+            if limit is not None and len(done) == limit:
+                raise MemoryError("killed")
+            done.append(row)
+            yield function([row])
+
+    return map_chunks
+
+
+def assert_same_features(one: LocalFeatures, rows: list, other: LocalFeatures, other_rows: list) -> None:
+    """The images of the one set have exactly the features that those of the other have."""
+    np.testing.assert_array_equal(one.num_keypoints_N[rows], other.num_keypoints_N[other_rows])
+    np.testing.assert_array_equal(one.keypoints(rows), other.keypoints(other_rows))
+    np.testing.assert_array_equal(one.descriptor_codes(rows), other.descriptor_codes(other_rows))
 
 
 def aliked_weights(folder: Path) -> str:
@@ -82,23 +101,129 @@ def test_descriptors_are_root_sift_of_unit_length(tmp_path, cache):
     assert not descriptors[1].any()
 
 
-def test_a_second_call_finds_the_file(tmp_path, cache):
+def test_equal_responses_at_the_limit_are_ranked_by_position(tmp_path, cache):
+    tiles = np.tile(cache.pixels([0])[0][:32, :32], (2, 2, 1))
+    Image.fromarray(tiles).save(tmp_path / "tiles.png")
+    tiled = ImageCache(build_cache(tmp_path, tmp_path, ["tiles.png"], 64))
+    every = LocalFeatures(extract_features(tiled.pixels([0]), Extractor("sift", 500)))
+    gray = cv2.cvtColor(tiles, cv2.COLOR_RGB2GRAY)
+    responses = [point.response for point in cv2.SIFT_create(contrastThreshold=0.02).detect(gray)]
+    assert len(set(responses)) < len(responses) == every.num_keypoints_N[0]
+    for num_keypoints in range(1, 40, 3):
+        few = LocalFeatures(extract_features(tiled.pixels([0]), Extractor("sift", num_keypoints)))
+        np.testing.assert_array_equal(few.keypoints([0]), every.keypoints([0])[:, :num_keypoints])
+        np.testing.assert_array_equal(few.descriptor_codes([0]), every.descriptor_codes([0])[:, :num_keypoints])
+
+
+def test_a_second_call_computes_nothing(tmp_path, cache):
     calls: list = []
     first = build_features(tmp_path, cache, SIFT, map_chunks=counting(calls))
-    assert [row for chunk in calls for row in chunk] == [0, 1, 2, 3]
-    content = first.read_bytes()
+    assert [row for chunk in calls for row in chunk] == [0, 1, 2]  # the last one cannot be read
+    files = {path: path.read_bytes() for path in first.parent.iterdir()}
     assert build_features(tmp_path, cache, SIFT, map_chunks=counting(calls)) == first
     assert len(calls) == 1
-    first.unlink()
+    for path in files:
+        path.unlink()
     build_features(tmp_path, cache, SIFT)
-    assert first.read_bytes() == content
+    assert {path: path.read_bytes() for path in first.parent.iterdir()} == files
 
 
-def test_a_damaged_file_is_built_again(tmp_path, cache):
-    path = build_features(tmp_path, cache, SIFT)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    assert build_features(tmp_path, cache, SIFT).read_bytes() == content
+def test_other_images_share_the_parts(tmp_path, cache):
+    whole = LocalFeatures.open(build_features(tmp_path, cache, SIFT))
+    (tmp_path / "twin.png").write_bytes((tmp_path / "pattern.png").read_bytes())
+    noise = np.random.default_rng(1).integers(0, 256, size=(64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "new.png")
+    names = ["broken.png", "mirrored.png", "new.png", "twin.png", "new.png", "pattern.png"]
+    other = ImageCache(build_cache(tmp_path, tmp_path, names, 64))
+    done: list = []
+    features = LocalFeatures.open(build_features(tmp_path, other, SIFT, map_chunks=one_by_one(done)))
+    assert done == [2]
+    assert_same_features(features, [0, 1, 3, 5], whole, [3, 1, 0, 0])
+    assert_same_features(features, [4], features, [2])
+    assert features.table.num_rows == len(features) == 6
+    fresh = LocalFeatures.open(build_features(tmp_path / "fresh", other, SIFT))
+    assert features.table.equals(fresh.table)
+    # a photograph that changed is another one
+    Image.fromarray(noise[::-1]).save(tmp_path / "new.png")
+    changed = ImageCache(build_cache(tmp_path, tmp_path, names, 64))
+    build_features(tmp_path, changed, SIFT, map_chunks=one_by_one(done))
+    assert done == [2, 2]
+
+
+def test_a_crash_loses_what_was_under_way_only(tmp_path, cache):
+    done: list = []
+    with pytest.raises(MemoryError):
+        build_features(tmp_path, cache, SIFT, map_chunks=one_by_one(done, limit=2))
+    assert done == [0, 1]
+    again: list = []
+    features = LocalFeatures.open(build_features(tmp_path, cache, SIFT, map_chunks=one_by_one(again)))
+    assert again == [2]
+    whole = LocalFeatures.open(build_features(tmp_path / "whole", cache, SIFT))
+    assert_same_features(features, [0, 1, 2, 3], whole, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])
+def test_a_damaged_part_is_noticed_and_only_its_images_are_computed_again(tmp_path, cache, caplog, damage):
+    index = build_features(tmp_path, cache, SIFT, map_chunks=one_by_one([]))
+    content = index.read_bytes()
+    before = LocalFeatures.open(index).select(np.arange(4))
+    part = index.with_name(pa.ipc.open_file(index).read_all()["part"][1].as_py())
+    data = bytearray(part.read_bytes())
+    data[-2000] ^= 4  # a descriptor
+    part.write_bytes({"cut off": data[: len(data) // 2], "one bit": data, "empty": b""}[damage])
+    done: list = []
+    build_features(tmp_path, cache, SIFT, map_chunks=one_by_one(done))
+    assert done == [1]
+    assert [part.name in record.getMessage() for record in caplog.records] == [True]
+    assert_same_features(LocalFeatures.open(index), [0, 1, 2, 3], before, [0, 1, 2, 3])
+    assert index.read_bytes() == content
+
+
+def test_a_damaged_index_is_written_again(tmp_path, cache, caplog):
+    index = build_features(tmp_path, cache, SIFT)
+    content = index.read_bytes()
+    index.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"{index.name}.*same command again"):
+        LocalFeatures.open(index)
+    done: list = []
+    assert build_features(tmp_path, cache, SIFT, map_chunks=one_by_one(done)).read_bytes() == content
+    assert not done
+    assert "index" in caplog.text
+
+
+def test_a_lost_part_is_named(tmp_path, cache):
+    index = build_features(tmp_path, cache, SIFT)
+    (part,) = index.parent.glob("part-*")
+    part.unlink()
+    with pytest.raises(UserError, match=rf"{part.name}.*same command again"):
+        LocalFeatures.open(index)
+
+
+def test_what_a_killed_write_left_is_removed_when_it_is_old(tmp_path, cache):
+    index = build_features(tmp_path, cache, SIFT)
+    old, young = (index.with_name(f".part-{age}.arrow.tmp") for age in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    build_features(tmp_path, cache, SIFT)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_opening_keeps_no_file_open(tmp_path, cache):
+    index = build_features(tmp_path, cache, SIFT, map_chunks=one_by_one([]))
+    features = [LocalFeatures.open(index) for _ in range(3)]
+    assert all(one.num_keypoints_N.tolist() == [32, 32, 0, 0] for one in features)
+    opened = [path.resolve().parent for path in Path("/proc/self/fd").iterdir()]
+    assert index.parent not in opened
+
+
+def test_a_full_disk_is_a_user_error(tmp_path, cache, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pa, "OSFile", full)
+    with pytest.raises(UserError, match="No space left"):
+        build_features(tmp_path, cache, SIFT)
 
 
 def test_other_settings_or_images_make_another_file(tmp_path, cache):
@@ -122,21 +247,17 @@ def test_other_settings_or_images_make_another_file(tmp_path, cache):
 
 
 def test_features_do_not_depend_on_how_chunks_are_mapped(tmp_path, cache):
-    backwards = build_features(tmp_path / "a", cache, SIFT, map_chunks=lambda f, chunks: map(f, list(chunks)))
-    assert backwards.read_bytes() == build_features(tmp_path / "b", cache, SIFT).read_bytes()
-    extract = functools.partial(extract_chunk, cache_path=str(cache.path), extractor="sift", num_keypoints=32)
-    alone = [extract([row], weights=None, weights_digest=None) for row in range(4)]
-    together = LocalFeatures.open(backwards)
-    joined = LocalFeatures(pa.concat_tables(alone))
-    rows = np.array([3, 0, 2, 1, 0])
-    np.testing.assert_array_equal(joined.descriptors(rows), together.descriptors(rows))
-    np.testing.assert_array_equal(joined.keypoints(rows), together.keypoints(rows))
+    together = LocalFeatures.open(build_features(tmp_path / "a", cache, SIFT))
+    alone = LocalFeatures.open(build_features(tmp_path / "b", cache, SIFT, map_chunks=one_by_one([])))
+    assert_same_features(alone, [3, 0, 2, 1, 0], together, [3, 0, 2, 1, 0])
+    backwards = LocalFeatures(extract_features(cache.pixels([2, 1, 0]), Extractor("sift", 32)))
+    assert_same_features(backwards, [0, 1, 2], together, [2, 1, 0])
 
 
 def test_a_lost_chunk_is_an_error(tmp_path, cache):
-    with pytest.raises(RuntimeError, match="0 of 4"):
+    with pytest.raises(RuntimeError, match="0 of 3"):
         build_features(tmp_path, cache, SIFT, map_chunks=lambda function, chunks: iter([]))
-    assert not list(tmp_path.glob("features-*"))
+    assert not list(tmp_path.glob("features-*/*"))
 
 
 def test_select_concatenate_and_parquet(tmp_path, cache):
@@ -190,7 +311,7 @@ def test_aliked_extracts_unit_length_descriptors(tmp_path, cache):
     # each image the same as when it is alone in its batch
     alone = ImageCache(build_cache(tmp_path, tmp_path, ["mirrored.png"], 64))
     lone = LocalFeatures.open(build_features(tmp_path, alone, config))
-    np.testing.assert_allclose(lone.keypoints([0]), features.keypoints([1]), atol=1e-3)
+    assert_same_features(lone, [0], features, [1])
 
 
 def test_missing_weights_name_the_file_and_the_alternatives(tmp_path, cache, monkeypatch):

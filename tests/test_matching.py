@@ -1,5 +1,7 @@
 """Pair scores: hand-worked cases, a slow oracle, and independence of batch-mates."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -95,7 +97,7 @@ def test_scores_depend_on_the_two_images_only():
     query_P, gallery_P = all_pairs(features)
     expected = MutualNearestNeighbours(0.95).scores(features, query_P, features, gallery_P)
     order = np.random.default_rng(0).permutation(len(query_P))
-    for block_pairs in (1, 7, 1000):
+    for block_pairs in (None, 1, 7, 1000):
         matcher = MutualNearestNeighbours(0.95, block_pairs=block_pairs)
         np.testing.assert_array_equal(
             matcher.scores(features, query_P[order], features, gallery_P[order]), expected[order]
@@ -104,6 +106,47 @@ def test_scores_depend_on_the_two_images_only():
     np.testing.assert_array_equal(matcher.scores(features, gallery_P, features, query_P), expected)
     reversed_features = features.select(np.arange(12)[::-1])
     np.testing.assert_array_equal(matcher.scores(features, query_P, reversed_features, 11 - gallery_P), expected)
+
+
+@pytest.mark.parametrize("num_images", [2, 3, 7, 11])
+def test_scores_do_not_depend_on_how_many_images_fit_on_the_device(monkeypatch, num_images):
+    features = random_features(12, num_keypoints=40, seed=2)
+    rng = np.random.default_rng(1)
+    query_P, gallery_P = rng.integers(0, 12, size=(2, 300))  # some of them more than once
+    matcher = MutualNearestNeighbours(0.95)
+    expected = matcher.scores(features, query_P, features, gallery_P)
+    reads = []
+    read = LocalFeatures.descriptor_codes
+    monkeypatch.setattr(
+        LocalFeatures, "descriptor_codes", lambda self, rows: reads.append(len(rows)) or read(self, rows)
+    )
+    np.testing.assert_array_equal(matcher.scores(features, query_P, features, gallery_P), expected)
+    assert reads == [11, 11]  # every image with keypoints once, for each side
+    reads.clear()
+    monkeypatch.setattr("reid_core.matching._LOADED_BYTES", num_images * 40 * 128 * 2)
+    np.testing.assert_array_equal(matcher.scores(features, query_P, features, gallery_P), expected)
+    assert max(map(sum, zip(reads[::2], reads[1::2], strict=True))) <= num_images
+
+
+def test_products_are_exact_whatever_precision_models_have(monkeypatch):
+    features = random_features(6, num_keypoints=40, seed=2)
+    query_P, gallery_P = all_pairs(features)
+    matcher = MutualNearestNeighbours(0.95)
+    expected = matcher.scores(features, query_P, features, gallery_P)
+    seen, count = set(), matcher._count
+
+    def noted(similarity_PAB):
+        seen.add(torch.get_float32_matmul_precision())
+        return count(similarity_PAB)
+
+    monkeypatch.setattr(matcher, "_count", noted)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        np.testing.assert_array_equal(matcher.scores(features, query_P, features, gallery_P), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == {"highest"}
 
 
 def test_scores_do_not_depend_on_the_padding():
@@ -195,7 +238,36 @@ def test_lightglue_with_known_weights_equals_dual_softmax(dual_softmax):
     assert 1 < np.nanmean(scores[query_P != gallery_P]) < 30
 
 
-def test_lightglue_scores_depend_on_the_two_images_only(dual_softmax):
+def test_lightglue_counts_what_the_whole_network_finds(dual_softmax):
+    torch.manual_seed(0)
+    model = copy.deepcopy(dual_softmax)
+    with torch.no_grad():
+        for parameter in model.transformers.parameters():  # small enough that matches remain
+            parameter += torch.randn_like(parameter) * 0.02
+    features = random_features(6, num_keypoints=32, seed=8)
+    query_P, gallery_P = np.array([[1, 2, 3, 4, 5, 1], [2, 3, 4, 5, 1, 1]])
+    scores = LightGlueMatcher(model).scores(features, query_P, features, gallery_P)
+
+    def side(row):
+        used = features.num_keypoints_N[row]
+        return {
+            "keypoints": torch.from_numpy(features.keypoints([row])[:, :used]),
+            "descriptors": torch.from_numpy(features.descriptors([row])[:, :used]),
+            "image_size": torch.full((1, 2), 64.0),
+        }
+
+    with torch.inference_mode():
+        found = [
+            model({"image0": side(query), "image1": side(gallery)})["matching_scores0"]
+            for query, gallery in zip(query_P, gallery_P, strict=True)
+        ]
+    assert scores.tolist() == [(confidence > 0.5).sum().item() for confidence in found]
+    plain = LightGlueMatcher(dual_softmax).scores(features, query_P, features, gallery_P)
+    assert scores.max() > 5
+    assert scores.tolist() != plain.tolist()
+
+
+def test_lightglue_scores_depend_on_the_two_images_only(dual_softmax, monkeypatch):
     features = random_features(4, num_keypoints=40, seed=7)
     query_P, gallery_P = all_pairs(features)
     expected = LightGlueMatcher(dual_softmax).scores(features, query_P, features, gallery_P)
@@ -204,6 +276,8 @@ def test_lightglue_scores_depend_on_the_two_images_only(dual_softmax):
         matcher = LightGlueMatcher(dual_softmax, block_pairs=block_pairs)
         scores = matcher.scores(features, query_P[order], features, gallery_P[order])
         np.testing.assert_array_equal(scores, expected[order])
+    monkeypatch.setattr("reid_core.matching._LOADED_BYTES", 3 * 40 * 128 * 2)  # three images at a time
+    np.testing.assert_array_equal(matcher.scores(features, query_P, features, gallery_P), expected)
 
 
 def test_lightglue_loads_what_kornia_loads(tmp_path):

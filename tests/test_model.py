@@ -309,3 +309,40 @@ def test_efficientnet_b4_is_cut_into_its_five_strides():
 def small_parts(config):
     with torch.device("meta"):
         return make_model(override(config, {"model.weights": "random"}), num_identities=3).parts()
+
+
+@pytest.mark.parametrize("unfrozen_stages", [0, 1])
+@pytest.mark.parametrize("name", [SWIN, "convnext_micro_64", "test_efficientnet", "mobilenetv2_100"])
+def test_features_and_gradients_are_the_same_from_the_boundary_on(name, unfrozen_stages):
+    model = make(model__backbone=name, model__unfrozen_stages=unfrozen_stages, model__orientation="embedding")
+    sides = torch.eye(6)[:3]
+    for whole in (True, False):
+        model.train()
+        model.zero_grad()
+        images = random_images(3)
+        feature_BD = (
+            model.features(images, sides) if whole else model.features_from(model.frozen_features(images), sides)
+        )
+        (feature_BD * torch.randn(24, generator=torch.Generator().manual_seed(1))).sum().backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        if whole:
+            expected, expected_gradients = feature_BD.detach(), gradients
+    assert torch.equal(feature_BD, expected)
+    assert gradients.keys() == expected_gradients.keys() == model.trainable_state().keys()
+    assert all(torch.equal(gradients[n], expected_gradients[n]) for n in gradients)
+    assert any(gradient.any() for gradient in gradients.values())
+    # Afterwards the whole backbone runs again.
+    assert torch.equal(model.features(random_images(3), sides), expected)
+
+
+def test_a_failure_behind_the_boundary_leaves_the_frozen_modules_whole():
+    model = make().eval()
+    expected = model.features(random_images(2))
+    with pytest.raises(Exception, match=r".+"):
+        model.features_from(torch.zeros(2, 3))
+    assert torch.equal(model.features(random_images(2)), expected)
+
+
+def test_no_module_is_frozen_when_every_stage_is_trained():
+    assert make(model__unfrozen_stages=4).frozen_modules() == []
+    assert len(make(model__unfrozen_stages=1).frozen_modules()) == 4  # the stem and three stages

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from reid_core import similarity
 from reid_core.similarity import shortlist
@@ -22,14 +23,49 @@ def test_shortlist_equals_sorting_everything(size):
     np.testing.assert_allclose(cosine_QB, np.take_along_axis(similarity_QG, order_QB, axis=1), atol=1e-6)
 
 
-def test_blocks_of_queries_change_nothing(monkeypatch):
-    query_QD, gallery_GD = random_embeddings(11, seed=2), random_embeddings(17, seed=3)
-    whole_index, whole_cosine = shortlist(query_QD, gallery_GD, 4)
-    for block_elements in (1, 17 * 3, 17 * 11):  # one query at a time, three, all
-        monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", block_elements)
-        index_QB, cosine_QB = shortlist(query_QD, gallery_GD, 4)
-        assert index_QB.tolist() == whole_index.tolist()
-        np.testing.assert_allclose(cosine_QB, whole_cosine, atol=1e-6)
+def near_copies(num_originals: int, seed: int) -> np.ndarray:
+    """Five images of each original: two are equal, three differ from it by about float32's last place."""
+    original_ND = np.repeat(random_embeddings(num_originals, seed), 5, axis=0)
+    noise_ND = np.random.default_rng(seed).normal(size=original_ND.shape, scale=3e-8)
+    noise_ND[::5] = noise_ND[1::5] = 0
+    return np.random.default_rng(seed).permutation((original_ND + noise_ND).astype(np.float32))
+
+
+def slow_shortlist(query_QD: np.ndarray, gallery_GD: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The whole matrix in float64, rounded to float32 and sorted row by row; equal ones in the gallery's order."""
+    cosine_QG = (query_QD.astype(np.float64) @ gallery_GD.T.astype(np.float64)).astype(np.float32)
+    index_QB = np.argsort(-cosine_QG, axis=1, kind="stable")[:, :size]
+    return index_QB, np.take_along_axis(cosine_QG, index_QB, axis=1)
+
+
+@pytest.mark.parametrize(("block_elements", "gallery_block"), [(1, 1), (2**9, 1), (2**11, 300), (2**24, 2**14)])
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_blocks_change_nothing_even_among_near_copies(monkeypatch, size, block_elements, gallery_block):
+    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(similarity, "GALLERY_BLOCK", gallery_block)
+    query_QD, gallery_GD = random_embeddings(11, seed=2), near_copies(203, seed=3)
+    index_QB, cosine_QB = shortlist(query_QD, gallery_GD, size)
+    slow_index_QB, slow_cosine_QB = slow_shortlist(query_QD, gallery_GD, size)
+    assert index_QB.tolist() == slow_index_QB.tolist()
+    assert cosine_QB.tolist() == slow_cosine_QB.tolist()
+
+
+def test_no_product_is_larger_than_a_block_and_every_pair_is_in_one(monkeypatch):
+    num_products, multiply = [], torch.mm
+    monkeypatch.setattr(similarity, "GALLERY_BLOCK", 100)
+    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 1600)
+    monkeypatch.setattr(torch, "mm", lambda *given, out: num_products.append(out.numel()) or multiply(*given, out=out))
+    shortlist(random_embeddings(21, seed=5), random_embeddings(1000, seed=6), 2)
+    assert max(num_products) <= 1600
+    assert sum(num_products) == 21 * 1000
+
+
+def test_equal_images_come_in_the_order_of_the_gallery():
+    gallery_GD = np.repeat(np.eye(4, dtype="f"), 3, axis=0)[::-1].copy()  # three of each axis, the last axis first
+    index_QB, cosine_QB = shortlist(np.eye(4, dtype="f"), gallery_GD, 5)
+    assert index_QB[3].tolist() == [0, 1, 2, 3, 4]
+    assert index_QB[0].tolist() == [9, 10, 11, 0, 1]
+    assert cosine_QB[0].tolist() == [1, 1, 1, 0, 0]
 
 
 def test_a_small_gallery_is_padded():

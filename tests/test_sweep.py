@@ -113,6 +113,9 @@ def check_result(out, records, told):
     best = max((row for row in rows if row["status"] == "completed"), key=lambda row: row["objective"])
     assert read_config(out / "best.yaml").optim.lr_head == best["config.optim.lr_head"]
     assert rows[0]["config.optim.lr_head"] == tiny().optim.lr_head
+    for row in (row for row in rows if row["status"] == "completed"):
+        assert row["pairs_hits"] + row["pairs_misses"] > 0
+        assert row["pairs_scored"] == row["pairs_misses"]  # the store was there all the time
     metrics = json.loads((out / "best" / "metrics.json").read_text())
     assert metrics["thresholdSet"]["mean_of_groups"] == pytest.approx(best["objective"], abs=0.02)
     assert f"{metrics['testSet']['mean_of_groups']:.3f}" in told.split("testSet  ")[1]
