@@ -76,11 +76,23 @@ def test_the_data_are_prepared_for_a_row_with_a_matcher():
 def run(data, out):
     arguments = ["--rows", "batch32", "--scale", "small", "--set", "optim.epochs=2", "--set", "match.matcher=none"]
     return subprocess.run(
-        [sys.executable, "sweeps/paper.py", "--data", str(data), "--out", str(out), *arguments, "--workers", "1"],
+        [
+            sys.executable,
+            "sweeps/paper.py",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            *arguments,
+            "--workers",
+            "1",
+            "--concurrent",
+            "2",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 

@@ -54,7 +54,7 @@ def kill_everything(process):
     process.wait()
 
 
-def wait_until(condition, process, log, timeout_s=240):
+def wait_until(condition, process, log, timeout_s=600):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, Path(log.name).read_text()[-3000:]
@@ -95,7 +95,7 @@ def test_a_sweep_killed_twice_is_resumed_and_gives_a_model(small_data, tmp_path)
     written = [path.stat().st_mtime_ns for path in files]
 
     with (tmp_path / "third.log").open("w") as log:
-        assert start(arguments, log).wait(timeout=300) == 0, (tmp_path / "third.log").read_text()[-3000:]
+        assert start(arguments, log).wait(timeout=600) == 0, (tmp_path / "third.log").read_text()[-3000:]
     told = (tmp_path / "third.log").read_text()
     assert "resuming: 1 of 2 trials have ended" in told
     records = Journal(out / "trials").read()
@@ -140,7 +140,7 @@ def test_one_ray_worker_gives_the_losses_of_plain_python(small_data, tmp_path):
     plain = [sys.executable, "-m", "reid_core", "--preset", "tiny", "--data", str(small_data), *cosine_only]
     with (tmp_path / "log").open("w") as log:
         both = [start(sweep, log), start([*plain, "--out", str(tmp_path / "plain"), *SHORT], log)]
-        assert [process.wait(timeout=300) for process in both] == [0, 0], (tmp_path / "log").read_text()[-3000:]
+        assert [process.wait(timeout=600) for process in both] == [0, 0], (tmp_path / "log").read_text()[-3000:]
     with_ray = Journal(tmp_path / "ray" / "trials").read()[0].reports
     without = json.loads((tmp_path / "plain" / "reports.json").read_text())
     assert [report["loss"] for report in with_ray] == [report["loss"] for report in without]
