@@ -34,6 +34,13 @@ from reid_core.validation import classifier_report, nearest_triplet_loss
 from reid_core.variants import PixelSource, build_variants
 
 SEEN = ("training", "validating", "thresholdSet")  # parts that a trial may look at
+# Rows of query and gallery images (P,), and how to score pairs → scores (P,), some of them perhaps from other trials.
+SharePairs = Callable[[np.ndarray, np.ndarray, ScorePairs], np.ndarray]
+
+
+def score_all(query_P: np.ndarray, gallery_P: np.ndarray, score: ScorePairs) -> np.ndarray:
+    """The `SharePairs` of a trial that is alone."""
+    return score(query_P, gallery_P)
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,7 @@ class Place:
     device: str = "cpu"
     gather: Gather = alone
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
-    # Scores of pairs, asking other trials first: rows of query and gallery images, and how to score them.
-    share_pairs: Callable[[np.ndarray, np.ndarray, ScorePairs], np.ndarray] = lambda query, gallery, score: score(
-        query, gallery
-    )
+    share_pairs: SharePairs = score_all
     activations: KeptActivations | None = None  # of the frozen stages (`keep_activations`)
 
     def embed(
