@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -134,6 +135,7 @@ def plot_cost(alone: list[float], shared: list[float], path: Path) -> None:
     axes.plot(trials, np.cumsum(shared), "k-o", markersize=3, label="each pair scored once")
     axes.set(xlabel="trials", ylabel="matching time (s)", title="558 queries × 20 gallery images, SIFT, one thread")
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     figure.savefig(path, dpi=120)
 
