@@ -38,7 +38,7 @@ ALIKED_URLS = (
 # A unit vector times 4000, rounded to integers: any dot product of two such vectors stays below 2**24, so float32
 # sums it exactly, in whatever order and batch size, and pair scores come out bit-identical everywhere.
 DESCRIPTOR_SCALE = 4000
-_FORMAT = 2  # part of the folder's name: raise it whenever extraction changes
+FEATURES_VERSION = 2  # part of the folder's name: raise it whenever extraction changes
 _BATCH_PIXELS = 2**20  # on a GPU; ALIKED needs about 2 kB of activations per pixel
 
 
@@ -186,7 +186,14 @@ def build_features(
     if config.matcher == "none":
         raise UserError("match.matcher=none uses no local features")
     extractor = Extractor.of(config)
-    settings = [_FORMAT, extractor.name, extractor.num_keypoints, extractor.weights_digest, DECODER, cache.image_px]
+    settings = [
+        FEATURES_VERSION,
+        extractor.name,
+        extractor.num_keypoints,
+        extractor.weights_digest,
+        DECODER,
+        cache.image_px,
+    ]
     parts = Path(folder) / f"features-{extractor.name}-{_digest(settings)}"
     keys = [key if error is None else None for key, error in zip(cache.keys, cache.error, strict=True)]
     found = find_parts(parts)

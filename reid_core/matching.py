@@ -16,7 +16,13 @@ from kornia.feature import LightGlue
 
 from reid_core.config import MatchConfig
 from reid_core.images import DECODER
-from reid_core.local_features import DESCRIPTOR_LENGTH, DESCRIPTOR_SCALE, Extractor, LocalFeatures
+from reid_core.local_features import (
+    DESCRIPTOR_LENGTH,
+    DESCRIPTOR_SCALE,
+    FEATURES_VERSION,
+    Extractor,
+    LocalFeatures,
+)
 from reid_core.weights import file_digest, find_weights, load_weights
 
 LIGHTGLUE_URLS = (
@@ -81,7 +87,7 @@ def score_settings(config: MatchConfig) -> dict[str, Any]:
         "matcher": config.matcher,
         "image_px": config.image_px,
         "decoder": DECODER,
-        "extractor": [extractor.name, extractor.num_keypoints, extractor.weights_digest],
+        "extractor": [FEATURES_VERSION, extractor.name, extractor.num_keypoints, extractor.weights_digest],
     }
     if config.matcher == "aliked-lightglue":
         return settings | {"lightglue": file_digest(lightglue_file(config.weights))}
