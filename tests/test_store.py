@@ -138,9 +138,17 @@ def test_a_failing_trial_frees_its_pairs_and_a_trial_survives_the_store(local_ra
     scorer = SharedScorer(handle, KEYS, "trial-1/0", block_pairs=5)
     calls.clear()
 
+    def is_alive():
+        try:
+            return bool(local_ray.get(handle.stats.remote(), timeout=60))
+        except local_ray.exceptions.RayError:
+            return False
+
     def kill_store(query_P, gallery_P):
         if not calls:
             local_ray.kill(handle)
+            while is_alive():  # for a moment it lives on, and would take a block more
+                pass
         calls.append(len(query_P))
         return score(query_P, gallery_P)
 
