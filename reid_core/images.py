@@ -75,7 +75,7 @@ def build_cache(
     keys = _hash_files(root, paths)
     digest = hashlib.blake2b("\n".join([DECODER, *keys]).encode(), digest_size=8).hexdigest()
     path = folder / f"images-{image_px}-{digest}.arrow"
-    if not _is_intact(path, keys, image_px):
+    if not is_intact(path, keys, image_px):
         decode = functools.partial(decode_chunk, root=str(root), image_px=image_px)
         chunks = [paths[start : start + CHUNK_IMAGES] for start in range(0, len(paths), CHUNK_IMAGES)]
         write_arrow(
@@ -258,7 +258,8 @@ def _hash_files(root: Path, paths: list[str]) -> list[str]:
         return list(pool.map(hash_file, paths))
 
 
-def _is_intact(path: Path, keys: list[str], image_px: int) -> bool:
+def is_intact(path: Path, keys: list[str], image_px: int) -> bool:
+    """Whether a file is a whole image cache with these content keys; a damaged one is told."""
     if not path.exists():
         return False
     try:

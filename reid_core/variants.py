@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,13 +24,13 @@ from reid_core.images import (
     MapChunks,
     cache_schema,
     count_rows,
+    is_intact,
     local_map,
     write_arrow,
 )
 from reid_core.plan import Pool
 
 MAKER = "1"  # part of every key; raise it when the same seed gives other pixels than before
-logger = logging.getLogger(__name__)
 
 
 class PixelSource:
@@ -87,7 +86,7 @@ def build_variants(
     keys = variant_keys(cache, pool, config)
     digest = hashlib.blake2b("\n".join(keys).encode(), digest_size=8).hexdigest()
     path = folder / f"variants-{cache.image_px}-{digest}.arrow"
-    if not _is_intact(path, keys):
+    if not is_intact(path, keys, cache.image_px):
         augment = functools.partial(
             augment_chunk,
             cache=cache,
@@ -133,16 +132,3 @@ def augment_chunk(
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(pixels_BHWC.reshape(-1)), cache.image_px * cache.image_px * 3)
     columns = [pa.array([keys[e] for e in extras], pa.string()), pa.nulls(len(chosen), pa.string()), pixels]
     return pa.table(columns, schema=cache_schema(cache.image_px))
-
-
-def _is_intact(path: Path, keys: list[str]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        if ImageCache(path).keys == keys:
-            return True
-        problem: object = "other rows than expected"
-    except (OSError, pa.ArrowException) as error:
-        problem = error
-    logger.warning("%s is damaged and is built again: %s", path, problem)
-    return False
