@@ -25,7 +25,7 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
     epochs = most_epochs(sweep.space, base, sweep.fixed)
     print(f"base: {cli.describe_config(base)}\n")
     print(f"{describe_parts(parts.part_N, parts.identity_N, parts.group_N)}\n")
-    print(f"{describe_model(base)}\n")
+    print(f"{describe_model(base, num_identities=len(pool.rows_of))}\n")
     print(f"search space\n{describe_space(sweep.space, base, sweep.fixed)}\n")
     print(f"{sweep.num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
     print(f"= {sweep.num_trials * epochs} epochs, {sweep.num_trials * epochs * steps} steps, if none is pruned")

@@ -167,7 +167,7 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
         map_chunks=ray_map,
     )
     plan_of(sweep.base, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
-    logger.info("%s", describe_model(sweep.base))
+    logger.info("%s", describe_model(sweep.base, num_identities=len(prepared.classes()[0])))
     store = open_store(sweep.base, prepared, Path(sweep.share_store) if sweep.share_store else out / "store")
     job = Job(sweep.base, str(out), str(out / "cache"), resources, store)
     run_trials(sweep, job, journal)
