@@ -38,7 +38,7 @@ ALIKED_URLS = (
 # A unit vector times 4000, rounded to integers: any dot product of two such vectors stays below 2**24, so float32
 # sums it exactly, in whatever order and batch size, and pair scores come out bit-identical everywhere.
 DESCRIPTOR_SCALE = 4000
-FEATURES_VERSION = 2  # part of the folder's name: raise it whenever extraction changes
+FEATURES_VERSION = 3  # part of the folder's name: raise it whenever extraction changes
 _BATCH_PIXELS = 2**20  # on a GPU; ALIKED needs about 2 kB of activations per pixel
 
 
@@ -275,7 +275,7 @@ def _aliked_model(extractor: Extractor, device: str) -> ALIKED:
     # one a dozen at its border).
     model = ALIKED("aliked-n16", max_num_keypoints=extractor.num_keypoints, detection_threshold=0)
     load_weights(model, path)
-    return model.to(device).eval()
+    return model.to(memory_format=torch.channels_last).to(device).eval()  # type: ignore[call-overload]
 
 
 def _aliked(images_BHWC: np.ndarray, extractor: Extractor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -287,6 +287,7 @@ def _aliked(images_BHWC: np.ndarray, extractor: Extractor) -> Iterator[tuple[np.
         images = images_BHWC[i : i + step]
         fill = ((0, step - len(images)), (0, 0), (0, 0), (0, 0))
         with torch.inference_mode():
+            # Channels last, as the photographs lie in memory: a quarter faster on a CPU.
             batch = torch.from_numpy(np.pad(images, fill)).to(device).permute(0, 3, 1, 2) / 255
             results = model(batch)[: len(images)]
         for one in results:

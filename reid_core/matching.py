@@ -32,6 +32,7 @@ LIGHTGLUE_URLS = (
 _SAME = DESCRIPTOR_SCALE**2  # dot product of a stored descriptor with itself
 SYMMETRIC = ("sift-mnn", "aliked-mnn")  # matchers whose score does not depend on which image is the query
 SCORE_VERSION = 1  # raise it whenever a score of the same two photographs changes
+_PRECISION = {"cpu": torch.float32, "cuda": torch.float16}  # of LightGlue
 _STEP_KEYPOINTS = 32  # pairs are grouped by their numbers of keypoints in steps of this many
 _LOADED_BYTES = 2**30  # of descriptors that are on the device at a time
 # What told same from different best on dogs, cows and pigs; ALIKED's second nearest lie closer to the nearest.
@@ -75,8 +76,12 @@ def make_matcher(config: MatchConfig, *, device: str = "cpu") -> Matcher | None:
     return MutualNearestNeighbours(_LARGEST_RATIO[config.matcher], device=device)
 
 
-def score_settings(config: MatchConfig) -> dict[str, Any]:
+def score_settings(config: MatchConfig, *, device: str = "cpu") -> dict[str, Any]:
     """All that a score depends on beside the two photographs: what names a store of scores.
+
+    Args:
+        config: The matcher and its settings.
+        device: Where it scores: LightGlue's precision depends on it.
 
     Raises:
         UserError: If weights that are part of it cannot be had.
@@ -90,7 +95,8 @@ def score_settings(config: MatchConfig) -> dict[str, Any]:
         "extractor": [FEATURES_VERSION, extractor.name, extractor.num_keypoints, extractor.weights_digest],
     }
     if config.matcher == "aliked-lightglue":
-        return settings | {"lightglue": file_digest(lightglue_file(config.weights))}
+        precision = str(_PRECISION[torch.device(device).type])
+        return settings | {"lightglue": file_digest(lightglue_file(config.weights)), "precision": precision}
     return settings | {"largest_ratio": _LARGEST_RATIO[config.matcher]}
 
 
@@ -171,7 +177,7 @@ class LightGlueMatcher:
     ) -> np.ndarray:
         """See `Matcher.scores`."""
         kind = torch.device(self.device).type
-        with torch.autocast(kind, dtype=torch.float16, enabled=kind == "cuda"):
+        with torch.autocast(kind, dtype=_PRECISION[kind], enabled=kind == "cuda"):
             return _score(
                 self._count, self._make_blocks, query_features, query_P, gallery_features, gallery_P, self.device
             )

@@ -105,6 +105,7 @@ def prepare(
     skip_missing: bool = False,
     second_models: Sequence[str] = (),
     map_chunks: MapChunks = local_map,
+    map_networks: MapChunks = local_map,
 ) -> Prepared:
     """Read, check, decode, extract and split; what is already there and unchanged is not done again.
 
@@ -114,7 +115,8 @@ def prepare(
         config: Of the trials; `seed`, `data` and `match` are used.
         skip_missing: Leave out rows without a photograph.
         second_models: Values of `fusion.second_model` that trials may have, besides that of `config`.
-        map_chunks: How decoding and extraction are spread.
+        map_chunks: How decoding is spread, and what else needs no network.
+        map_networks: How chunks are spread that go through a network, and are faster where a GPU is.
 
     Raises:
         UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
@@ -126,12 +128,12 @@ def prepare(
     match_cache, features = image_cache, None
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=map_chunks)
-        features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_chunks)
-    second = {
-        name: build_second(folder, root, paths, override(config, {"fusion.second_model": name}), map_chunks=map_chunks)
-        for name in {config.fusion.second_model, *second_models}
-        if name
-    }
+        spread = map_chunks if config.match.matcher == "sift-mnn" else map_networks
+        features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=spread)
+    second = {}
+    for name in {config.fusion.second_model, *second_models} - {None, ""}:
+        of_name = override(config, {"fusion.second_model": name})
+        second[name] = build_second(folder, root, paths, of_name, map_chunks=map_networks)
     parts = split_database(database, ImageCache(image_cache).error, config)
     logger.info("%s", describe_parts(parts.part_N, parts.identity_N, parts.group_N))
     _check_objective(parts, root)
@@ -142,7 +144,7 @@ def prepare(
         image_id_N=_column(database, "image_id"),
         parts=parts,
         date_N=_column(database, "date"),
-        second={name: str(path) for name, path in second.items()},
+        second={str(name): str(path) for name, path in second.items()},
     )
     _save(prepared, folder)
     return load_prepared(folder)

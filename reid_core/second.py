@@ -99,8 +99,10 @@ def embed_chunk(rows: list[int], *, cache_path: str, values: tuple) -> pa.Table:
     """Embeddings of some rows; runs in any process."""
     settings, model = _load_once(values)
     sides_B6 = np.zeros((len(rows), NUM_SIDES), np.float32)
-    with torch.inference_mode(), autocast("cpu", settings.optim.precision):
-        embedding_BD = embed_block(model.eval(), ImageCache(Path(cache_path)).pixels(rows), sides_B6, "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.inference_mode(), autocast(device, settings.optim.precision):
+        pixels_BHWC = ImageCache(Path(cache_path)).pixels(rows)
+        embedding_BD = embed_block(model.to(device).eval(), pixels_BHWC, sides_B6, device)
     width = embedding_BD.shape[1] - model.num_identities
     flat = pa.array(np.ascontiguousarray(embedding_BD[:, :width]).reshape(-1))
     return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, width)})

@@ -16,6 +16,7 @@ import logging
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,17 @@ def compare(
 ) -> dict[str, str]:
     """Train, score and export every row, then write the report; row → why it failed."""
     base, root = choose_base(configs), resolve_data(data, out / "data")
-    prepared = prepare(root, out / "cache", base, skip_missing=options.skip_missing, map_chunks=ray_map)
+    prepared = prepare(
+        root,
+        out / "cache",
+        base,
+        skip_missing=options.skip_missing,
+        map_chunks=ray_map,
+        map_networks=partial(ray_map, gpus_per_worker=resources.gpus_per_worker),
+    )
     for config in configs.values():
         plan_of(config, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
-    store = open_store(base, prepared, options.share_store or out / "store")
+    store = open_store(base, prepared, options.share_store or out / "store", device=resources.device)
     job = Job(base, str(out), str(out / "cache"), resources, store)
     journal = Journal(out / "trials")
     run_fixed([{"name": row, "parameters": flatten(config)} for row, config in configs.items()], job, journal)

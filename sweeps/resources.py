@@ -40,6 +40,11 @@ class Resources:
         """GPUs of all concurrent trials."""
         return self.concurrent * self.workers * self.gpus_per_worker
 
+    @property
+    def device(self) -> str:
+        """Where trials compute, as torch names it."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
     def logical_cpus(self) -> int:
         """Whole logical CPUs to give a local Ray, so that the sweep fits on any machine."""
         return math.ceil(self.cpus)

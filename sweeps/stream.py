@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.data import DataContext, ExecutionResources
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
 from reid_core.augment import Augmenter
 from reid_core.batches import Batch, Source, make_pixels
@@ -85,10 +85,38 @@ def _in_blocks(plan: pa.Table) -> list[pa.Table]:
     return [plan.slice(start, ROWS_PER_TASK) for start in range(0, len(plan), ROWS_PER_TASK)]
 
 
-def ray_map(function: Callable[[Any], pa.Table], chunks: Sequence[Any]) -> Iterator[pa.Table]:
-    """Like `images.local_map`, on the cluster: apply a function to chunks, results in the order of the chunks."""
+class _Mapper:
+    """A function of chunks in an actor, which keeps its network from chunk to chunk."""
+
+    def __init__(self, function: Callable[[Any], pa.Table], chunks: Sequence[Any]) -> None:
+        self.function, self.chunks = function, chunks
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
+        return self.function(self.chunks[int(rows["id"][0])])
+
+
+def ray_map(
+    function: Callable[[Any], pa.Table], chunks: Sequence[Any], *, gpus_per_worker: float = 0.0
+) -> Iterator[pa.Table]:
+    """Like `images.local_map`, on the cluster: apply a function to chunks, results in the order of the chunks.
+
+    Args:
+        function: Applied in tasks; with GPUs in actors, as many as find one.
+        chunks: What it is applied to.
+        gpus_per_worker: What each actor gets; 0: no GPU is needed.
+    """
     quiet_context()
-    dataset = ray.data.range(len(chunks), override_num_blocks=max(1, len(chunks))).map_batches(
-        lambda rows: function(chunks[int(rows["id"][0])]), batch_size=1
-    )
+    dataset = ray.data.range(len(chunks), override_num_blocks=max(1, len(chunks)))
+    if gpus_per_worker:
+        most = max(1, int(ray.cluster_resources().get("GPU", 0) // gpus_per_worker))
+        # Not tasks: Ray ends the process of a task that had a GPU, and the next one would load the network again.
+        dataset = dataset.map_batches(
+            _Mapper,
+            fn_constructor_args=(function, chunks),
+            batch_size=1,
+            num_gpus=gpus_per_worker,
+            compute=ActorPoolStrategy(min_size=1, max_size=most),
+        )
+    else:
+        dataset = dataset.map_batches(_Mapper(function, chunks).__call__, batch_size=1)
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

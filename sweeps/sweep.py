@@ -165,10 +165,12 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
         skip_missing=sweep.skip_missing,
         second_models=[name for name in choices_of(sweep.searched, "fusion.second_model") if name],
         map_chunks=ray_map,
+        map_networks=partial(ray_map, gpus_per_worker=resources.gpus_per_worker),
     )
     plan_of(sweep.base, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
     logger.info("%s", describe_model(sweep.base, num_identities=len(prepared.classes()[0])))
-    store = open_store(sweep.base, prepared, Path(sweep.share_store) if sweep.share_store else out / "store")
+    folder = Path(sweep.share_store) if sweep.share_store else out / "store"
+    store = open_store(sweep.base, prepared, folder, device=resources.device)
     job = Job(sweep.base, str(out), str(out / "cache"), resources, store)
     run_trials(sweep, job, journal)
     records = journal.read()

@@ -202,12 +202,12 @@ def train_place() -> Place:
     )
 
 
-def open_store(config: TrialConfig, prepared: Prepared, folder: Path) -> Any:
-    """The pair store of a sweep, or None where nothing is matched."""
+def open_store(config: TrialConfig, prepared: Prepared, folder: Path, *, device: str) -> Any:
+    """The pair store of a sweep whose trials score on a device, or None where nothing is matched."""
     if config.match.matcher == "none" or prepared.features is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    digest = store_name(score_settings(config.match))
+    digest = store_name(score_settings(config.match, device=device))
     return start_store(folder, digest, symmetric=config.match.matcher in SYMMETRIC)
 
 

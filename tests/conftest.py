@@ -25,6 +25,7 @@ def local_ray():
     here = Path(__file__).parent
     ray.init(
         num_cpus=4,
+        num_gpus=1,  # a logical one, for what asks for GPUs
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,

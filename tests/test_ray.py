@@ -122,9 +122,17 @@ def test_ray_data_decodes_what_plain_python_decodes(local_ray, cached, small_dat
     assert np.array_equal(ImageCache(spread).pixels(rows), ImageCache(path).pixels(rows))
 
 
-def test_chunks_come_back_in_order(local_ray):
-    found = ray_map(lambda chunk: pa.table({"n": chunk}), [[3, 1], [2], [9, 8, 7]])
-    assert [value for table in found for value in table["n"].to_pylist()] == [3, 1, 2, 9, 8, 7]
+@pytest.mark.parametrize("gpus_per_worker", [0, 0.5])
+def test_chunks_come_back_in_order_from_tasks_and_from_gpu_actors(local_ray, gpus_per_worker):
+    chunks = [[3, 1], [2], [9, 8, 7]]
+    found = ray_map(_with_its_gpus, chunks, gpus_per_worker=gpus_per_worker)
+    rows = [row for table in found for row in table.to_pylist()]
+    assert [row["n"] for row in rows] == [3, 1, 2, 9, 8, 7]
+    assert {row["gpus"] for row in rows} == {1 if gpus_per_worker else 0}
+
+
+def _with_its_gpus(chunk):
+    return pa.table({"n": chunk, "gpus": [len(ray.get_gpu_ids())] * len(chunk)})
 
 
 @pytest.mark.parametrize("variants", [None, 2], ids=["online", "offline"])
