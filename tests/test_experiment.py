@@ -1,6 +1,8 @@
 """What is kept between epochs and trials changes no number: activations of the frozen stages, scores of pairs."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +10,8 @@ import pytest
 from test_bundle import run_experiment
 
 from reid_core.config import UserError
-from reid_core.experiment import Place, pair_scorer
+from reid_core.experiment import Place, evaluate_fully, pair_scorer
+from reid_core.model import make_model
 from reid_core.prepare import load_prepared, prepare
 from reid_core.presets import tiny
 
@@ -58,3 +61,34 @@ def test_shared_scores_are_those_of_the_matcher(small_data, tmp_path):
     assert asked == [20]
     assert alone.tobytes() == shared.tobytes()
     assert np.nanmax(alone) > 0
+
+
+def test_two_ranks_find_the_numbers_of_one(small_data, tmp_path):
+    config = tiny()
+    prepared = prepare(small_data, tmp_path, config)
+    model = make_model(config, num_identities=0).eval()
+    barrier, parts, matched = threading.Barrier(2), [None, None], [0, 0]
+
+    def evaluate(rank):
+        def gather(array):
+            parts[rank] = array
+            barrier.wait(60)
+            both = np.concatenate(parts)
+            barrier.wait(60)
+            return both
+
+        def share(query_P, gallery_P, score):
+            matched[rank] += len(query_P)
+            return score(query_P, gallery_P)
+
+        place = Place(rank=rank, world_size=2, gather=gather, share_pairs=share)
+        return evaluate_fully(config, prepared, model, place)[1]
+
+    _, alone = evaluate_fully(config, prepared, model, Place())
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(evaluate, range(2)))
+    assert found[0] == pytest.approx(alone, abs=1e-9, nan_ok=True)
+    assert found[1] == found[0]
+    assert 0 < abs(alone["mean_of_groups"])
+    assert abs(matched[0] - matched[1]) <= 2
+    assert min(matched) > 0
