@@ -198,3 +198,6 @@ def run(main: Callable[[list[str] | None], int]) -> None:
     except (UserError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, and the same command continues", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT

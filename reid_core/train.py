@@ -17,12 +17,14 @@ from torch import nn
 
 from reid_core.batches import Batch
 from reid_core.boundary import KeptBatch
+from reid_core.checksums import verify_checksums, write_checksums
 from reid_core.config import TrialConfig
 from reid_core.embed import Gather, alone, autocast, images_of
 from reid_core.loss import Loss, make_loss
 from reid_core.model import ReidModel
 from reid_core.optim import make_optimizer, make_schedule
 
+CHECKPOINT = ("last.safetensors", "best.safetensors", "trainer.pt")
 SCORE = "geo_mean_cosine"  # per epoch: decides the best epoch, early stopping and pruning
 Evaluate = Callable[[ReidModel], dict[str, float]]
 
@@ -152,9 +154,15 @@ class Trainer:
         save_file(self.best_state, folder / "best.safetensors")
         state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
         torch.save({**state, "history": self.history}, folder / "trainer.pt")
+        write_checksums(folder, CHECKPOINT)
 
     def load(self, folder: Path) -> None:
-        """Continue from a folder that `save` wrote, with the same configuration."""
+        """Continue from a folder that `save` wrote, with the same configuration.
+
+        Raises:
+            UserError: If a file of it is missing or damaged; nothing is loaded then.
+        """
+        verify_checksums(folder, CHECKPOINT)
         self.model.load_trainable_state(load_file(folder / "last.safetensors", device=self.device))
         self.best_state = load_file(folder / "best.safetensors")
         state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
@@ -163,7 +171,12 @@ class Trainer:
         self.history = state["history"]
 
     def start_from(self, folder: Path) -> None:
-        """Take over the best weights of another trial with the same model, from a folder that its `save` wrote."""
+        """Take over the best weights of another trial with the same model, from a folder that its `save` wrote.
+
+        Raises:
+            UserError: If a file of it is missing or damaged.
+        """
+        verify_checksums(folder, CHECKPOINT)
         self.best_state = load_file(folder / "best.safetensors")
         self.restore_best()
 

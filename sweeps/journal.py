@@ -4,11 +4,15 @@ FOLDER/trial-0007.json ↔ `Record`. It is the only memory of a sweep: searcher,
 from it.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from reid_core.config import UserError
+
+CHECKSUM = "checksum"  # in a record's file, of all its other values
 Status = Literal["running", "completed", "pruned", "failed", "infeasible"]
 
 
@@ -23,7 +27,10 @@ class Record:
     reports: list[dict[str, Any]] = field(default_factory=list)  # one per epoch
     metrics: dict[str, float] = field(default_factory=dict)  # of the full evaluation; empty unless completed
     checkpoint: str = ""
-    seconds: float = 0.0
+    seconds: float = 0.0  # over all sessions
+    cpu_hours: float = 0.0  # logical CPUs that it held × hours
+    gpu_hours: float = 0.0
+    retries: int = 0  # how often its training failed and was tried again
     start: str = ""  # checkpoint folder whose best weights it began with; empty: the configuration's own weights
 
     @property
@@ -40,12 +47,43 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> list[Record]:
-        """All records in the order of their names."""
-        return [Record(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
+        """All records in the order of their names.
+
+        Raises:
+            UserError: If a file is damaged; names it.
+        """
+        return [_read_record(path) for path in sorted(self.folder.glob("*.json"))]
 
     def write(self, record: Record) -> None:
-        """Replace a record in one step: a reader, or a crash, sees the old or the new one."""
+        """Replace a record in one step: a reader, or a crash, sees the old or the new one.
+
+        Raises:
+            UserError: If it cannot be written (the disk is full).
+        """
         path = self.folder / f"{record.name}.json"
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(record)))
-        part.replace(path)
+        values = asdict(record)
+        try:
+            part.write_text(json.dumps(values | {CHECKSUM: _digest(values)}))
+            part.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written: {error.strerror}; once it can, the same command continues"
+            ) from error
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        values = json.loads(path.read_text())
+        written = values.pop(CHECKSUM)
+        if written != _digest(values):
+            raise ValueError("its content does not fit its checksum")
+        return Record(**values)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path}: the record of this trial is damaged ({error}); delete the file, and the trial is run again"
+        ) from error
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()

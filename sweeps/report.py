@@ -11,18 +11,33 @@ import pyarrow.parquet as pq
 from reid_core.config import TrialConfig, flatten
 from sweeps.journal import Record
 
+HOURS = ("cpu_hours", "gpu_hours")
 OVERALL = ("mean_of_groups", "pooled", "competition", "pairs_hits", "pairs_misses", "pairs_scored")
 PER_GROUP = ("geo_mean", "geo_mean_low", "geo_mean_high", "baks", "baus", "threshold")
 
 
 def write_trials(path: Path, records: Sequence[Record], base: TrialConfig) -> None:
-    """One row per trial: name, status, reason, objective, epochs, seconds, metrics per group, whole configuration."""
+    """One row per trial: name, status, reason, objective, epochs, seconds, CPU- and GPU-hours, retries, metrics per
+    group, whole configuration. The file's metadata holds the hours of all trials (`cpu_hours`, `gpu_hours`).
+    """
     rows = [_row(record, base) for record in records]
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     part = path.with_suffix(".part")
-    pq.write_table(pa.table(columns), part)
+    in_all = {name: str(sum_hours(records, name)) for name in HOURS}
+    pq.write_table(pa.table(columns).replace_schema_metadata(in_all), part)
     part.replace(path)
+
+
+def sum_hours(records: Sequence[Record], name: str) -> float:
+    """`cpu_hours` or `gpu_hours` of all trials."""
+    return sum(getattr(record, name) for record in records)
+
+
+def describe_hours(records: Sequence[Record]) -> str:
+    """What all trials have held, for people."""
+    gpu, cpu = sum_hours(records, "gpu_hours"), sum_hours(records, "cpu_hours")
+    return f"{gpu:.3g} GPU-hours, {cpu:.3g} CPU-hours" if gpu else f"{cpu:.3g} hours of logical CPUs"
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -41,6 +56,8 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
         "objective": record.objective,
         "epochs": len(record.reports),
         "seconds": record.seconds,
+        **{name: getattr(record, name) for name in HOURS},
+        "retries": record.retries,
     }
     for metric in PER_GROUP:
         row |= {key: value for key, value in record.metrics.items() if key.startswith(f"{metric}.")}
@@ -63,7 +80,8 @@ def format_leaderboard(records: Sequence[Record], count: int = 5) -> str:
         values = "  ".join(f"{key}={_short(value)}" for key, value in record.parameters.items())
         lines.append(f"{record.name:<12}{record.objective:>10.4f}{len(record.reports):>8}  {values}")
     counts = {status: sum(r.status == status for r in records) for status in sorted({r.status for r in records})}
-    return "\n".join([*lines, ", ".join(f"{count} {status}" for status, count in counts.items())])
+    ended = ", ".join(f"{count} {_told(status)}" for status, count in counts.items())
+    return "\n".join([*lines, f"{ended}; {describe_hours(records)}"])
 
 
 def format_failures(records: Sequence[Record]) -> str:
@@ -79,6 +97,10 @@ def describe_online(best: Record, online: Record) -> str:
         return told + f"{online.status} ({online.reason}); {best.name} stays the best"
     better = online.objective > (best.objective or 0.0)
     return told + f"{online.objective:.4f}; {online.name if better else best.name} is the best"
+
+
+def _told(status: str) -> str:
+    return "unfinished" if status == "running" else status
 
 
 def _short(value: Any) -> str:

@@ -17,6 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 from reid_core.config import TrialConfig, UserError
 from reid_core.train import SCORE
 from sweeps.journal import Journal, Record
+from sweeps.limits import Limits
 from sweeps.space import Space, base_point, distributions
 
 STUDY = "sweep"
@@ -25,6 +26,7 @@ FINAL = "final"  # key of the driver's last report
 FAILED = "failed"  # key of the reason, in the last report of a trial that failed
 REPORTED = ("epoch", "loss", "seconds", SCORE)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
+UNLIMITED = Limits()
 STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -46,15 +48,17 @@ def make_sampler(seed: int, num_known: int) -> optuna.samplers.TPESampler:
 class Notes:
     """Writes into the journal what Tune tells of its trials, by Tune's own id of each."""
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
+    def __init__(self, journal: Journal, limits: Limits) -> None:
+        self.journal, self.limits = journal, limits
         self.records: dict[str, Record] = {}
+        self._told_s: dict[str, float] = {}  # seconds of this session that the record has already
 
     def begin(self, trial_id: str, new: Record) -> None:
         """A trial starts, or goes on if the journal knows its name: it is in the journal before it runs."""
         earlier = {record.name: record for record in self.journal.read()}
         record = self.records[trial_id] = earlier.get(new.name, new)
         record.reason = ""
+        self._told_s[trial_id] = 0.0
         self.journal.write(record)
 
     def note(self, trial_id: str, result: dict) -> bool:
@@ -63,16 +67,29 @@ class Notes:
         if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return False
         record.reports.append(_report(result))
+        self._count_time(trial_id, result)
         self.journal.write(record)
         return True
 
     def end(self, trial_id: str, result: dict, *, error: bool) -> Record:
-        """Close the record."""
+        """Close the record; one that the sweep's limits have ended stays open, for a sweep with other limits."""
         record = self.records[trial_id]
-        record.seconds += result.get("time_total_s", 0.0)
-        _close(record, result, error=error)
+        self._count_time(trial_id, result)
+        if error or result.get(FINAL) or not self.is_over():
+            _close(record, result, error=error)
         self.journal.write(record)
         return record
+
+    def is_over(self) -> bool:
+        """Whether a limit has ended the sweep."""
+        return self.limits.reached(self.journal.read()) is not None
+
+    def _count_time(self, trial_id: str, result: dict) -> None:
+        """Add what has passed since the last report; Tune counts from its own start of the trial."""
+        record, total_s = self.records[trial_id], result.get("time_total_s", 0.0)
+        more_s = max(0.0, total_s - self._told_s[trial_id])
+        self._told_s[trial_id] = max(total_s, self._told_s[trial_id])
+        self.limits.count(record, more_s)
 
 
 class FixedSearch(Searcher):
@@ -81,18 +98,18 @@ class FixedSearch(Searcher):
     A suggestion has `name`, `parameters` (any keys), and `start` if the trial begins with another one's best weights.
     """
 
-    def __init__(self, suggestions: Sequence[dict[str, Any]], journal: Journal) -> None:
+    def __init__(self, suggestions: Sequence[dict[str, Any]], journal: Journal, limits: Limits = UNLIMITED) -> None:
         super().__init__(metric=SCORE, mode="max")
         known = {record.name: record for record in journal.read()}
         for suggestion in suggestions:
             _check_same(suggestion, known.get(suggestion["name"]))
         ended = {name for name, record in known.items() if record.status != "running"}
         self.left = [suggestion for suggestion in suggestions if suggestion["name"] not in ended]
-        self._notes = Notes(journal)
+        self._notes = Notes(journal, limits)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """The next trial."""
-        if not self.left:
+        if not self.left or self._notes.is_over():
             return Searcher.FINISHED
         suggestion = self.left.pop(0)
         new = Record(suggestion["name"], suggestion["parameters"], start=suggestion.get("start", ""))
@@ -132,9 +149,16 @@ class JournalSearch(OptunaSearch):
     complete. `_ot_trials`, `_ot_study`, `_completed_trials` are private names of Ray 2.60 (a test guards them).
     """
 
-    def __init__(self, space: Space, base: TrialConfig, fixed: frozenset[str], journal: Journal) -> None:
+    def __init__(
+        self,
+        space: Space,
+        base: TrialConfig,
+        fixed: frozenset[str],
+        journal: Journal,
+        limits: Limits = UNLIMITED,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._notes, known = Notes(journal), journal.read()
+        self._notes, known = Notes(journal, limits), journal.read()
         self._ot_study: optuna.Study  # type: ignore[assignment]
         super().__init__(
             partial(space, base=base, fixed=fixed),  # type: ignore[call-arg]
@@ -165,8 +189,10 @@ class JournalSearch(OptunaSearch):
             )
         )
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """Name and searched values of the next trial; it is in the journal before it starts."""
+        if self._notes.is_over():
+            return Searcher.FINISHED
         parameters = super().suggest(trial_id) or {}
         ot_trial = self._ot_trials[trial_id]
         name = ot_trial.user_attrs.get(NAME, f"trial-{ot_trial.number:04d}")
@@ -184,11 +210,13 @@ class JournalSearch(OptunaSearch):
             return
         self.on_trial_result(trial_id, result or {})  # the report that a trial is stopped at comes only here
         record = self._notes.end(trial_id, result or {}, error=error)
-        self._ot_study.tell(self._ot_trials[trial_id], record.objective, state=STATES[record.status])
         self._completed_trials.add(trial_id)
+        if record.status in STATES:
+            self._ot_study.tell(self._ot_trials[trial_id], record.objective, state=STATES[record.status])
 
 
 def _close(record: Record, result: dict, *, error: bool) -> None:
+    record.retries += int(result.get("retries", 0))
     objective = result.get("objective")
     if result.get(FINAL) and FAILED in result:
         record.status, record.reason = result["status"], result[FAILED]

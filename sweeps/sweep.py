@@ -21,11 +21,13 @@ from reid_core.finish import finish
 from reid_core.model import describe_model
 from reid_core.prepare import SYNTHETIC, load_prepared, prepare, read_truth, resolve_data
 from sweeps.asker import Choices, Searched
+from sweeps.checkpoints import load_finished
 from sweeps.connect import add_resource_flags, on_cluster, start_ray
 from sweeps.dry_run import print_plan
 from sweeps.export import claim_out as claim_folder
 from sweeps.export import format_result, read_result, write_best, write_result
 from sweeps.journal import Journal, Record
+from sweeps.limits import Limits, add_limit_flags, make_limits
 from sweeps.online import Epochs, check_offline, continue_online, parse_epochs
 from sweeps.report import best_record, describe_online, format_failures, write_trials
 from sweeps.resources import Resources
@@ -76,6 +78,7 @@ def make_parser(
         "may be repeated",
     )
     parser.add_argument("--trials", type=int, default=50, help="configurations to try in all (default 50)")
+    add_limit_flags(parser)
     parser.add_argument(
         "--then-online",
         nargs="?",
@@ -103,7 +106,7 @@ def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
     journal = claim_out(out, sweep, resume=options.resume)
     resources = start_ray(options)
     try:
-        print(complete(sweep, out, journal, resources))
+        print(complete(sweep, out, journal, resources, make_limits(options, resources)))
     finally:
         ray.shutdown()
     return 0
@@ -155,7 +158,7 @@ def claim_out(out: Path, sweep: Sweep, *, resume: str) -> Journal:
     return Journal(out / "trials")
 
 
-def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) -> str:
+def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits) -> str:
     """Prepare, run what is left of the trials, score `testSet` for the best, export; returns the result as text."""
     root = resolve_data(sweep.data, out / "data")
     prepared = prepare(
@@ -172,12 +175,15 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
     folder = Path(sweep.share_store) if sweep.share_store else out / "store"
     store = open_store(sweep.base, prepared, folder, device=resources.device)
     job = Job(sweep.base, str(out), str(out / "cache"), resources, store)
-    run_trials(sweep, job, journal)
+    run_trials(sweep, job, journal, limits)
     records = journal.read()
     write_trials(out / "trials.parquet", records, sweep.base)
-    best = best_record(records)
+    best, reason = best_record(records), limits.reached(records)
+    if reason:
+        logger.warning("the sweep has ended: %s", reason)
     if best is None:
-        raise UserError(f"no trial was completed:\n{format_failures(records)}")
+        told = f" ({reason})" if reason else ""
+        raise UserError(f"no trial was completed{told}:\n{format_failures(records)}")
     online = continue_online(best, job, sweep.then_online) if sweep.then_online is not None else None
     if online is not None:
         logger.info("%s", describe_online(best, online))
@@ -194,20 +200,21 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources) ->
     return format_result(out, records, best, metrics, num_unreadable=prepared.num_unreadable)
 
 
-def run_trials(sweep: Sweep, job: Job, journal: Journal) -> None:
-    """Run what is left of the sweep's trials; the journal has their results."""
+def run_trials(sweep: Sweep, job: Job, journal: Journal, limits: Limits) -> None:
+    """Run what is left of the sweep's trials, within its limits; the journal has their results."""
     before = journal.read()
     left = sweep.num_trials - sum(record.status != "running" for record in before)
-    if left <= 0:
+    if left <= 0 or limits.reached(before):
         return
     if before:
         logger.info("resuming: %d of %d trials have ended", sweep.num_trials - left, sweep.num_trials)
     run_tuner(
-        JournalSearch(sweep.space, sweep.base, sweep.fixed, journal),
+        JournalSearch(sweep.space, sweep.base, sweep.fixed, journal, limits),
         job,
         journal,
         num_left=left,
         num_trials=sweep.num_trials,
+        limits=limits,
         scheduler=make_scheduler(most_epochs(sweep.space, sweep.base, sweep.fixed), before),
     )
 
@@ -231,6 +238,6 @@ def finish_best(best: Record, job: Job, root: Path, *, skip_missing: bool) -> di
     if job.store is not None:
         place = replace(place, share_pairs=make_scorer(job.store, prepared, f"finish/{best.name}"))
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
-    trainer.load(Path(best.checkpoint))
+    load_finished(trainer, Path(best.checkpoint))
     truth = read_truth(root, prepared, skip_missing=skip_missing)
     return finish(config, prepared, truth, trainer.restore_best(), Path(job.out), place)

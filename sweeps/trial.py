@@ -39,13 +39,16 @@ from reid_core.model import make_model
 from reid_core.pair_store import store_name
 from reid_core.prepare import Prepared, load_prepared
 from reid_core.train import SCORE, TrainingError
+from sweeps.checkpoints import KEPT, clear_for_restart, load_newest
+from sweeps.failures import describe_failure, judge
 from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL
 from sweeps.store import Counts, SharedScorer, release_pairs, start_store
 from sweeps.stream import stream_batches
 
 FINAL_KEYS = ("metrics", "objective", "history", FAILED, "status")
-MAX_WORKER_FAILURES = 2  # a lost worker is replaced and the trial continues from its last epoch
+STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "running"}
+MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
 MAX_CONTROLLER_FAILURES = 3  # Ray's default is to retry for ever
 
 
@@ -74,18 +77,13 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
 
     A trial that cannot succeed reports why instead of raising, so that the reason reaches the journal.
     """
-    name = suggestion["name"]
+    name, job = suggestion["name"], replace(job, cache=suggestion.get("cache", job.cache))
     try:
         config = job.configure(suggestion["parameters"])
         check_feasible(config, job)
         source_of(config, load_prepared(Path(job.cache)))  # offline variants are made here once, not by every worker
         _describe_trial(trial_folder(job, name), config)
-        result = make_torch_trainer(config, name, job, start=suggestion.get("start")).fit()
-        assert result.metrics is not None
-        final = {key: result.metrics[key] for key in FINAL_KEYS if key in result.metrics}
-        final["checkpoint_path"] = result.checkpoint.path if result.checkpoint else ""
-    except TrainingFailedError as error:
-        final = {FAILED: _reason(error), "status": _status(error)}
+        final = train_until_it_ends(config, name, job, start=suggestion.get("start"))
     except UserError as error:
         final = {FAILED: str(error), "status": "infeasible"}
     finally:
@@ -93,6 +91,31 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
             release_pairs(job.store, name)
     # Epoch 0 is below every rung: the scheduler has nothing to decide on a final report.
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
+
+
+def train_until_it_ends(config: TrialConfig, name: str, job: Job, *, start: str | None) -> dict[str, Any]:
+    """Train; again from the last checkpoint, up to `MAX_RETRIES` times, after a failure that this can help.
+
+    A preempted node counts as no failure: Ray Train itself waits for another. A full disk is no trial's fault: this one
+    stays unfinished, and the sweep ends (`Limits.reached`).
+
+    Returns:
+        What the final report holds; `retries` is how often training failed and was tried again.
+    """
+    for retries in range(MAX_RETRIES + 1):
+        clear_for_restart(trial_folder(job, name))
+        try:
+            result = make_torch_trainer(config, name, job, start=start).fit()
+        except TrainingFailedError as error:
+            verdict, reason = judge(error), describe_failure(error)
+            if verdict == "again" and retries < MAX_RETRIES:
+                continue
+            tried = f" (tried {retries + 1} times)" if retries else ""
+            return {FAILED: reason + tried, "status": STATUS_OF[verdict], "retries": retries}
+        break
+    assert result.metrics is not None
+    final = {key: result.metrics[key] for key in FINAL_KEYS if key in result.metrics}
+    return {**final, "checkpoint_path": result.checkpoint.path if result.checkpoint else "", "retries": retries}
 
 
 def check_feasible(config: TrialConfig, job: Job) -> None:
@@ -125,6 +148,7 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str |
         "start": start,
         "store": job.store,
         "name": name,
+        "folder": str(trial_folder(job, name)),
     }
     return TorchTrainer(
         train_worker,
@@ -142,9 +166,9 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str |
             name=name,
             storage_path=str(trial_folder(job, name).parent),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
             failure_config=FailureConfig(
-                max_failures=MAX_WORKER_FAILURES,
+                max_failures=0,  # whether another attempt can help is decided by `failures.judge`
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,  # type: ignore[call-arg]
             ),
         ),
@@ -167,11 +191,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         torch.set_num_threads(1)
     plan = plan_of(config, prepared, world_size=place.world_size)
     trainer = make_trainer(config, prepared, plan, place)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder))
-    elif settings["start"]:
+    if not load_newest(trainer, Path(settings["folder"])) and settings["start"]:
         trainer.start_from(Path(settings["start"]))
     source = source_of(config, prepared)
     place = keep_activations(config, prepared, trainer, place)
@@ -246,22 +266,3 @@ def _describe_trial(folder: Path, config: TrialConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(flatten(config), indent=1))
     (folder / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
-
-
-def _causes(error: TrainingFailedError) -> list[BaseException]:
-    """The workers' own exceptions, or what is known instead of them."""
-    found = list(getattr(error, "worker_failures", {}).values()) or [
-        getattr(error, "controller_failure", None) or error
-    ]
-    return [getattr(cause, "cause", None) or getattr(cause, "__cause__", None) or cause for cause in found]
-
-
-def _reason(error: TrainingFailedError) -> str:
-    cause = _causes(error)[0]
-    last_line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
-    return last_line[:500]
-
-
-def _status(error: TrainingFailedError) -> str:
-    text = " ".join(type(cause).__name__ + str(cause) for cause in _causes(error))
-    return "infeasible" if "out of memory" in text.lower() or "UserError" in text else "failed"

@@ -4,6 +4,7 @@ searcher + what the trials share → journal, trials.parquet.
 """
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from ray.tune.search import Searcher
 
 from reid_core.train import SCORE
 from sweeps.journal import Journal
+from sweeps.limits import Limits
 from sweeps.progress import Progress
 from sweeps.resources import driver_resources
 from sweeps.searcher import FixedSearch
-from sweeps.trial import Job, run_trial
+from sweeps.trial import MAX_RETRIES, Job, run_trial
 
 
 def run_tuner(
@@ -29,6 +31,7 @@ def run_tuner(
     *,
     num_left: int,
     num_trials: int,
+    limits: Limits,
     scheduler: TrialScheduler | None = None,
     drive: Callable[..., None] = run_trial,
 ) -> None:
@@ -40,8 +43,12 @@ def run_tuner(
         journal: Of the searcher.
         num_left: Trials to run now.
         num_trials: Those and the ones that ended before, for the progress bar.
+        limits: End the run early; the searcher knows them too.
         scheduler: Stops trials early; None: every trial runs to its end.
         drive: Drives one trial, as `trial.run_trial`.
+
+    Raises:
+        KeyboardInterrupt: If the user ended it.
     """
     random.seed(job.base.seed)
     np.random.seed(job.base.seed)  # Ray's scheduler draws from the global generator
@@ -61,10 +68,35 @@ def run_tuner(
             name=f"session-{len(list(sessions.glob('session-*'))):03d}",
             storage_path=str(sessions),
             verbose=0,
+            stop=EndOfSweep(limits, journal),
+            failure_config=ray.tune.FailureConfig(max_failures=MAX_RETRIES),  # of a driver; it continues its run
             callbacks=[Progress(num_trials, job.base, journal, Path(job.out))],
         ),
     )
     tuner.fit()
+    num_ended = sum(record.status != "running" for record in journal.read())
+    if num_ended < num_trials and limits.reached(journal.read()) is None:
+        raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
+
+
+class EndOfSweep(ray.tune.Stopper):
+    """Stops all trials when a limit is reached; looked at once a second, which is often enough for hours."""
+
+    def __init__(self, limits: Limits, journal: Journal) -> None:
+        self.limits, self.journal = limits, journal
+        self._next_s, self._ended = 0.0, False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the sweep ends now."""
+        now_s = time.monotonic()
+        if not self._ended and now_s >= self._next_s:
+            self._next_s = now_s + 1.0
+            self._ended = self.limits.reached(self.journal.read()) is not None
+        return self._ended
 
 
 def run_fixed(
@@ -72,6 +104,7 @@ def run_fixed(
     job: Job,
     journal: Journal,
     *,
+    limits: Limits | None = None,
     drive: Callable[..., None] = run_trial,
 ) -> None:
     """Run given trials to their ends, `job.resources.concurrent` at a time; those that ended before are not repeated.
@@ -80,12 +113,14 @@ def run_fixed(
         suggestions: Trials with different names (`FixedSearch`); their parameters go on top of `job.base`.
         job: What the trials share; `job.out` gets their folders and trials.parquet.
         journal: Gets their records; of `job.out`/trials, where the trials' own folders are.
+        limits: End the run early; None: nothing does.
         drive: Drives one trial, as `trial.run_trial`.
 
     Raises:
         UserError: If the journal holds a trial of the same name with other parameters.
     """
-    searcher = FixedSearch(suggestions, journal)
+    limits = limits or Limits(resources=job.resources)
+    searcher = FixedSearch(suggestions, journal, limits)
     num_left = len(searcher.left)
-    if num_left:
-        run_tuner(searcher, job, journal, num_left=num_left, num_trials=len(suggestions), drive=drive)
+    if num_left and limits.reached(journal.read()) is None:
+        run_tuner(searcher, job, journal, num_left=num_left, num_trials=len(suggestions), limits=limits, drive=drive)

@@ -89,6 +89,6 @@ def test_two_ranks_find_the_numbers_of_one(small_data, tmp_path):
         found = list(pool.map(evaluate, range(2)))
     assert found[0] == pytest.approx(alone, abs=1e-9, nan_ok=True)
     assert found[1] == found[0]
-    assert 0 < abs(alone["mean_of_groups"])
+    assert abs(alone["mean_of_groups"]) > 0
     assert abs(matched[0] - matched[1]) <= 2
     assert min(matched) > 0

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+import time
 from pathlib import Path
 
 import ray.tune
@@ -10,12 +13,14 @@ from reid_core.config import flatten, override
 from reid_core.presets import tiny
 from reid_core.train import SCORE
 from sweeps.journal import Journal, Record
+from sweeps.limits import Limits
 from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL
 from sweeps.trial import Job
 from sweeps.tuning import run_fixed
 
 EPOCHS = 2
+SLOW_EPOCHS = 40
 BASE = override(tiny(), {"optim.epochs": EPOCHS})
 
 
@@ -73,3 +78,47 @@ def test_every_row_runs_to_its_end_and_a_second_session_runs_only_what_is_left(l
     assert (again["poor"].status, len(again["poor"].reports)) == ("completed", EPOCHS)
     run_fixed(rows, job, journal, drive=pretend)  # nothing is left, so no session starts
     assert len(list((tmp_path / "tune").glob("session-*"))) == 2
+
+
+def slow(suggestion, *, job):
+    """A trial that reports an epoch every tenth of a second, and goes on where its file says it was."""
+    file = Path(job.out) / f"{suggestion['name']}.epochs"
+    reports = json.loads(file.read_text()) if file.exists() else []
+    for epoch in range(len(reports) + 1, SLOW_EPOCHS + 1):
+        time.sleep(0.1)
+        reports.append({"epoch": epoch, "loss": 1.0, SCORE: 0.5, "seconds": 0.1})
+        file.write_text(json.dumps(reports))
+        ray.tune.report(reports[-1])
+        if suggestion["name"] == "killed" and epoch == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    final = {"objective": 0.5, "metrics": {"objective": 0.5}, "checkpoint_path": "", "history": reports}
+    ray.tune.report({FINAL: True, "epoch": 0, SCORE: math.nan, **final})
+
+
+def test_a_spent_budget_ends_the_run_and_another_session_goes_on(local_ray, tmp_path):
+    resources = Resources(concurrent=1, workers=1)
+    job, journal = Job(BASE, str(tmp_path), str(tmp_path / "cache"), resources), Journal(tmp_path / "trials")
+    rows = [row("first"), row("second")]
+    few_s = Limits(resources=resources, max_hours=1.0 / 3600 * resources.cpus_per_trial)
+    run_fixed(rows, job, journal, limits=few_s, drive=slow)
+    (first,) = journal.read()
+    assert first.status == "running"
+    assert 5 <= len(first.reports) < SLOW_EPOCHS
+    assert "CPU-hours are spent" in few_s.reached(journal.read())
+    run_fixed(rows, job, journal, limits=few_s, drive=slow)
+    assert journal.read() == [first]  # the budget is that of all sessions
+
+    run_fixed(rows, job, journal, drive=slow)
+    again = journal.read()
+    assert [record.status for record in again] == ["completed", "completed"]
+    assert [report["epoch"] for report in again[0].reports] == list(range(1, SLOW_EPOCHS + 1))
+    assert again[0].seconds > first.seconds
+
+
+def test_a_killed_driver_is_started_again_and_repeats_nothing(local_ray, tmp_path):
+    job = Job(BASE, str(tmp_path), str(tmp_path / "cache"), Resources(concurrent=1, workers=1))
+    journal = Journal(tmp_path / "trials")
+    run_fixed([row("killed")], job, journal, drive=slow)
+    (record,) = journal.read()
+    assert record.status == "completed"
+    assert [report["epoch"] for report in record.reports] == list(range(1, SLOW_EPOCHS + 1))

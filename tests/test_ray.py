@@ -18,6 +18,7 @@ from reid_core.presets import tiny
 from reid_core.train import SCORE
 from reid_core.variants import build_variants
 from sweeps.journal import Journal
+from sweeps.limits import Limits
 from sweeps.progress import Progress
 from sweeps.resources import Resources, driver_resources
 from sweeps.searcher import FAILED, FINAL, JournalSearch
@@ -93,13 +94,13 @@ def test_trials_end_as_they_did_and_a_second_session_remembers_them(local_ray, t
     assert table["trial_id"].to_pylist() == sorted(SCORES)
 
 
-def test_a_sweep_whose_every_trial_fails_lists_the_reasons(local_ray, small_data, tmp_path):
-    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "2"]
+def test_a_hopeless_sweep_ends_early_and_lists_the_reasons(local_ray, small_data, tmp_path):
+    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "9"]
     impossible = ["--set", "model.unfrozen_stages=9", "--set", "match.matcher=none"]
     sweep = make_sweep("metric", metric_space, make_parser("").parse_args([*flags, *impossible]))
     journal = claim_out(tmp_path, sweep, resume="auto")
-    with pytest.raises(UserError, match="no trial was completed") as error:
-        complete(sweep, tmp_path, journal, Resources(workers=1))
+    with pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed") as error:
+        complete(sweep, tmp_path, journal, Resources(workers=1), Limits(max_failures=2))
     for name in ("trial-0000", "trial-0001"):
         assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in str(error.value)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()

@@ -2,11 +2,18 @@
 
 import pyarrow.parquet as pq
 
-from reid_core.config import flatten, override
+from reid_core.config import TrialConfig, flatten, override
 from reid_core.presets import tiny
 from sweeps.export import read_result, write_result
 from sweeps.journal import Journal, Record
-from sweeps.report import best_record, describe_online, format_failures, format_leaderboard, write_trials
+from sweeps.report import (
+    best_record,
+    describe_hours,
+    describe_online,
+    format_failures,
+    format_leaderboard,
+    write_trials,
+)
 from sweeps.resources import Resources, driver_resources
 
 METRICS = {"objective": 0.5, "geo_mean.cow": 0.5, "baks.cow": 0.4, "baus.cow": 0.625, "threshold.cow": 0.3}
@@ -103,7 +110,19 @@ def test_the_additional_training_wins_or_not():
 def test_the_leaderboard_ranks_and_counts():
     told = format_leaderboard(records())
     assert told.index("trial-0003") < told.index("trial-0000")
-    assert told.endswith("2 completed, 1 failed, 1 pruned")
+    assert told.endswith("2 completed, 1 failed, 1 pruned; 0 hours of logical CPUs")
+
+
+def test_hours_are_told_per_trial_and_in_all(tmp_path):
+    given = [Record("trial-0000", {}, cpu_hours=1.5, gpu_hours=0.5), Record("trial-0001", {}, cpu_hours=1.0, retries=2)]
+    write_trials(tmp_path / "trials.parquet", given, TrialConfig())
+    table = pq.read_table(tmp_path / "trials.parquet")
+    assert table["cpu_hours"].to_pylist() == [1.5, 1.0]
+    assert table["retries"].to_pylist() == [0, 2]
+    assert table.schema.metadata[b"cpu_hours"] == b"2.5"
+    assert table.schema.metadata[b"gpu_hours"] == b"0.5"
+    assert describe_hours(given) == "0.5 GPU-hours, 2.5 CPU-hours"
+    assert "2 unfinished" in format_leaderboard(given)
     assert format_failures(records()) == "trial-0002 failed: the loss is nan in epoch 1"
 
 

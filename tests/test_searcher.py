@@ -2,16 +2,20 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from reid_core.config import UserError, flatten, override
 from reid_core.presets import tiny
 from reid_core.train import SCORE
 from sweeps.journal import Journal, Record
+from sweeps.limits import Limits
+from sweeps.resources import Resources
 from sweeps.search_flag import parse_searched
 from sweeps.searcher import FAILED, FINAL, FixedSearch, JournalSearch, epoch_scores
 from sweeps.space import metric_space
@@ -218,3 +222,41 @@ def test_resumed_fixed_trials_skip_what_ended_and_refuse_what_changed(tmp_path):
         FixedSearch([ROWS[1] | {"parameters": {"optim.epochs": 1}}], Journal(tmp_path))
     with pytest.raises(UserError, match=r"holds more with other values \(start\)"):
         FixedSearch([ROWS[2] | {"start": "elsewhere"}], Journal(tmp_path))
+
+
+def test_a_trial_that_a_limit_ended_stays_open_and_is_continued(tmp_path):
+    journal, limits = Journal(tmp_path / "trials"), Limits(max_hours=1e-4)
+    search = JournalSearch(metric_space, tiny(), NOTHING, journal, limits)
+    search.suggest("a")
+    assert search.suggest("late") != Searcher.FINISHED
+    search.on_trial_result("a", report(1, 0.2) | {"time_total_s": 3.0})
+    search.on_trial_complete("a", report(1, 0.2) | {"time_total_s": 4.0})
+    assert search.suggest("too late") == Searcher.FINISHED
+    assert states(search) == [TrialState.RUNNING] * 2
+    assert (journal.read()[0].status, journal.read()[0].seconds) == ("running", 4.0)
+
+    resumed = JournalSearch(metric_space, tiny(), NOTHING, journal, Limits())
+    assert resumed.suggest("b")["name"] == "trial-0000"
+    resumed.on_trial_result("b", report(2, 0.3) | {"time_total_s": 2.0})
+    resumed.on_trial_complete("b", final(0.6) | {"time_total_s": 2.5})
+    record = journal.read()[0]
+    assert (record.status, record.objective, record.seconds) == ("completed", 0.6, 6.5)
+    assert record.cpu_hours == pytest.approx(6.5 / 3600 * Resources().cpus_per_trial)
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("0.2", "0.9"), lambda text: "[]"])
+def test_a_damaged_record_is_named(tmp_path, damage):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.2))
+    file = tmp_path / "trials" / "trial-0000.json"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(UserError, match=r"trial-0000\.json: the record of this trial is damaged .* delete the file"):
+        Journal(tmp_path / "trials").read()
+
+
+def test_a_full_disk_is_told_by_the_journal(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "trials")
+    monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=r"trial-0000\.json: cannot be written: No space left .* command continues"):
+        journal.write(Record("trial-0000", {}))

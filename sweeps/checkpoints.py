@@ -1,0 +1,60 @@
+"""Checkpoints of one trial: which of them to continue from.
+
+trial folder → the newest checkpoint that is whole → trainer. Ray Train writes a folder per report and remembers them in
+a file of its own, which a crash can leave cut off or pointing nowhere, and then no run of that name starts again. The
+folders themselves, with their checksums, say all that is needed.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
+
+from reid_core.config import UserError
+from reid_core.train import Trainer
+
+KEPT = 2  # the last one, and the one before it in case that is damaged
+logger = logging.getLogger(__name__)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a trial, whole or not, newest first: their names hold the time."""
+    return sorted(folder.glob("checkpoint_*/"), reverse=True)
+
+
+def clear_for_restart(folder: Path) -> None:
+    """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints that are too old."""
+    (folder / SNAPSHOT).unlink(missing_ok=True)
+    for checkpoint in list_checkpoints(folder)[KEPT:]:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def load_newest(trainer: Trainer, folder: Path) -> bool:
+    """Continue from the newest whole checkpoint in a trial's folder, the same on all workers; False if none is whole.
+
+    A damaged one is told and the one before it is taken: the trial then repeats an epoch.
+    """
+    for checkpoint in list_checkpoints(folder):
+        try:
+            trainer.load(checkpoint)
+            return True
+        except UserError as error:
+            logger.warning("%s; the checkpoint before it is tried", error)
+    return False
+
+
+def load_finished(trainer: Trainer, checkpoint: Path) -> None:
+    """Load the checkpoint of a trial that has ended, or an older one of the same trial if that is damaged.
+
+    Every checkpoint of a trial since its best epoch holds the best weights; its last two are from the same epoch.
+
+    Raises:
+        UserError: If no checkpoint of the trial is whole.
+    """
+    try:
+        trainer.load(checkpoint)
+    except UserError as error:
+        logger.warning("%s; another checkpoint of the trial is tried", error)
+        if not load_newest(trainer, checkpoint.parent):
+            raise UserError(f"{checkpoint.parent}: no checkpoint of this trial is whole; {error}") from error

@@ -1,0 +1,71 @@
+"""Why a trial failed, and whether another attempt can help. No torch.
+
+exception of a training run → its causes on the workers → one line, and what becomes of the trial.
+"""
+
+import errno
+import os
+from typing import Any, Literal
+
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+# Another attempt would end in the same way: the configuration cannot be run here, or the program has a fault.
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+LONGEST_REASON = 500  # characters
+Verdict = Literal["infeasible", "failed", "again", "stop"]
+
+
+def find_causes(error: TrainingFailedError) -> list[BaseException]:
+    """The workers' own exceptions, or what is known instead of them."""
+    found = list(getattr(error, "worker_failures", {}).values()) or [
+        getattr(error, "controller_failure", None) or error
+    ]
+    return [_unwrap(cause) for cause in found]
+
+
+def describe_failure(error: TrainingFailedError) -> str:
+    """One line: the last of the first cause."""
+    cause = find_causes(error)[0]
+    last_line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+    return last_line[:LONGEST_REASON]
+
+
+def judge(error: TrainingFailedError) -> Verdict:
+    """What becomes of a trial whose training ended with this.
+
+    Returns:
+        "infeasible" if its configuration is wrong or does not fit into a GPU's memory, "failed" if the program raised
+        what it would raise again, "again" for all that another attempt may survive: a worker that was lost, a broken
+        connection, a file that could not be read. "stop" if the disk is full: no trial can go on until there is room.
+    """
+    causes = find_causes(error)
+    text = " ".join(type(cause).__name__ + str(cause) for cause in causes)
+    if os.strerror(errno.ENOSPC) in text:
+        return "stop"
+    if "UserError" in text or any(_is_gpu_memory(cause) for cause in causes):
+        return "infeasible"
+    # Where one rank fails by itself, the others fail with it for want of an answer: any fault decides.
+    return "failed" if any(isinstance(cause, FAULTS) for cause in causes) else "again"
+
+
+def _unwrap(error: Any) -> BaseException:
+    for name in ("_base_exc", "cause", "__cause__"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return inner
+    return error
+
+
+def _is_gpu_memory(cause: BaseException) -> bool:
+    """torch's own error; Ray's of the same name tells that a node's memory was full, maybe by other processes."""
+    return "out of memory" in str(cause).lower() and not type(cause).__module__.startswith("ray")

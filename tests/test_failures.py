@@ -1,0 +1,50 @@
+"""What becomes of a trial by what it failed of."""
+
+import errno
+import os
+
+import pytest
+import ray
+import torch
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from reid_core.config import UserError
+from sweeps.failures import describe_failure, judge
+
+assert ray
+
+
+def failed(*causes):
+    wrapped = [UserExceptionWithTraceback(cause, "Traceback ...") for cause in causes]
+    return WorkerGroupError("it failed", dict(enumerate(wrapped)))
+
+
+@pytest.mark.parametrize(
+    ("cause", "verdict"),
+    [
+        (UserError("match.same_side=true needs sides"), "infeasible"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "infeasible"),
+        (OutOfMemoryError("Task was killed due to the node running low on memory: out of memory"), "again"),
+        (RuntimeError("[gloo] Connection closed by peer"), "again"),
+        (ConnectionResetError("reset"), "again"),
+        (TypeError("got an unexpected keyword"), "failed"),
+        (IndexError("rows 3 … 9 of an image cache of 5"), "failed"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "stop"),
+    ],
+)
+def test_a_cause_decides(cause, verdict):
+    assert judge(failed(cause)) == verdict
+
+
+def test_a_lost_worker_is_tried_again_and_the_fault_of_another_rank_decides():
+    assert judge(WorkerGroupError("lost", {1: ActorDiedError()})) == "again"
+    assert judge(ControllerError(RuntimeError("the controller was lost"))) == "again"
+    assert judge(failed(RuntimeError("[gloo] timed out"), KeyError("sides"))) == "failed"
+
+
+def test_the_reason_is_the_last_line_of_the_first_cause():
+    assert describe_failure(failed(RuntimeError("first\nsecond\n"), ValueError("other"))) == "second"
+    assert describe_failure(failed(RuntimeError())) == "RuntimeError"
+    assert len(describe_failure(failed(RuntimeError("x" * 10_000)))) == 500
