@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 REID_PHOTOS ?= ../shared/photos
 REID_WEIGHTS ?= ../shared/weights
-RECORDERS := benchmarks/record_shortlists.py
+RECORDERS := $(wildcard benchmarks/record_*.py)
 # Two threads in each of several processes on two cores wait for each other most of the time.
 export OMP_NUM_THREADS ?= 1
 
@@ -34,9 +34,10 @@ bench: $(VENV)/installed
 	set -e; for script in $(filter-out $(RECORDERS),$(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; REID_PHOTOS=$(REID_PHOTOS) $(BIN)/python $$script; done
 
-# What `make bench` replays: half an hour and more.
+# What `make bench` replays: an hour.
 bench-long: $(VENV)/installed
 	$(BIN)/python benchmarks/record_shortlists.py --data $(REID_PHOTOS) --weights $(REID_WEIGHTS)/mobilenetv2_100.safetensors
+	$(BIN)/python benchmarks/record_variants.py --data $(REID_PHOTOS) --weights $(REID_WEIGHTS)/mobilenetv2_100.safetensors
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -6,9 +6,12 @@ A Swin of MegaDescriptor-L's geometry (2, 2, 18, 2 blocks), narrow enough for tw
 pixels. Evaluation: `embed.embed` with and without kept activations. Training: one epoch (forward, backward, step) from
 a bank of variants against the whole forward on images augmented online. Building the bank is printed, not counted: it
 is paid once per sweep. Every round runs both sides of both claims; medians of seconds.
+
+At the end it prints what `record_variants.py` recorded: whether training from the bank costs quality.
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -16,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "2"  # before torch: this compares work on both cores
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,6 +43,8 @@ from reid_core.plan import make_plan, make_pool
 from reid_core.variants import PixelSource, build_variants
 
 IMAGES_PER_IDENTITY = 4
+RECORD = Path(__file__).with_name("variants.json")  # of record_variants.py
+SIDES = ("bank", "online")
 BARS = {"embed_kept_activations": 5.0, "train_kept_activations": 3.0}
 
 
@@ -147,6 +153,67 @@ def describe(kept: KeptActivations, build_s: float) -> None:
     print(f"kept: {len(kept)} activations of {shape} {kept.layout.kept}, {size_mb:.0f} MB, built in {build_s:.1f} s")
 
 
+def describe_record(record: dict[str, Any]) -> str:
+    """The recorded runs as a small table, and one RESULT line that judges nothing: no bar is set for quality."""
+    settings, compared, runs = record["settings"], record["compared"], record["runs"]
+    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+    lines = [
+        f"recorded by record_variants.py in {record['total_s'] / 60:.0f} minutes, threads: {record['threads']}; "
+        f"{settings['model.backbone']} at {settings['data.image_px']} px, one stage unfrozen, "
+        f"{record['epochs']} epochs, seeds {seeds}, one split",
+        describe_bank(runs),
+        describe_seconds(runs, record["epochs"]),
+        f"{'GEO_MEAN':<32}{'bank':>7}{'online':>8}{'difference':>12}  95 % t interval over seeds   each seed",
+    ]
+    for part in ("testSet", "thresholdSet"):
+        groups = sorted(name for name in compared if name.startswith(f"{part}.geo_mean."))
+        lines += [describe_score(name, compared[name]) for name in (f"{part}.mean_of_groups", *groups)]
+    score = compared["testSet.mean_of_groups"]
+    bank, online = (score[side] for side in SIDES)
+    lines.append(describe_difference(score))
+    result = f"value={bank:.4f} peer={online:.4f} ratio={bank / online:.3f} bar=none ok"
+    return "\n".join([*lines, f"RESULT variants_vs_online_geo_mean {result}"])
+
+
+def describe_bank(runs: list[dict[str, Any]]) -> str:
+    """How many images the bank of a seed holds, and what it takes on disk."""
+    bank = next(run for run in runs if run["side"] == "bank")
+    return (
+        f"a bank: {bank['training_images']:,} training images, {bank['of_them_variants']:,} of them variants (only "
+        f"animals with too few photographs have any); {bank['variants_mb']:.0f} MB of pixels, "
+        f"{bank['activations_mb']:.0f} MB of activations; activations of all seeds and of evaluation: "
+        f"{max(run.get('activations_folder_mb', 0) for run in runs):.0f} MB"
+    )
+
+
+def describe_seconds(runs: list[dict[str, Any]], epochs: int) -> str:
+    """Median seconds of a training epoch on both sides, and seconds of what is built before the first."""
+    bank, online = (statistics.median(run["train_s"] for run in runs if run["side"] == side) for side in SIDES)
+    build = " ".join(f"{run['build_s']:.0f}" for run in runs if run["side"] == "bank")
+    return (
+        f"training epoch without evaluation, median of the seeds: bank {bank / epochs:.1f} s, "
+        f"online {online / epochs:.1f} s, {online / bank:.1f} times as long; building the bank, seed by seed: {build} s"
+    )
+
+
+def describe_score(name: str, score: dict[str, Any]) -> str:
+    """One line: both means, their difference, its interval, and the difference of each seed."""
+    part, _, metric = name.partition(".")
+    label = f"  {part} {metric.removeprefix('geo_mean.').replace('_', ' ')}"
+    means = f"{score['bank']:>7.3f}{score['online']:>8.3f}{score['difference']:>+12.3f}"
+    by_seed = " ".join(f"{value:+.3f}" for value in score["by_seed"])
+    return f"{label:<32}{means}  {score['low']:+.3f} … {score['high']:+.3f}            {by_seed}"
+
+
+def describe_difference(score: dict[str, Any]) -> str:
+    """The mean difference in words."""
+    told = "is on one side of 0" if score["low"] * score["high"] > 0 else "contains 0: so few seeds do not part them"
+    return (
+        f"testSet, mean of groups: bank less online {score['difference']:+.4f}, standard error "
+        f"{score['standard_error']:.4f}, 95 % t interval {score['low']:+.4f} … {score['high']:+.4f}, which {told}"
+    )
+
+
 def main() -> None:
     """Print one line per claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,6 +230,10 @@ def main() -> None:
         ratio, bar = peer / value, BARS[claim]
         verdict = "ok" if ratio >= bar else "short"
         print(f"RESULT {claim} value={value:.4g} peer={peer:.4g} ratio={ratio:.2f} bar={bar:g} {verdict}")
+    if RECORD.exists():
+        print(describe_record(json.loads(RECORD.read_text())))
+    else:
+        print(f"nothing is replayed: {RECORD.name} is needed (make bench-long)")
 
 
 if __name__ == "__main__":
