@@ -21,7 +21,7 @@ from reid_core.config import TrialConfig, override
 from reid_core.experiment import Place, epoch_evaluation, make_trainer, outputs_of, plan_of, source_of
 from reid_core.prepare import Prepared, prepare
 from reid_core.presets import make_preset
-from sweeps.searcher import make_sampler
+from sweeps.goals import Goals
 from sweeps.space import base_point, metric_space
 
 RECORD = Path(__file__).with_name("shortlists.npz")
@@ -73,7 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     base = base_config(options.weights, options.epochs)
     prepared = prepare(options.data.resolve(), options.cache, base)
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(base.seed, 0))
+    study = optuna.create_study(direction="maximize", sampler=Goals().make_sampler(base.seed, 0))
     study.enqueue_trial(base_point(metric_space, base, FIXED))
     shortlists = []
     for index in range(options.trials):

@@ -41,6 +41,7 @@ from reid_core.model import ReidModel
 from reid_core.prepare import Prepared, prepare, read_truth
 from reid_core.presets import make_preset
 from reid_core.train import Evaluate, Trainer
+from reid_core.uses import record_use
 
 RECORD = Path(__file__).with_name("variants.json")
 SETTINGS: dict[str, Any] = {
@@ -185,7 +186,8 @@ def main() -> None:
     base = override(make_preset("megadescriptor"), SETTINGS | own)
     data = options.data.resolve()
     prepared = prepare(data, options.cache, base)  # with the base's seed: the split is the same for all
-    truth, runs = read_truth(data, prepared), []
+    use = record_use(options.cache, trial="variants", config=base)
+    truth, runs = read_truth(data, prepared, use=use), []
     for seed in range(options.seeds):
         for side in list(SIDES)[:: 1 if seed % 2 == 0 else -1]:  # neither side is always the first
             print(f"seed {seed}, {side}", flush=True)

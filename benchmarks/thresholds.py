@@ -3,7 +3,7 @@
     python benchmarks/thresholds.py                                     # 10 seconds
     python benchmarks/thresholds.py --peer-resamples 2000 --repeats 1   # nothing of the peer scaled: a minute
 
-Ours: `choose_threshold` on the paper's grid, `compute_shares`, `summarise` (2,000 resamples over identities). The peer
+Ours: `choose_threshold` on the paper's grid, `compute_shares`, `summarise` (intervals in closed form). The peer
 does the same the usual way, in pandas: for each of 19 thresholds a `groupby` over identities, then a bootstrap that
 builds and groups a resampled frame per resample. Its resamples are measured on few and scaled linearly to 2,000.
 """
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reid_core.identify import GRID, Threshold, choose_threshold, name_queries, threshold_curve
 from reid_core.metrics import NEW, Shares, compute_shares, summarise
 
-RESAMPLES = 2000  # of `summarise`
+RESAMPLES = 2000  # of the peer
 IDENTITIES = {"lynx": 60, "salamander": 400, "turtle": 250}  # AnimalCLEF25's groups: few and many animals
 METRICS = ("baks", "baus", "geo_mean")
 
@@ -142,7 +142,7 @@ def check_grid(
 
 
 def compare_intervals(metrics: dict[str, float], peer: dict[str, np.ndarray]) -> None:
-    """Print both sides' intervals of GEO_MEAN; they differ by what the random draws differ."""
+    """Print both sides' intervals of GEO_MEAN; ours is wider where a group has few identities."""
     for name, draws_R3 in peer.items():
         key, end = ("pooled", "") if name == "pooled" else ("geo_mean", f".{name}")
         ours = f"{metrics[f'{key}_low{end}']:.3f} … {metrics[f'{key}_high{end}']:.3f}"

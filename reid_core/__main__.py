@@ -26,7 +26,8 @@ from reid_core.leaks import format_leaks, read_leaks
 from reid_core.model import describe_parts
 from reid_core.prepare import Prepared, prepare, read_truth, resolve_data
 from reid_core.summary import format_metrics
-from reid_core.train import Trainer
+from reid_core.train import KEPT_CHECKPOINTS, Trainer, load_newest
+from reid_core.uses import record_use
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     trainer = make_trainer(config, prepared, plan, place)
     print(describe_parts(trainer.model))
     train(trainer, plan, prepared, out / "checkpoints")
-    truth = read_truth(root, prepared, skip_missing=options.skip_missing)
+    use = record_use(out, trial="single run", config=config)
+    truth = read_truth(root, prepared, use=use, skip_missing=options.skip_missing)
     metrics = finish(config, prepared, truth, trainer.restore_best(), out, place)
     write_config(out / "best.yaml", config)
     (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
@@ -63,9 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Path) -> None:
     """Train what is left, with a checkpoint after each epoch; a checkpoint is there whole or not at all."""
-    before = sorted(checkpoints.glob("epoch-*[0-9]"))
-    if before:
-        trainer.load(before[-1])
+    if load_newest(trainer, sorted(checkpoints.glob("epoch-*[0-9]"), reverse=True)):
         print(f"continuing after epoch {len(trainer.history)}")
     config = trainer.config
     rest, source = rest_of(plan, trainer), source_of(config, prepared)
@@ -78,7 +78,7 @@ def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Pat
         part.mkdir(parents=True)
         trainer.save(part)
         part.rename(folder)
-        for old in set(checkpoints.iterdir()) - {folder}:
+        for old in sorted(checkpoints.iterdir(), reverse=True)[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
         print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)
 

@@ -1,13 +1,15 @@
 """The exported model: everything that naming a new photograph needs, in files that execute nothing when loaded.
 
 model + decision + gallery → folder → the same again. Gallery photographs are not needed afterwards.
+A bundle carries the checksums of its files (`checksums.py`), and is not loaded when one differs. Its README.md is left
+out of them: nothing reads it, and people are to write into it where the model comes from.
 """
 
 import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +17,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
+from reid_core.backbone import HUB_ARCHITECTURES
 from reid_core.calibration import read_calibrator
-from reid_core.config import TrialConfig, UserError, flatten, override, parse_value
+from reid_core.checksums import verify_checksums, write_checksums
+from reid_core.config import TrialConfig, UserError, override
+from reid_core.config_files import read_config, write_config
 from reid_core.decision import Decision
+from reid_core.escape import escape_line, escape_markdown
 from reid_core.local_features import LocalFeatures
 from reid_core.model import ReidModel, make_model
 from reid_core.openmax import OpenMax
 
-FORMAT = 2
+FORMAT = 3  # 2: without checksums
 MODEL_FILES = ("bundle.json", "config.yaml", "model.safetensors")
 FILES = ("calibration.json", "thresholds.json", "metrics.json", "gallery.parquet")
 SECOND = "second"  # folder of the second global model
 OPENMAX = "openmax.safetensors"
 CLASSES = "identities.json"
+README = "README.md"
+# Everything that loading reads, if it is there.
+LOADED = (*MODEL_FILES, *FILES, OPENMAX, CLASSES, *(f"{SECOND}/{name}" for name in MODEL_FILES))
 
 
 @dataclass(frozen=True)
@@ -62,29 +70,6 @@ class Second:
     embedding_GD: np.ndarray
 
 
-def write_config(path: Path, config: TrialConfig) -> None:
-    """Write a configuration as YAML, dotted keys; `read_config` and `--config` read it."""
-    path.write_text(yaml.safe_dump(flatten(config), sort_keys=False))
-
-
-def read_config(path: Path) -> TrialConfig:
-    """Read a configuration that `write_config` or a person wrote; keys that are missing keep their defaults.
-
-    Raises:
-        UserError: If the file cannot be read, is no mapping, or has an unknown key or a wrong value.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines such as optim.lr_head: 0.0001")
-    try:
-        return override(TrialConfig(), {str(key): parse_value(value) for key, value in values.items()})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
 def write_bundle(folder: Path, bundle: Bundle) -> None:
     """Write the bundle beside its place and move it there when it is whole."""
     part = folder.with_name(folder.name + ".part")
@@ -97,7 +82,9 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
     _write_decision(part, bundle)
     _write_json(part / "metrics.json", bundle.metrics)
     pq.write_table(_gallery_table(bundle), part / "gallery.parquet", compression="zstd")
-    (part / "README.md").write_text(_describe(bundle))
+    (part / README).write_text(_describe(bundle))
+    files = (file.relative_to(part).as_posix() for file in part.rglob("*") if file.is_file())
+    write_checksums(part, [name for name in files if name != README])
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
 
@@ -118,35 +105,20 @@ def read_model(folder: Path) -> tuple[TrialConfig, ReidModel]:
     """Load configuration and model of a bundle, without its gallery.
 
     Raises:
-        UserError: If a file is missing or damaged, or the format is unknown.
+        UserError: If a file is missing, damaged or changed, or the format is unknown.
     """
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")
-    with _naming(folder / "bundle.json"):
-        about = json.loads((folder / "bundle.json").read_text())
-        if about["format"] != FORMAT:
-            raise UserError(f"{folder}: bundle format {about['format']}; this version reads {FORMAT}")
-        local = {"model.backbone": about["architecture"], "model.weights": "random"}  # the weights are in the bundle
-        num_identities = int(about["num_identities"])
-    config = read_config(folder / "config.yaml")
-    with _naming(folder / "model.safetensors"):
-        weights = load_file(folder / "model.safetensors")
-        model = make_model(override(config, local), num_identities=num_identities)
-        model.load_state_dict(weights)
-    return config, model.eval()
+    _check(folder, MODEL_FILES, MODEL_FILES)
+    return _load_model(folder)
 
 
 def read_bundle(folder: Path) -> Bundle:
     """Load a bundle; nothing in it is executed.
 
     Raises:
-        UserError: If a file is missing or damaged, or the format is unknown.
+        UserError: If a file is missing, damaged, changed or added, or the format is unknown.
     """
-    missing = [name for name in (*MODEL_FILES, *FILES) if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")
-    config, model = read_model(folder)
+    _check(folder, (*MODEL_FILES, *FILES), LOADED)
+    config, model = _load_model(folder)
     classes = _read_classes(folder)
     decision = _read_decision(folder, config, classes)
     with _naming(folder / "metrics.json"):
@@ -155,9 +127,37 @@ def read_bundle(folder: Path) -> Bundle:
         gallery = pq.read_table(folder / "gallery.parquet")
         columns = _read_gallery(gallery)
     second = None
-    if (folder / SECOND).is_dir():
-        second = Second(*read_model(folder / SECOND), _matrix(gallery, "second"))
+    if (folder / SECOND / MODEL_FILES[0]).is_file():
+        second = Second(*_load_model(folder / SECOND), _matrix(gallery, "second"))
     return Bundle(config=config, model=model, decision=decision, metrics=metrics, second=second, **classes, **columns)
+
+
+def _check(folder: Path, needed: Iterable[str], loaded: Iterable[str]) -> None:
+    """Refuse what is no bundle of this format, and one whose files are not those that were written."""
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")
+    with _naming(folder / "bundle.json"):
+        found = json.loads((folder / "bundle.json").read_text())["format"]
+    if found != FORMAT:
+        older = "; export it again with this version, or load it with the version that wrote it" if found == 2 else ""
+        raise UserError(f"{folder}: bundle format {found}; this version reads {FORMAT}{older}")
+    verify_checksums(folder, loaded)
+
+
+def _load_model(folder: Path) -> tuple[TrialConfig, ReidModel]:
+    with _naming(folder / "bundle.json"):
+        about = json.loads((folder / "bundle.json").read_text())
+        architecture, num_identities = str(about["architecture"]), int(about["num_identities"])
+    if ":" in architecture and architecture not in HUB_ARCHITECTURES:
+        raise UserError(f"{folder}: architecture {architecture!r} would be fetched; a bundle names one that timm has")
+    local = {"model.backbone": architecture, "model.weights": "random"}  # the weights are in the bundle
+    config = read_config(folder / "config.yaml")
+    with _naming(folder / "model.safetensors"):
+        weights = load_file(folder / "model.safetensors")
+        model = make_model(override(config, local), num_identities=num_identities)
+        model.load_state_dict(weights)
+    return config, model.eval()
 
 
 def _write_decision(folder: Path, bundle: Bundle) -> None:
@@ -207,7 +207,7 @@ def _naming(file: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # damaged JSON, safetensors and Parquet each raise their own
-        raise UserError(f"{file}: the bundle is damaged: {error}") from error
+        raise UserError(f"{file}: the bundle is damaged: {escape_line(str(error))}") from error
 
 
 def _read_gallery(gallery: pa.Table) -> dict[str, Any]:
@@ -265,6 +265,7 @@ def _describe(bundle: Bundle) -> str:
         f"{len(set(zip(bundle.group_G, bundle.identity_G, strict=True)))} animals.",
         "",
         "    python -m reid_core.predict THIS_FOLDER --data PHOTOGRAPHS --out submission.csv",
+        "    sha256sum --check SHA256SUMS        # whether it arrived as it was written; loading checks the same",
         "",
         "Thresholds and calibration were fitted against the `training` images only; the gallery here holds every "
         "readable database image.",
@@ -275,10 +276,9 @@ def _describe(bundle: Bundle) -> str:
     chosen, test = bundle.metrics["thresholdSet"], bundle.metrics["testSet"]
     for group in groups:
         low, high = test.get(f"geo_mean_low.{group}", np.nan), test.get(f"geo_mean_high.{group}", np.nan)
-        lines.append(
-            f"| {group} | {bundle.decision.thresholds[group]:.3f} | {chosen.get(f'geo_mean.{group}', np.nan):.3f} "
-            f"| {test.get(f'geo_mean.{group}', np.nan):.3f} ({low:.3f} … {high:.3f}) |"
-        )
+        score, test_score = (values.get(f"geo_mean.{group}", np.nan) for values in (chosen, test))
+        name, threshold = escape_markdown(group), bundle.decision.thresholds[group]
+        lines.append(f"| {name} | {threshold:.3f} | {score:.3f} | {test_score:.3f} ({low:.3f} … {high:.3f}) |")
     if "MegaDescriptor" in bundle.config.model.backbone:
         lines += ["", "MegaDescriptor's weights are CC BY-NC 4.0, and so is what is fine-tuned from them."]
     return "\n".join(lines) + "\n"

@@ -1,17 +1,22 @@
-"""Checksums of the files of a folder, so that what was damaged on its way is not taken for what was written.
+"""Checksums of files, so that what was damaged on its way is not taken for what was written.
 
 folder → SHA256SUMS in it, as `sha256sum` writes and checks it → the folder's files are whole, or the first that is not.
+values → one JSON file with a checksum of its own → the same values, or that it is damaged.
 A checksum finds accidents. It says nothing about who wrote the files: whoever changes one can write a new checksum.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from reid_core.config import UserError
+from reid_core.escape import escape_line
 
 CHECKSUMS = "SHA256SUMS"
+SEAL = "checksum"  # key of a sealed file, of all its other values
 _LINE = re.compile(r"([0-9a-f]{64})  (\w[\w.-]*(?:/\w[\w.-]*)*)")  # no name that leads out of the folder
 
 
@@ -47,6 +52,48 @@ def verify_checksums(folder: Path, names: Iterable[str]) -> None:
             raise UserError(f"{file}: it is listed in {CHECKSUMS} and is missing")
         elif _digest(file) != listed[name]:
             raise UserError(f"{file}: damaged or changed: its content does not fit its checksum in {CHECKSUMS}")
+
+
+def write_sealed(file: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum in it, in one step: a reader, or a crash, sees the old file or the new one.
+
+    Args:
+        file: Gets the values and, under `SEAL`, their checksum.
+        values: What JSON can hold, without that key.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_text(json.dumps({**values, SEAL: _seal(values)}, indent=1), encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def read_sealed(file: Path) -> dict[str, Any]:
+    """The values that `write_sealed` wrote.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.pop(SEAL) != _seal(values):
+            raise ValueError("its content does not fit its checksum")
+        return values
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    # What is no mapping has no such key, or no such method.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: damaged or changed ({escape_line(str(error))})") from error
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    """Of the values as they will be read again: tuples become lists, numbers that are keys become text."""
+    canonical = json.dumps(json.loads(json.dumps(values)), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:

@@ -169,13 +169,18 @@ def make_out(out: Path) -> Path:
     return out.resolve()
 
 
+def absolute_data(data: str) -> str:
+    """`--data` as it means the same from everywhere."""
+    return data if data == SYNTHETIC else str(Path(data).resolve())
+
+
 def claim(out: Path, config: TrialConfig, data: str) -> None:
     """Mark a result folder as this configuration's on these data, to be continued by the same only.
 
     Raises:
         UserError: If it holds the result of another one, or of a sweep.
     """
-    mark, identity = out / CLAIM, f"{fingerprint(config)} {data if data == SYNTHETIC else Path(data).resolve()}"
+    mark, identity = out / CLAIM, f"{fingerprint(config)} {absolute_data(data)}"
     if (out / "sweep.json").exists():
         raise UserError(f"--out {out} holds a sweep; choose another folder")
     if mark.exists() and mark.read_text().strip() != identity:

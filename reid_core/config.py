@@ -139,7 +139,7 @@ class ThresholdConfig:
     search: Literal["exact", "grid"] = "exact"  # grid: the paper's 0.05, 0.10 … 0.95 within the range
     per: Literal["group", "all"] = "group"  # all: one threshold for all groups
     fixed: float | None = None  # not searched at all
-    objective: Literal["mean_of_groups", "pooled"] = "mean_of_groups"
+    objective: Literal["mean_of_groups", "pooled", "worst_group"] = "mean_of_groups"
 
 
 @dataclass(frozen=True, kw_only=True)

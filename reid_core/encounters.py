@@ -15,6 +15,7 @@ from datetime import date
 import numpy as np
 
 QUERY_PARTS = ("validating", "thresholdSet", "testSet")  # compared with the gallery, `training`
+QUERY_SETS = QUERY_PARTS[1:]
 KEPT_IN_TRAINING = 2  # a triplet needs an anchor and a positive
 _ISO = re.compile(r"(\d{4}-\d{2}-\d{2})([T ].*)?")
 logger = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ Letters: B rows asked for, H W C height, width, channels.
 import contextlib
 import functools
 import hashlib
-import io
 import logging
 import math
 import os
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from reid_core.config import UserError
+from reid_core.escape import escape_line
+from reid_core.photographs import UNREADABLE_KEY, digest, digest_file, open_photograph, read_photograph, to_square
 
-MAX_PIXELS = 200_000_000  # a larger image is refused from its header: decoding it could take all memory
-UNREADABLE_KEY = "0" * 32
 CHUNK_IMAGES = 64  # 28 MB of pixels at 384 px
+SHOWN_LETTERS = 300  # of the reason why an image cannot be read
 LEFTOVER_AGE_S = 3600
 DECODER = "1"  # part of the file name; raise it when the same photograph gives other pixels than before
 
@@ -67,26 +67,25 @@ def build_cache(
         map_chunks: Like `local_map`; its function is a partial of a module-level one and takes a list of paths.
 
     Returns:
-        Path of the Arrow file: `key, error, pixels` (see `ImageCache`), one row per path.
+        Path of the Arrow file: `key, error, pixels, checksum` (see `ImageCache`), one row per path.
 
     Raises:
         UserError: If the folder cannot be written, or the disk is full.
     """
-    keys = _hash_files(root, paths)
-    digest = hashlib.blake2b("\n".join([DECODER, *keys]).encode(), digest_size=8).hexdigest()
-    path = folder / f"images-{image_px}-{digest}.arrow"
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        keys = list(pool.map(lambda path: digest_file(Path(root, path)), paths))
+    name = hashlib.blake2b("\n".join([DECODER, *keys]).encode(), digest_size=8).hexdigest()
+    path = folder / f"images-{image_px}-{name}.arrow"
     if not is_intact(path, keys, image_px):
         decode = functools.partial(decode_chunk, root=str(root), image_px=image_px)
         chunks = [paths[start : start + CHUNK_IMAGES] for start in range(0, len(paths), CHUNK_IMAGES)]
-        write_arrow(
-            path, count_rows(map_chunks(decode, chunks), len(paths), f"images {image_px} px"), cache_schema(image_px)
-        )
+        write_cache(path, count_rows(map_chunks(decode, chunks), len(paths), f"images {image_px} px"), image_px)
     _warn_of_unreadable(ImageCache(path), root, paths)
     return path
 
 
 def cache_schema(image_px: int) -> pa.Schema:
-    """Columns of the image cache: content key, error (null when readable), HWC RGB pixels."""
+    """Columns of what fills an image cache: content key, error (null when readable), HWC RGB pixels."""
     pixels = pa.list_(pa.uint8(), image_px * image_px * 3)
     return pa.schema([("key", pa.string()), ("error", pa.string()), ("pixels", pixels)])
 
@@ -98,12 +97,12 @@ def decode_chunk(paths: list[str], *, root: str, image_px: int) -> pa.Table:
     for row, path in enumerate(paths):
         key, error = UNREADABLE_KEY, None
         try:
-            data = Path(root, path).read_bytes()
-            key = hashlib.blake2b(data, digest_size=16).hexdigest()
+            data = read_photograph(Path(root, path))
+            key = digest(data)
             pixels_BHWC[row] = decode_image(data, image_px)
         # Damaged files make decoders raise nearly anything: OSError, ValueError, SyntaxError, struct.error, ...
         except Exception as reason:
-            error = f"{type(reason).__name__}: {reason}"
+            error = escape_line(f"{type(reason).__name__}: {reason}")[:SHOWN_LETTERS]
         keys.append(key)
         errors.append(error)
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(pixels_BHWC.reshape(-1)), image_px * image_px * 3)
@@ -114,52 +113,18 @@ def decode_image(data: bytes, image_px: int) -> np.ndarray:
     """Decode an image file's bytes to upright RGB, squashed to a square by bicubic resampling.
 
     Args:
-        data: Content of an image file of any format and mode that Pillow reads.
+        data: Content of an image file of one of `photographs.FORMATS`, of any mode.
         image_px: Width and height of the result in pixels.
 
     Returns:
         Pixels, uint8, shape (image_px, image_px, 3).
 
     Raises:
-        ValueError: If the image is empty or has more than MAX_PIXELS pixels.
+        ValueError: If it is no such file, or has more than `photographs.MAX_PIXELS` pixels.
         Exception: Whatever Pillow raises for a damaged file.
     """
-    if not data:
-        raise ValueError("the file is empty")
-    # Pillow refuses at twice this number and warns above it; its own default (89 million) would refuse panoramas.
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    with open_photograph(data) as image:
         return to_square(image, image_px)
-
-
-def to_square(image: Image.Image, image_px: int) -> np.ndarray:
-    """An opened photograph as the cache keeps it: upright RGB, squashed to a square by bicubic resampling.
-
-    Returns:
-        Pixels, uint8, shape (image_px, image_px, 3).
-    """
-    image.draft("RGB", (2 * image_px, 2 * image_px))  # JPEG only: decodes at 1/2, 1/4, 1/8, never below this size
-    upright = _to_rgb(ImageOps.exif_transpose(image))
-    return np.asarray(upright.resize((image_px, image_px), Image.Resampling.BICUBIC))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode: 16 bit scaled, not clipped; transparent pixels white, as viewers show them."""
-    if image.mode.startswith("I"):  # 16-bit grayscale is I;16, or I in some formats
-        values = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
-        peak = float(values.max())
-        scale = 255 if peak <= 1 else min(1, 255 / peak)
-        image = Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8))
-    elif image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
 
 
 class ImageCache:
@@ -173,9 +138,13 @@ class ImageCache:
     """
 
     def __init__(self, path: Path) -> None:
+        """Map a file.
+
+        Raises:
+            UserError: If it is missing or damaged.
+        """
         self.path = Path(path)
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        table = reader.read_all()
+        table = _map(path)
         self.image_px = math.isqrt(table.schema.field("pixels").type.list_size // 3)
         self.keys: list[str] = table["key"].to_pylist()
         self.error: list[str | None] = table["error"].to_pylist()
@@ -203,6 +172,24 @@ class ImageCache:
         for position, (row, chunk) in enumerate(zip(rows_B, chunk_B, strict=True)):
             pixels_BHWC[position] = self._chunks[chunk][row - self._starts[chunk]]
         return pixels_BHWC
+
+
+def write_cache(path: Path, tables: Iterable[pa.Table], image_px: int) -> None:
+    """Write tables of `cache_schema` as an image cache, each row with its checksum; as `write_arrow`."""
+    schema = _file_schema(image_px)
+    write_arrow(path, (pa.table([*rows.columns, _checksums(rows)], schema) for rows in tables), schema)
+
+
+def _file_schema(image_px: int) -> pa.Schema:
+    return cache_schema(image_px).append(pa.field("checksum", pa.uint32()))
+
+
+def _checksums(rows: pa.Table) -> pa.Array:
+    """CRC-32 of each row's key, error and pixels."""
+    pixels_BP = rows["pixels"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+    texts = map(repr, zip(rows["key"].to_pylist(), rows["error"].to_pylist(), strict=True))
+    starts = (zlib.crc32(text.encode()) for text in texts)
+    return pa.array(map(zlib.crc32, pixels_BP, starts), pa.uint32())
 
 
 def write_arrow(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
@@ -246,31 +233,43 @@ def _naming_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot write the cache: {error}") from error
 
 
-def _hash_files(root: Path, paths: list[str]) -> list[str]:
-    def hash_file(path: str) -> str:
-        try:
-            with Path(root, path).open("rb") as file:
-                return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        except OSError:
-            return UNREADABLE_KEY
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(hash_file, paths))
-
-
 def is_intact(path: Path, keys: list[str], image_px: int) -> bool:
-    """Whether a file is a whole image cache with these content keys; a damaged one is told."""
+    """Whether a file is a whole image cache with these content keys and every row as it was written; damage is told.
+
+    Reads the whole file, as the photographs themselves are read to see whether they changed.
+    """
     if not path.exists():
         return False
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        if table.schema.equals(cache_schema(image_px)) and table["key"].to_pylist() == keys:
+        table = _map(path)
+        known = table.schema in (_file_schema(image_px), cache_schema(image_px))
+        if known and table["key"].to_pylist() == keys and _fits_checksums(table):
             return True
         problem: object = "other rows than expected"
-    except (OSError, pa.ArrowException) as error:
+    except UserError as error:
         problem = error
     logger.warning("%s is damaged and is built again: %s", path, problem)
     return False
+
+
+def _fits_checksums(table: pa.Table) -> bool:
+    if "checksum" not in table.column_names:  # of an earlier version
+        return True
+    batches = [pa.Table.from_batches([batch]) for batch in table.to_batches()]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return all(pool.map(lambda batch: _checksums(batch).equals(batch["checksum"].chunk(0)), batches))
+
+
+def _map(path: Path) -> pa.Table:
+    """An image cache as a table; damaged offsets and lengths, which would lead anywhere in memory, are refused."""
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)
+        if table["key"].null_count or table["pixels"].null_count:
+            raise pa.ArrowInvalid("a row without key or pixels")
+        return table
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # a name that is no UTF-8 is a ValueError
+        raise UserError(f"{path}: this image cache is missing or damaged; give the command again ({error})") from error
 
 
 def count_rows(tables: Iterable[pa.Table], num_rows: int, what: str) -> Iterator[pa.Table]:
@@ -286,7 +285,9 @@ def count_rows(tables: Iterable[pa.Table], num_rows: int, what: str) -> Iterator
 
 
 def _warn_of_unreadable(cache: ImageCache, root: Path, paths: list[str]) -> None:
-    unreadable = [f"{path} ({error})" for path, error in zip(paths, cache.error, strict=True) if error is not None]
+    unreadable = [
+        f"{escape_line(path)} ({error})" for path, error in zip(paths, cache.error, strict=True) if error is not None
+    ]
     if unreadable:
         more = ", ..." if len(unreadable) > 3 else ""
         first = ", ".join(unreadable[:3])

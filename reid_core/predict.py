@@ -1,6 +1,8 @@
 """Name every query photograph, or call it new: `python -m reid_core.predict BUNDLE --data PATH --out submission.csv`.
 
 bundle + photographs → submission.csv (`image_id,identity`) and candidates.csv (top 5 identities per query).
+submission.csv has every name exactly as the data have it, for programs. candidates.csv is for people and their
+spreadsheets: a name that one would take for a formula begins with an apostrophe there (`escape.escape_cell`).
 """
 
 import argparse
@@ -18,6 +20,7 @@ from reid_core.candidates import ScorePairs
 from reid_core.config import UserError
 from reid_core.decision import Answers, Outputs
 from reid_core.embed import embed
+from reid_core.escape import escape_cell
 from reid_core.evaluate import Parts, gather_candidates
 from reid_core.experiment import local_place
 from reid_core.images import ImageCache, build_cache
@@ -169,7 +172,8 @@ def write_candidates(path: Path, predictions: list[Prediction]) -> None:
         for identity, probability in prediction.candidates:
             cells += [identity, f"{probability:.4f}"]
         cells += [""] * (len(names) - len(cells))
-        rows.append((prediction.image_id, prediction.group, prediction.identity, prediction.note, *cells))
+        about = (prediction.image_id, prediction.group, prediction.identity, prediction.note)
+        rows.append(tuple(map(escape_cell, (*about, *cells))))
     _write_csv(path, ["image_id", "group", "identity", "note", *names], rows)
 
 

@@ -1,7 +1,8 @@
 """Everything that is done once, before the first trial: records, image caches, local features, parts.
 
 data folder + configuration → files in one folder, and `Prepared`, which any process can open again from there.
-`testSet` identities are left out of those files: no trial can read them (`read_truth` is for the final step).
+`testSet` identities are left out of those files: no trial can read them (`read_truth` is for the final step), and the
+fresh splits that confirm a result are made without them.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 
 from reid_core.config import TrialConfig, UserError, override
 from reid_core.evaluate import Parts
+from reid_core.fresh_splits import resplit
 from reid_core.images import ImageCache, MapChunks, build_cache, local_map
 from reid_core.local_features import LocalFeatures, build_features
 from reid_core.records import load_records
@@ -24,6 +27,7 @@ from reid_core.second import build_second
 from reid_core.sides import SIDES, parse_sides
 from reid_core.splits import assign_parts, describe_parts
 from reid_core.synthetic import write_synthetic
+from reid_core.uses import Use
 
 SYNTHETIC = "synthetic"
 UNREADABLE = "unreadable"
@@ -150,6 +154,41 @@ def prepare(
     return load_prepared(folder)
 
 
+def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
+    """Divide availableSet anew (`fresh_splits.resplit`); caches, features and second models are shared, not copied.
+
+    It needs no identity of `testSet` and reads nothing but the prepared folder. Given again, it writes the same.
+
+    Args:
+        folder: Of `prepare`.
+        number: Of the fresh split, from 1 on.
+        config: That `folder` was prepared with; `seed` and `data` are used.
+
+    Returns:
+        A folder in `folder` for `load_prepared`. Its `testSet` is not to be scored: see `fresh_splits.resplit`.
+
+    Raises:
+        UserError: If the number is below 1, or no group has both known and new animals in `thresholdSet`.
+    """
+    prepared = load_prepared(folder)
+    parts = prepared.parts
+    part_N = resplit(
+        parts.part_N,
+        parts.identity_N,
+        parts.group_N,
+        number=number,
+        date_N=prepared.date_N,
+        **_split_settings(config),
+    )
+    fresh = replace(prepared, parts=replace(parts, part_N=part_N))
+    target = folder / f"split-{number:04d}"
+    logger.info("fresh split %d\n%s", number, describe_parts(part_N, parts.identity_N, parts.group_N))
+    _check_objective(fresh.parts, target)
+    target.mkdir(exist_ok=True)
+    _save(fresh, target)
+    return target
+
+
 def split_database(database: pa.Table, error_N: list[str | None], config: TrialConfig) -> Parts:
     """Who plays which part; unreadable photographs play none."""
     identity_N, group_N = _column(database, "identity"), _column(database, "group")
@@ -158,19 +197,44 @@ def split_database(database: pa.Table, error_N: list[str | None], config: TrialC
     part_N[readable] = assign_parts(
         identity_N[readable],
         group_N[readable],
-        strategy=config.data.split,
-        seed=config.seed,
         date_N=_column(database, "date")[readable],
-        cutoff_date=config.data.cutoff_date,
-        whole_encounters=config.data.whole_encounters,
+        **_split_settings(config),
     )
     return Parts(identity_N, group_N, part_N, parse_sides(_column(database, "orientation")))
 
 
-def read_truth(root: Path, prepared: Prepared, *, skip_missing: bool = False) -> Parts:
-    """The parts with every identity, those of `testSet` too. Only the final step may call this."""
-    identity_N = _column(load_database(root, skip_missing=skip_missing), "identity")
-    return replace(prepared.parts, identity_N=identity_N)
+def _split_settings(config: TrialConfig) -> dict[str, Any]:
+    """What `assign_parts` and `resplit` take from a configuration."""
+    return {
+        "strategy": config.data.split,
+        "seed": config.seed,
+        "cutoff_date": config.data.cutoff_date,
+        "whole_encounters": config.data.whole_encounters,
+    }
+
+
+def read_truth(root: Path, prepared: Prepared, *, use: Use, skip_missing: bool = False) -> Parts:
+    """The parts with every identity, those of `testSet` too. Only the final step may call this.
+
+    Args:
+        root: Data folder.
+        prepared: What the trials saw.
+        use: From `uses.record_use`: the proof that this look at `testSet` was written down first.
+        skip_missing: As the data were prepared.
+
+    Raises:
+        UserError: If the data folder no longer says what was prepared.
+    """
+    logger.info("testSet: use %d, by %s", use.number, use.trial)
+    database = load_database(root, skip_missing=skip_missing)
+    identity_N, parts = _column(database, "identity"), prepared.parts
+    same = np.array_equal(_column(database, "image_id"), prepared.image_id_N)
+    if not same or (identity_N != parts.identity_N)[parts.part_N != "testSet"].any():
+        raise UserError(
+            f"{root / 'metadata.csv'}: its rows or identities are no longer those that the trials saw; "
+            "bring back the former file, or begin with a new result folder"
+        )
+    return replace(parts, identity_N=identity_N)
 
 
 def load_prepared(folder: Path) -> Prepared:
@@ -205,12 +269,12 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
     return np.array(table[name].to_pylist(), dtype=object)
 
 
-def _check_objective(parts: Parts, root: Path) -> None:
+def _check_objective(parts: Parts, where: Path) -> None:
     queries = parts.rows("thresholdSet")
     known_Q, group_Q = parts.known(queries), parts.group_N[queries]
     if not any(0 < known_Q[group_Q == group].mean() < 1 for group in set(group_Q)):
         raise UserError(
-            f"{root}: no group has both known and new animals in thresholdSet, so GEO_MEAN is undefined everywhere; "
+            f"{where}: no group has both known and new animals in thresholdSet, so GEO_MEAN is undefined everywhere; "
             "a group needs several identities, some of them with at least 3 photographs. The split:\n"
             + describe_parts(parts.part_N, parts.identity_N, parts.group_N)
         )

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from reid_core.config import UserError
-from reid_core.encounters import QUERY_PARTS, day_of
+from reid_core.encounters import QUERY_PARTS, QUERY_SETS, day_of
 
-QUERY_SETS = QUERY_PARTS[1:]
 DATE_SHARE = 0.1  # of a known animal's days, for each query part
 QUERY_SHARE = 0.2  # of the dated images, from a cut-off that is chosen here
 VALIDATING_SHARE = 0.1  # of the images, where a cut-off divides the group
@@ -46,7 +45,7 @@ def split_by_proportion(
         CannotSplitError: If no known animal has two days.
     """
     days = [_rows_by_day(rows_P, day_N) for rows_P in animals]
-    _check_days(days)
+    _check_days({day for rows_of in days for day in rows_of})
     chosen = {k for members in new.values() for k in members}
     known = [days[k] for k in range(len(animals)) if k not in chosen]
     if max(map(len, known), default=0) < 2:
@@ -80,9 +79,7 @@ def split_by_cutoff(animals: list[np.ndarray], day_N: np.ndarray, cutoff: str | 
         CannotSplitError: If there is no day before the cut-off, or none from it on.
     """
     days = [_rows_by_day(rows_P, day_N) for rows_P in animals]
-    _check_days(days)
-    cutoff = cutoff or choose_cutoff([day for rows_of in days for day, rows in rows_of.items() for _ in rows])
-    _check_sides(days, cutoff)
+    cutoff = find_cutoff([day for rows_of in days for day, rows in rows_of.items() for _ in rows], cutoff)
     new = [k for k, rows_of in enumerate(days) if rows_of and min(rows_of) >= cutoff]
     known = [rows_of for k, rows_of in enumerate(days) if k not in set(new)]
     encounters = [rows for rows_of in known for day, rows in rows_of.items() if day >= cutoff]
@@ -90,8 +87,55 @@ def split_by_cutoff(animals: list[np.ndarray], day_N: np.ndarray, cutoff: str | 
     for units in (encounters, [animals[k].tolist() for k in new]):
         for part, rows in _deal(units, rng):
             parts[part] += rows
-    parts["validating"] = _choose_validating(known, cutoff, sum(map(len, animals)), rng)
+    before = [[rows for day, rows in rows_of.items() if day < cutoff] for rows_of in known]
+    parts["validating"] = _choose_validating(before, sum(map(len, animals)), rng)
     return _with_training(animals, parts)
+
+
+def resplit_by_proportion(animals: list[np.ndarray], day_N: np.ndarray, new: list[int], was_known: list[bool]) -> Rows:
+    """Split a group's availableSet again, by the rules of `split_by_proportion`.
+
+    The latest days of most animals are in testSet already. Of the days left, thresholdSet gets the latest ninth (that
+    is a tenth of all), one at least, and `validating` as many before them; of 2 days `validating` gets none.
+
+    Args:
+        animals: Rows in availableSet of each animal that has any.
+        day_N: Day of each image, None where it has none.
+        new: The animals (indices) that are new in thresholdSet.
+        was_known: Whether each animal is in the gallery of the split that is made anew.
+
+    Returns:
+        Rows of each part.
+
+    Raises:
+        CannotSplitError: If no animal that was known and stays so has two days left.
+    """
+    days = [_rows_by_day(rows_P, day_N) for rows_P in animals]
+    _check_days({day for rows_of in days for day in rows_of})
+    known = [k for k in range(len(animals)) if k not in set(new)]
+    if max((len(days[k]) for k in known if was_known[k]), default=0) < 2:
+        raise CannotSplitError("no animal that stays known was photographed on two dates before those of testSet")
+    parts: Rows = {"validating": [], "thresholdSet": [row for k in new for row in animals[k].tolist()]}
+    for k in known:
+        for part, rows in zip(reversed(_later_parts_left(len(days[k]))), reversed(days[k].values()), strict=False):
+            parts[part] += rows
+    return _with_training(animals, parts)
+
+
+def resplit_by_cutoff(animals: list[np.ndarray], day_N: np.ndarray, num_images: int, rng: np.random.Generator) -> Rows:
+    """Choose `validating` again, as `split_by_cutoff` does; what is from the cut-off on stays in thresholdSet.
+
+    Args:
+        animals: Rows in `training` and `validating` of each animal.
+        day_N: Day of each image, None where it has none.
+        num_images: Of the whole group.
+        rng: Chooses the animals of `validating`.
+
+    Returns:
+        Rows of `training` and `validating`.
+    """
+    before = [[*_rows_by_day(rows_P, day_N).values()] for rows_P in animals]
+    return _with_training(animals, {"validating": _choose_validating(before, num_images, rng)})
 
 
 def check_cutoff(cutoff_date: str | None) -> None:
@@ -102,6 +146,25 @@ def check_cutoff(cutoff_date: str | None) -> None:
     """
     if cutoff_date is not None and day_of(cutoff_date) != cutoff_date:
         raise UserError(f"data.cutoff_date={cutoff_date!r} is no date; expected YYYY-MM-DD, or null to choose one")
+
+
+def find_cutoff(days: list[str], cutoff: str | None) -> str:
+    """The first day of a group's queries: as asked, or as `choose_cutoff` has it.
+
+    Args:
+        days: Day of each dated image of the group.
+        cutoff: YYYY-MM-DD; None: chosen.
+
+    Raises:
+        CannotSplitError: If there is no day before the cut-off, or none from it on.
+    """
+    _check_days(set(days))
+    cutoff = cutoff or choose_cutoff(days)
+    if min(days) >= cutoff:
+        raise CannotSplitError(f"no photograph is dated before data.cutoff_date={cutoff}")
+    if max(days) < cutoff:
+        raise CannotSplitError(f"no photograph is dated on or after data.cutoff_date={cutoff}")
+    return cutoff
 
 
 def choose_cutoff(days: list[str]) -> str:
@@ -127,20 +190,11 @@ def _rows_by_day(rows_P: np.ndarray, day_N: np.ndarray) -> dict[str, list[int]]:
     return rows_of
 
 
-def _check_days(days: list[dict[str, list[int]]]) -> None:
-    all_days = {day for rows_of in days for day in rows_of}
-    if not all_days:
+def _check_days(days: set[str]) -> None:
+    if not days:
         raise CannotSplitError("no photograph has a date")
-    if len(all_days) == 1:
-        raise CannotSplitError(f"all dated photographs are of one date, {min(all_days)}")
-
-
-def _check_sides(days: list[dict[str, list[int]]], cutoff: str) -> None:
-    all_days = {day for rows_of in days for day in rows_of}
-    if min(all_days) >= cutoff:
-        raise CannotSplitError(f"no photograph is dated before data.cutoff_date={cutoff}")
-    if max(all_days) < cutoff:
-        raise CannotSplitError(f"no photograph is dated on or after data.cutoff_date={cutoff}")
+    if len(days) == 1:
+        raise CannotSplitError(f"all dated photographs are of one date, {min(days)}")
 
 
 def _later_parts(num_days: int) -> list[str]:
@@ -156,6 +210,18 @@ def _later_parts(num_days: int) -> list[str]:
     return [part for part in (QUERY_SETS if num_days == 3 else QUERY_PARTS) for _ in range(each)]
 
 
+def _later_parts_left(num_days: int) -> list[str]:
+    """As `_later_parts` of the days of an animal that are not in testSet.
+
+    Example:
+        >>> _later_parts_left(1), _later_parts_left(2), _later_parts_left(3), len(_later_parts_left(18))
+        ([], ['thresholdSet'], ['validating', 'thresholdSet'], 4)
+    """
+    each = max(1, round(DATE_SHARE / (1 - DATE_SHARE) * num_days))
+    parts = ("validating", "thresholdSet")[-min(num_days - 1, 2) :] if num_days > 1 else ()
+    return [part for part in parts for _ in range(each)]
+
+
 def _deal(units: list[list[int]], rng: np.random.Generator) -> Iterator[tuple[str, list[int]]]:
     """Give every unit to one of the query sets; of neighbours in size each set gets one, so both get as many."""
     shuffled = [units[k] for k in rng.permutation(len(units))]
@@ -165,11 +231,14 @@ def _deal(units: list[list[int]], rng: np.random.Generator) -> Iterator[tuple[st
         yield pair.pop(), unit
 
 
-def _choose_validating(
-    known: list[dict[str, list[int]]], cutoff: str, num_images: int, rng: np.random.Generator
-) -> list[int]:
-    """Rows of the latest day before the cut-off, of randomly chosen animals that have an earlier one."""
-    before = [[rows for day, rows in rows_of.items() if day < cutoff] for rows_of in known]
+def _choose_validating(before: list[list[list[int]]], num_images: int, rng: np.random.Generator) -> list[int]:
+    """Rows of the latest day before the cut-off, of randomly chosen animals that have an earlier one.
+
+    Args:
+        before: Of each animal the rows of each of its days before the cut-off, in time order.
+        num_images: Of the group, a tenth of which is wanted.
+        rng: Chooses.
+    """
     latest = [encounters[-1] for encounters in before if len(encounters) >= 2]
     taken: list[int] = []
     for k in rng.permutation(len(latest)):

@@ -3,9 +3,10 @@
 model + batches + evaluation → reports; the trainer's state is saved and restored by whoever listens (paper §4.1).
 """
 
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,38 @@ from torch import nn
 from reid_core.batches import Batch
 from reid_core.boundary import KeptBatch
 from reid_core.checksums import verify_checksums, write_checksums
-from reid_core.config import TrialConfig
+from reid_core.config import TrialConfig, UserError
 from reid_core.embed import Gather, alone, autocast, images_of
 from reid_core.loss import Loss, make_loss
 from reid_core.model import ReidModel
 from reid_core.optim import make_optimizer, make_schedule
 
+KEPT_CHECKPOINTS = 2  # the last one, and the one before it in case that is damaged
 CHECKPOINT = ("last.safetensors", "best.safetensors", "trainer.pt")
 SCORE = "geo_mean_cosine"  # per epoch: decides the best epoch, early stopping and pruning
+logger = logging.getLogger(__name__)
 Evaluate = Callable[[ReidModel], dict[str, float]]
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on (a loss or a metric is not a number); the message says where."""
+
+
+def load_newest(trainer: "Trainer", checkpoints: Sequence[Path]) -> bool:
+    """Continue from the first checkpoint that is whole; False if none is, and nothing is changed then.
+
+    Args:
+        trainer: Of the same configuration.
+        checkpoints: Folders that `Trainer.save` wrote, newest first. A damaged one is told; the trial then repeats an
+            epoch.
+    """
+    for checkpoint in checkpoints:
+        try:
+            trainer.load(checkpoint)
+            return True
+        except UserError as error:
+            logger.warning("%s; the checkpoint before it is tried", error)
+    return False
 
 
 class LossOfImages(nn.Module):

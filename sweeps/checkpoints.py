@@ -12,9 +12,8 @@ from pathlib import Path
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 
 from reid_core.config import UserError
-from reid_core.train import Trainer
+from reid_core.train import KEPT_CHECKPOINTS, Trainer, load_newest
 
-KEPT = 2  # the last one, and the one before it in case that is damaged
 logger = logging.getLogger(__name__)
 
 
@@ -26,22 +25,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def clear_for_restart(folder: Path) -> None:
     """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints that are too old."""
     (folder / SNAPSHOT).unlink(missing_ok=True)
-    for checkpoint in list_checkpoints(folder)[KEPT:]:
+    for checkpoint in list_checkpoints(folder)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def load_newest(trainer: Trainer, folder: Path) -> bool:
-    """Continue from the newest whole checkpoint in a trial's folder, the same on all workers; False if none is whole.
-
-    A damaged one is told and the one before it is taken: the trial then repeats an epoch.
-    """
-    for checkpoint in list_checkpoints(folder):
-        try:
-            trainer.load(checkpoint)
-            return True
-        except UserError as error:
-            logger.warning("%s; the checkpoint before it is tried", error)
-    return False
 
 
 def load_finished(trainer: Trainer, checkpoint: Path) -> None:
@@ -56,5 +41,5 @@ def load_finished(trainer: Trainer, checkpoint: Path) -> None:
         trainer.load(checkpoint)
     except UserError as error:
         logger.warning("%s; another checkpoint of the trial is tried", error)
-        if not load_newest(trainer, checkpoint.parent):
+        if not load_newest(trainer, list_checkpoints(checkpoint.parent)):
             raise UserError(f"{checkpoint.parent}: no checkpoint of this trial is whole; {error}") from error

@@ -15,8 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit` puts only sweeps/ on the path
 
 from reid_core import cli
+from sweeps.definition import make_parser
 from sweeps.space import classification_space
-from sweeps.sweep import make_parser, run_sweep
+from sweeps.sweep import run_sweep
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 
 from reid_core import cli
 from reid_core.config import UserError
+from sweeps.definition import make_parser
 from sweeps.space import efficientnet_space
-from sweeps.sweep import make_parser, run_sweep
+from sweeps.sweep import run_sweep
 
 ATTEMPTS = {"direct": "efficientnet_b4", "frozen": "efficientnet_b4_frozen"}  # presets
 

@@ -12,6 +12,7 @@ from reid_core.config import TrialConfig, UserError
 from sweeps.journal import Record
 from sweeps.report import format_failures, format_leaderboard
 
+OPTIMISTIC = "thresholdSet chose the trial and the thresholds: its numbers are optimistic."
 SETTINGS = "sweep.json"  # in OUT: what must be the same when the sweep is resumed
 
 
@@ -54,10 +55,16 @@ def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
     (out / "environment.json").write_text(json.dumps(about, indent=1))
 
 
-def write_result(out: Path, best: Record, metrics: dict[str, dict[str, float]]) -> None:
-    """Write down which trial was scored on `testSet`, and how; the last thing a sweep writes."""
+def write_result(
+    out: Path,
+    best: Record,
+    metrics: dict[str, dict[str, float]],
+    *,
+    confirmed: dict[str, Any] | None = None,
+) -> None:
+    """Write down which trial was scored on `testSet`, how, and what confirmed it; the last thing a sweep writes."""
     part = out / "result.part"
-    part.write_text(json.dumps({"trial": best.name, "metrics": metrics}, indent=1))
+    part.write_text(json.dumps({"trial": best.name, "metrics": metrics, "confirmation": confirmed}, indent=1))
     part.replace(out / "result.json")
 
 
@@ -75,17 +82,29 @@ def format_result(
     metrics: dict[str, dict[str, float]],
     *,
     num_unreadable: int,
+    notes: Sequence[str] = (),
 ) -> str:
-    """Leaderboard, best configuration, its metrics with intervals on both sets, and where everything lies."""
+    """Leaderboard, best configuration, its metrics with intervals on both sets, and where everything lies.
+
+    Args:
+        out: Result folder.
+        records: Of the search.
+        best: The trial that was chosen.
+        metrics: Of `finish.finish`.
+        num_unreadable: Photographs that were left out.
+        notes: What else is told of the choice, paragraph by paragraph, before the best configuration.
+    """
     from reid_core.leaks import format_leaks, read_leaks
     from reid_core.summary import format_metrics
+    from reid_core.uses import describe_uses, read_uses
 
     lines = ["", format_leaderboard(records), "", format_failures(records)]
+    lines += [line for note in notes for line in (note, "")]
     lines += [f"best configuration ({best.name})"]
     lines += [f"  {key}: {value}" for key, value in best.parameters.items()]
     lines += [f"  trained on from {best.start}"] if best.start else []
     lines += ["", format_metrics(metrics), ""]
-    lines += ["thresholdSet chose the trial and the thresholds: its numbers are optimistic. testSet was used once."]
+    lines += [f"{OPTIMISTIC} {describe_uses(read_uses(out))}"]
     lines += ["", format_leaks(read_leaks(out / "leaks.csv")), ""]
     if num_unreadable:
         lines += [f"{num_unreadable} unreadable photographs were left out."]

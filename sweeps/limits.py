@@ -7,7 +7,7 @@ import argparse
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reid_core.config import UserError
 from sweeps.journal import Record
@@ -83,6 +83,7 @@ class Limits:
     max_failures: int | None = None  # trials
     time_budget_s: float | None = None  # of this session
     max_hours: float | None = None  # of GPUs, or of logical CPUs where there are none; over all sessions
+    spent_hours: float = 0.0  # of `max_hours`, by earlier trials that `reached` is not told
     started_s: float = field(default_factory=time.monotonic)
 
     def reached(self, records: Sequence[Record]) -> str | None:
@@ -95,11 +96,19 @@ class Limits:
             return f"--max-failures {self.max_failures}: {num_failed} trials have failed or cannot be run"
         if self.time_budget_s is not None and time.monotonic() - self.started_s >= self.time_budget_s:
             return f"--time-budget: {self.time_budget_s:g} s have passed"
-        device, hours = ("GPU", "gpu_hours") if self.resources.gpus_per_worker else ("CPU", "cpu_hours")
-        spent = sum(getattr(record, hours) for record in records)
+        spent = self._spent(records)
         if self.max_hours is not None and spent >= self.max_hours:
+            device = "GPU" if self.resources.gpus_per_worker else "CPU"
             return f"--max-gpu-hours {self.max_hours:g}: {spent:.3g} {device}-hours are spent"
         return None
+
+    def after(self, records: Sequence[Record]) -> "Limits":
+        """The same limits for what comes after these trials."""
+        return replace(self, spent_hours=self._spent(records))
+
+    def _spent(self, records: Sequence[Record]) -> float:
+        hours = "gpu_hours" if self.resources.gpus_per_worker else "cpu_hours"
+        return self.spent_hours + sum(getattr(record, hours) for record in records)
 
     def count(self, record: Record, seconds: float) -> None:
         """Add a stretch of time to a trial's record."""

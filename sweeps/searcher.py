@@ -4,7 +4,6 @@ journal → Optuna study → suggestions; results → journal and study.
 """
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from reid_core.config import TrialConfig, UserError
 from reid_core.train import SCORE
+from sweeps.goals import Goals
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits
 from sweeps.space import Space, base_point, distributions
@@ -26,23 +26,13 @@ FINAL = "final"  # key of the driver's last report
 FAILED = "failed"  # key of the reason, in the last report of a trial that failed
 REPORTED = ("epoch", "loss", "seconds", SCORE)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
-UNLIMITED = Limits()
+UNLIMITED, ONE_GOAL = Limits(), Goals()
 STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
     "infeasible": TrialState.FAIL,
 }
-
-
-def make_sampler(seed: int, num_known: int) -> optuna.samplers.TPESampler:
-    """TPE that models parameters together, copes with conditional ones, and spreads concurrent trials.
-
-    A resumed sweep has a generator of its own: the first one's would propose again what is known already.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed + num_known)
 
 
 class Notes:
@@ -156,17 +146,18 @@ class JournalSearch(OptunaSearch):
         fixed: frozenset[str],
         journal: Journal,
         limits: Limits = UNLIMITED,
+        goals: Goals = ONE_GOAL,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._notes, known = Notes(journal, limits), journal.read()
+        self._notes, self._goals, known = Notes(journal, limits), goals, journal.read()
         self._ot_study: optuna.Study  # type: ignore[assignment]
         super().__init__(
             partial(space, base=base, fixed=fixed),  # type: ignore[call-arg]
-            metric=SCORE,
-            mode="max",
+            metric=[SCORE] * len(goals.directions),
+            mode=["max"] * len(goals.directions),
             storage=optuna.storages.InMemoryStorage(),
             study_name=STUDY,
-            sampler=make_sampler(base.seed, len(known)),
+            sampler=goals.make_sampler(base.seed, len(known)),
         )
         for record in known:
             self._remember(record, distributions(space, base, fixed, record.parameters))
@@ -181,7 +172,7 @@ class JournalSearch(OptunaSearch):
         self._ot_study.add_trial(
             create_trial(
                 state=STATES[record.status],
-                value=record.objective,
+                values=self._goals.values(record),
                 params=record.parameters,
                 distributions=known,
                 intermediate_values={report["epoch"]: report[SCORE] for report in record.reports},
@@ -201,7 +192,7 @@ class JournalSearch(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Note an epoch's report; the final report is taken at completion."""
-        if self._notes.note(trial_id, result):
+        if self._notes.note(trial_id, result) and not self._goals.groups:  # Optuna takes no reports for several goals
             self._ot_trials[trial_id].report(result[SCORE], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -212,7 +203,7 @@ class JournalSearch(OptunaSearch):
         record = self._notes.end(trial_id, result or {}, error=error)
         self._completed_trials.add(trial_id)
         if record.status in STATES:
-            self._ot_study.tell(self._ot_trials[trial_id], record.objective, state=STATES[record.status])
+            self._ot_study.tell(self._ot_trials[trial_id], self._goals.values(record), state=STATES[record.status])
 
 
 def _close(record: Record, result: dict, *, error: bool) -> None:

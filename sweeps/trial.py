@@ -38,8 +38,8 @@ from reid_core.matching import SYMMETRIC, score_settings
 from reid_core.model import make_model
 from reid_core.pair_store import store_name
 from reid_core.prepare import Prepared, load_prepared
-from reid_core.train import SCORE, TrainingError
-from sweeps.checkpoints import KEPT, clear_for_restart, load_newest
+from reid_core.train import KEPT_CHECKPOINTS, SCORE, TrainingError, load_newest
+from sweeps.checkpoints import clear_for_restart, list_checkpoints
 from sweeps.failures import describe_failure, judge
 from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL
@@ -166,7 +166,7 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str |
             name=name,
             storage_path=str(trial_folder(job, name).parent),
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             failure_config=FailureConfig(
                 max_failures=0,  # whether another attempt can help is decided by `failures.judge`
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,  # type: ignore[call-arg]
@@ -191,7 +191,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         torch.set_num_threads(1)
     plan = plan_of(config, prepared, world_size=place.world_size)
     trainer = make_trainer(config, prepared, plan, place)
-    if not load_newest(trainer, Path(settings["folder"])) and settings["start"]:
+    if not load_newest(trainer, list_checkpoints(Path(settings["folder"]))) and settings["start"]:
         trainer.start_from(Path(settings["start"]))
     source = source_of(config, prepared)
     place = keep_activations(config, prepared, trainer, place)

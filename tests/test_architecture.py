@@ -14,7 +14,20 @@ CORE = sorted(name.removeprefix("reid_core.") for name in FILES if name.startswi
 FORBIDDEN_NAMES = {"utils", "common", "base", "registry", "interfaces"}
 TRACKERS = {"wandb", "mlflow", "tensorboard", "tensorboardX", "comet_ml", "neptune"}
 # Modules of sweeps that can be loaded without Ray and torch.
-LIGHT = ("space", "asker", "search_flag", "report", "export", "journal", "resources", "drawing", "figures", "tables")
+LIGHT = (
+    "asker",
+    "drawing",
+    "export",
+    "figures",
+    "goals",
+    "journal",
+    "limits",
+    "report",
+    "resources",
+    "search_flag",
+    "space",
+    "tables",
+)
 
 # Stages that import more than `config`: the modules whose types they take. A new entry is a decision.
 STAGES = {
@@ -22,9 +35,14 @@ STAGES = {
     "batches": {"augment", "plan", "variants"},
     "boundary": {"activations", "batches", "embed", "images", "model", "variants"},
     "candidates": {"sides", "similarity"},
+    "confirmation": {"metrics"},
     "embed": {"activations", "heads", "images", "model"},
+    "checksums": {"escape"},
+    "config_files": {"escape"},
     "feature_files": {"images"},
+    "fresh_splits": {"encounters", "share_splits", "splits", "time_splits"},
     "identify": {"metrics"},
+    "images": {"escape", "photographs"},
     "leaks": {"encounters", "similarity", "splits"},
     "local_features": {"feature_files", "images", "weights"},
     "loss": {"heads"},
@@ -32,7 +50,10 @@ STAGES = {
     "model": {"backbone", "heads"},
     "optim": {"model"},
     "pair_store": {"images", "pair_log", "pair_table"},
-    "splits": {"encounters", "time_splits"},
+    "share_splits": {"encounters"},
+    "photographs": {"escape"},
+    "records": {"escape"},
+    "splits": {"encounters", "share_splits", "time_splits"},
     "time_splits": {"encounters"},
     "validation": {"similarity"},
     "variants": {"augment", "images", "plan"},

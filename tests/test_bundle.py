@@ -13,9 +13,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reid_core.__main__ import main
-from reid_core.bundle import FILES, FORMAT, MODEL_FILES, Bundle, read_bundle, read_config, write_bundle, write_config
+from reid_core.bundle import (
+    FILES,
+    FORMAT,
+    LOADED,
+    MODEL_FILES,
+    README,
+    Bundle,
+    Second,
+    read_bundle,
+    read_model,
+    write_bundle,
+)
 from reid_core.candidates import find_candidates, match_candidates
+from reid_core.checksums import CHECKSUMS, write_checksums
 from reid_core.config import TrialConfig, UserError, override
+from reid_core.config_files import read_config, write_config
 from reid_core.decision import Outputs
 from reid_core.embed import embed
 from reid_core.matching import make_matcher
@@ -59,6 +72,11 @@ def experiment(tmp_path_factory) -> Experiment:
 def copy(experiment, tmp_path) -> Path:
     """A bundle that a test may damage."""
     return Path(shutil.copytree(experiment.out / "best", tmp_path / "best"))
+
+
+def sign(bundle: Path) -> None:
+    """New checksums for a bundle that a test has changed on purpose."""
+    write_checksums(bundle, [name for name in LOADED if (bundle / name).exists()])
 
 
 def predicted(bundle: Bundle) -> np.ndarray:
@@ -131,41 +149,130 @@ def test_recorded_answers_are_those_of_the_recorded_thresholds(experiment):
 
 def test_nothing_in_a_bundle_is_a_pickle(experiment):
     files = {path.name: path.read_bytes() for path in (experiment.out / "best").rglob("*") if path.is_file()}
-    assert set(files) == {*ALL_FILES, "README.md"}
+    assert set(files) == {*ALL_FILES, README, CHECKSUMS}
     for name, content in files.items():
         assert not content.startswith((b"\x80", b"PK")), name  # pickle, and torch's zip of pickles
         is_known_form = {
             ".json": lambda data: json.loads(data) is not None,
             ".yaml": lambda data: data.decode().startswith("seed: "),
             ".md": lambda data: data.startswith(b"# "),
+            "": lambda data: all(len(line.split("  ")[0]) == 64 for line in data.decode().splitlines()),
             ".parquet": lambda data: data[:4] == data[-4:] == b"PAR1",
             ".safetensors": lambda data: json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]),
         }[Path(name).suffix]
         assert is_known_form(content), name
 
 
-@pytest.mark.parametrize("name", ALL_FILES)
+@pytest.mark.parametrize("name", [*ALL_FILES, CHECKSUMS])
 def test_a_missing_file_is_named(copy, name):
     (copy / name).unlink()
     with pytest.raises(UserError, match=name):
         read_bundle(copy)
 
 
-@pytest.mark.parametrize("name", ALL_FILES)
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\xff" * 99])
+@pytest.mark.parametrize("name", [*ALL_FILES, CHECKSUMS])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"\xff" * 99,
+        lambda data: data[:-20] + bytes([data[-20] ^ 1]) + data[-19:],
+    ],
+    ids=["half", "empty", "other", "one bit"],
+)
 def test_a_damaged_file_is_named(copy, name, damage):
     file = copy / name
     file.write_bytes(damage(file.read_bytes()))
-    if name == "config.yaml" and len(file.read_bytes()) not in (0, 99):
+    with pytest.raises(UserError, match=name):
+        read_bundle(copy)
+    if name in MODEL_FILES:
+        with pytest.raises(UserError, match=name):
+            read_model(copy)
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\xff" * 99])
+def test_a_damaged_file_whose_checksum_fits_is_named(copy, name, damage):
+    """Whoever makes a bundle by hand is told too."""
+    (copy / name).write_bytes(damage((copy / name).read_bytes()))
+    sign(copy)
+    if name == "config.yaml" and len((copy / name).read_bytes()) not in (0, 99):
         return  # half of the lines of a configuration are a configuration
     with pytest.raises(UserError, match=name):
         read_bundle(copy)
 
 
+@pytest.mark.parametrize("name", sorted(set(LOADED) - set(ALL_FILES)))
+def test_a_file_that_was_added_later_is_refused_where_loading_would_read_it(copy, name):
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_bytes((copy / "config.yaml").read_bytes())
+    with pytest.raises(UserError, match=f"{name}: it is not listed in .*{CHECKSUMS}"):
+        read_bundle(copy)
+
+
+def test_two_files_that_change_places_are_refused(copy):
+    metrics, thresholds = copy / "metrics.json", copy / "thresholds.json"
+    metrics.rename(copy / "other")
+    thresholds.rename(metrics)
+    (copy / "other").rename(thresholds)
+    with pytest.raises(UserError, match=r"thresholds\.json: damaged or changed"):
+        read_bundle(copy)
+
+
+def test_people_may_write_into_the_readme_and_beside_it(copy):
+    (copy / README).write_text("# Ours, trained in May\n")
+    (copy / "notes.txt").write_text("lynx only")
+    assert len(read_bundle(copy).identity_G) > 50
+
+
+def test_checksums_cover_the_second_model(experiment, tmp_path):
+    first = read_bundle(experiment.out / "best")
+    both = dataclasses.replace(first, second=Second(first.config, first.model, first.embedding_GD[:, :4]))
+    write_bundle(tmp_path / "two", both)
+    again = read_bundle(tmp_path / "two").second
+    assert again is not None
+    assert again.embedding_GD.tobytes() == first.embedding_GD[:, :4].tobytes()
+    weights = tmp_path / "two" / "second" / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"second/model\.safetensors: damaged or changed"):
+        read_bundle(tmp_path / "two")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"second/model\.safetensors: it is listed"):
+        read_bundle(tmp_path / "two")
+
+
 def test_weights_of_another_model_are_refused(copy):
     weights = load_file(copy / "model.safetensors")
     save_file({name: value for name, value in weights.items() if name != "head.bias"}, copy / "model.safetensors")
-    with pytest.raises(UserError, match=r"model\.safetensors"):
+    sign(copy)
+    with pytest.raises(UserError, match=r"model\.safetensors: the bundle is damaged"):
+        read_bundle(copy)
+
+
+def test_a_bundle_cannot_have_a_model_fetched(copy):
+    about = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(about | {"architecture": "hf-hub:somebody/model"}))
+    sign(copy)
+    with pytest.raises(UserError, match="would be fetched"):
+        read_bundle(copy)
+
+
+def test_names_of_groups_show_as_they_are_in_the_readme(experiment, tmp_path):
+    bundle = read_bundle(experiment.out / "best")
+    group = "a|b <script>`x`"
+    decision = dataclasses.replace(bundle.decision, thresholds={group: 0.5})
+    write_bundle(tmp_path / "best", dataclasses.replace(bundle, decision=decision))
+    assert "| a\\|b \\<script\\>\\`x\\` | 0.500 | nan |" in (tmp_path / "best" / README).read_text()
+
+
+@pytest.mark.parametrize("older", [1, 2])
+def test_a_bundle_of_an_earlier_format_is_refused_before_its_files_are_looked_at(copy, older):
+    about = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(about | {"format": older}))
+    (copy / CHECKSUMS).unlink()
+    with pytest.raises(UserError, match=f"bundle format {older}; this version reads {FORMAT}"):
         read_bundle(copy)
 
 
@@ -208,13 +315,24 @@ def test_a_configuration_written_by_hand(tmp_path):
     ("text", "message"),
     [
         ("optim.lr: 1", "unknown key 'optim.lr'"),
-        ("optim: {lr_head: 1}", "unknown key 'optim'"),
+        ("optim: {lr_head: 1}", "expected `key: value` lines"),
         ("optim.epochs: many", "wrong type"),
         ("optim.epochs: -1", "outside"),
         ("just text", "expected `key: value` lines"),
         ("", "expected `key: value` lines"),
         ("a: [", "cannot be read as YAML"),
         ("3: 4", "unknown key"),
+        ("optim.epochs: [[1]]", "expected `key: value` lines"),
+        ("a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]", "expected `key: value` lines"),
+        ("data.cutoff_date: 2020-02-31", "cannot be read as YAML"),
+        ("data.cutoff_date: 2020-02-01", "wrong type"),
+        ("a: " + "[" * 3000, "cannot be read as YAML"),
+        ("optim.epochs: '" + "[" * 100_000 + "'", "recursion"),
+        ("optim.lr_head: " + "9" * 400, "too large"),
+        ("optim.epochs: '" + "9" * 5000 + "'", "4300"),
+        ("\x1b[2J: 1", "cannot be read as YAML"),
+        ('"\\e[2J": 1', r"unknown key '\\x1b\[2J'"),
+        ("# " + "x" * 1_000_000, "too large for a configuration"),
     ],
 )
 def test_a_wrong_configuration_file_is_named(tmp_path, text, message):

@@ -7,13 +7,13 @@ import pytest
 from reid_core.config import UserError, override
 from reid_core.presets import tiny
 from sweeps import online
+from sweeps.definition import make_parser, make_sweep
 from sweeps.journal import Journal, Record
 from sweeps.online import check_offline, continue_online, parse_epochs
 from sweeps.report import best_record
 from sweeps.resources import Resources
 from sweeps.searcher import FixedSearch
 from sweeps.space import metric_space
-from sweeps.sweep import make_parser, make_sweep
 from sweeps.trial import Job
 
 OFFLINE = override(tiny(), {"data.variants": 5})

@@ -149,3 +149,24 @@ def test_what_cannot_be_written_is_told_by_name(experiment, tmp_path):
     (tmp_path / "submission.csv").mkdir()
     with pytest.raises(UserError, match=r"submission\.csv: cannot be written"):
         run(experiment, experiment.data, tmp_path)
+
+
+def test_names_stay_exact_in_the_submission_and_are_safe_to_open_in_the_candidates(tmp_path):
+    name = '=HYPERLINK("http://x","ada")'
+    predictions = [predict.Prediction("-7", "@Cows", name, "", [(name, 0.75), ("bo\x1b[2J", 0.5)])]
+    predict.write_submission(tmp_path / "submission.csv", predictions, None)
+    predict.write_candidates(tmp_path / "candidates.csv", predictions)
+    assert read(tmp_path / "submission.csv") == [{"image_id": "-7", "identity": name}]
+    (row,) = read(tmp_path / "candidates.csv")
+    assert [row["image_id"], row["group"], row["identity"]] == ["-7", "'@Cows", f"'{name}"]
+    assert [row["candidate_1"], row["probability_1"], row["candidate_2"]] == [f"'{name}", "0.7500", "bo\\x1b[2J"]
+
+
+def test_the_note_of_an_unreadable_query_is_the_same_in_every_run(experiment, data, tmp_path):
+    rows = [row for row in read(data / "metadata.csv") if row["split"] == "query"][:2]
+    write(data / "metadata.csv", rows)
+    (data / "sample_submission.csv").unlink()
+    (data / rows[0]["path"]).write_bytes(b"no photograph")
+    runs = [run(experiment, data, tmp_path / name) for name in ("one", "two")]
+    assert runs[0] == runs[1]
+    assert "no photograph that can be identified" in runs[0][1][rows[0]["image_id"]]["note"]

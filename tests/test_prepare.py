@@ -1,5 +1,8 @@
 """What is prepared once: parts that follow the configuration, the table on disk, and the codes of the animals."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,9 +10,18 @@ import pytest
 
 from reid_core.config import TrialConfig, UserError, override
 from reid_core.evaluate import Parts
-from reid_core.prepare import Prepared, load_database, load_prepared, prepare, read_truth, split_database
+from reid_core.prepare import (
+    Prepared,
+    load_database,
+    load_prepared,
+    prepare,
+    prepare_fresh_split,
+    read_truth,
+    split_database,
+)
 from reid_core.sides import parse_sides
 from reid_core.splits import assign_parts
+from reid_core.uses import record_use
 
 CONFIG = override(TrialConfig(), {"data.image_px": 16, "match.matcher": "none"})
 
@@ -52,7 +64,9 @@ def prepared_folder(small_data, tmp_path_factory):
     return folder
 
 
-def test_the_table_keeps_dates_and_sides_of_every_row_and_no_identity_of_the_test_set(small_data, prepared_folder):
+def test_the_table_keeps_dates_and_sides_of_every_row_and_no_identity_of_the_test_set(
+    small_data, prepared_folder, tmp_path
+):
     database, prepared = load_database(small_data), load_prepared(prepared_folder)
     assert prepared.image_id_N.tolist() == database["image_id"].to_pylist()
     assert prepared.date_N.tolist() == database["date"].to_pylist()
@@ -66,7 +80,8 @@ def test_the_table_keeps_dates_and_sides_of_every_row_and_no_identity_of_the_tes
     locked = [part == "testSet" for part in table["part"].to_pylist()]
     assert any(locked)
     assert [identity is None for identity in table["identity"].to_pylist()] == locked
-    assert read_truth(small_data, prepared).identity_N.tolist() == database["identity"].to_pylist()
+    use = record_use(tmp_path, trial="a", config=CONFIG)
+    assert read_truth(small_data, prepared, use=use).identity_N.tolist() == database["identity"].to_pylist()
 
 
 def test_the_parts_follow_the_configuration(small_data, prepared_folder):
@@ -98,3 +113,93 @@ def test_whole_encounters_leaves_unreadable_photographs_out():
     assert len(set(apart[:8])) > 1 or len(set(apart[8:15])) > 1
     assert len(set(whole[:8])) == len(set(whole[8:15])) == 1
     assert "training" in whole
+
+
+@pytest.fixture
+def copied(small_data, tmp_path):
+    """A data folder that may be damaged."""
+    return shutil.copytree(small_data, tmp_path / "data")
+
+
+def rename(root: Path, new_name_of: dict[str, str]) -> None:
+    """Replace identities in metadata.csv."""
+    text = (root / "metadata.csv").read_text()
+    for old, new in new_name_of.items():
+        text = text.replace(f",{old},", f",{new},")
+    (root / "metadata.csv").write_text(text)
+
+
+def test_an_unreadable_photograph_is_left_out(copied, tmp_path, caplog):
+    row = load_database(copied).slice(3, 1).to_pylist()[0]
+    (copied / row["path"]).write_bytes(b"no image")
+    with caplog.at_level("INFO", logger="reid_core"):
+        prepared = prepare(copied, tmp_path / "cache", CONFIG)
+    assert prepared.num_unreadable == 1
+    assert prepared.parts.part_N[3] == "unreadable"
+    assert "query  unreadable" in caplog.text  # columns of the table of parts
+    fresh = load_prepared(prepare_fresh_split(tmp_path / "cache", 1, CONFIG))
+    assert fresh.parts.part_N[3] == "unreadable"
+
+
+def test_truth_is_that_of_the_same_rows(copied, tmp_path, caplog):
+    prepared = prepare(copied, tmp_path, CONFIG)
+    use = record_use(tmp_path, trial="trial-0004", config=CONFIG)
+    with caplog.at_level("INFO", logger="reid_core"):
+        truth = read_truth(copied, prepared, use=use)
+    assert "testSet: use 1, by trial-0004" in caplog.text
+    in_test = truth.part_N == "testSet"
+    hidden = sorted(set(truth.identity_N[in_test]) - set(truth.identity_N[~in_test]))
+    rename(copied, {hidden[0]: "renamed"})  # nobody could see it
+    assert "renamed" in read_truth(copied, prepared, use=use).identity_N
+    rename(copied, {truth.identity_N[~in_test][0]: "renamed too"})
+    with pytest.raises(UserError, match=r"metadata\.csv: its rows or identities are no longer those"):
+        read_truth(copied, prepared, use=use)
+    lines = (copied / "metadata.csv").read_text().splitlines(keepends=True)
+    (copied / "metadata.csv").write_text("".join([lines[0], *lines[2:]]))
+    with pytest.raises(UserError, match=r"metadata\.csv: its rows or identities are no longer those"):
+        read_truth(copied, prepared, use=use)
+
+
+def test_a_fresh_split_shares_everything_but_the_parts(prepared_folder):
+    first = load_prepared(prepared_folder)
+    folders = [prepare_fresh_split(prepared_folder, number, CONFIG) for number in (1, 2)]
+    assert [folder.relative_to(prepared_folder).as_posix() for folder in folders] == ["split-0001", "split-0002"]
+    written = [(folders[0] / name).read_bytes() for name in ("parts.parquet", "prepared.json")]
+    fresh, other = map(load_prepared, folders)
+    assert (fresh.image_cache, fresh.match_cache, fresh.features) == (first.image_cache, first.match_cache, None)
+    assert fresh.second == first.second
+    np.testing.assert_array_equal(fresh.images.pixels([0, 5]), first.images.pixels([0, 5]))
+    np.testing.assert_array_equal(fresh.sides_N6, first.sides_N6)
+    for name in ("image_id_N", "date_N"):
+        assert getattr(fresh, name).tolist() == getattr(first, name).tolist()
+    assert fresh.parts.identity_N.tolist() == first.parts.identity_N.tolist()
+    rows = [prepared.parts.rows("thresholdSet").tolist() for prepared in (first, fresh, other)]
+    assert rows[0] != rows[1] != rows[2] != rows[0]
+    locked = np.equal(first.parts.identity_N, None)
+    assert [(p.parts.part_N == "testSet").tolist() for p in (fresh, other)] == [locked.tolist()] * 2
+    prepare_fresh_split(prepared_folder, 1, CONFIG)
+    assert [(folders[0] / name).read_bytes() for name in ("parts.parquet", "prepared.json")] == written
+    assert {path.name for path in folders[0].iterdir()} == {"parts.parquet", "prepared.json"}
+
+
+def test_a_fresh_split_follows_the_configuration(small_data, tmp_path, caplog):
+    config = override(CONFIG, {"data.split": "time_cutoff", "data.cutoff_date": "2022-01-01", "seed": 5})
+    first = prepare(small_data, tmp_path, config)
+    fresh = load_prepared(prepare_fresh_split(tmp_path, 1, config))
+    assert "data.split=time_cutoff, fresh split 1: thresholdSet holds the same images" in caplog.text
+    assert fresh.parts.rows("validating").tolist() != first.parts.rows("validating").tolist()
+    late = [bool(date) and date >= "2022" for date in fresh.date_N]
+    assert not {"training", "validating"} & set(fresh.parts.part_N[late])
+
+
+def test_a_fresh_split_without_known_and_new_queries_is_refused(prepared_folder, tmp_path):
+    folder = shutil.copytree(prepared_folder, tmp_path / "cache")
+    table = pq.read_table(folder / "parts.parquet")
+    parts = load_prepared(folder).parts
+    is_new = (parts.part_N == "thresholdSet") & ~parts.known(np.arange(len(parts.part_N)))
+    column = pa.array(np.where(is_new, "unreadable", parts.part_N).tolist())
+    pq.write_table(table.set_column(table.column_names.index("part"), "part", column), folder / "parts.parquet")
+    with pytest.raises(UserError, match=r"cache/split-0003: no group has both known and new animals") as told:
+        prepare_fresh_split(folder, 3, CONFIG)
+    assert "testSet has" not in str(told.value)  # its identities are locked
+    assert not (folder / "split-0003").exists()

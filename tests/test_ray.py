@@ -17,6 +17,7 @@ from reid_core.prepare import load_database
 from reid_core.presets import tiny
 from reid_core.train import SCORE
 from reid_core.variants import build_variants
+from sweeps.definition import make_parser, make_sweep
 from sweeps.journal import Journal
 from sweeps.limits import Limits
 from sweeps.progress import Progress
@@ -24,7 +25,7 @@ from sweeps.resources import Resources, driver_resources
 from sweeps.searcher import FAILED, FINAL, JournalSearch
 from sweeps.space import metric_space
 from sweeps.stream import ray_map, stream_batches
-from sweeps.sweep import claim_out, complete, make_parser, make_scheduler, make_sweep
+from sweeps.sweep import claim_out, complete, make_scheduler
 
 EPOCHS = 4
 SCORES = {  # per epoch; the best is not the last

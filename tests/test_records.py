@@ -1,12 +1,13 @@
 """Records: what a good metadata.csv becomes, and what each mistake in it says."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from reid_core.config import UserError
-from reid_core.records import load_records, load_submission_order
+from reid_core.records import digest_records, load_records, load_submission_order
 
 HEADER = "image_id,identity,path,date,orientation,species,split,dataset"
 GOOD = (
@@ -116,8 +117,9 @@ def test_text_that_is_not_utf8_is_a_user_error(tmp_path: Path):
 
 
 def test_line_numbers_count_blank_lines_and_quoted_line_breaks(tmp_path: Path):
-    lines = ('7,"a\nda",images/a.jpg,,,cow,database,Cows', "", "3,,images/b.jpg,,,cow,tset,Cows")
-    assert message_of(make_folder(tmp_path, lines)).endswith("(1 row) in line 5: 'tset'")
+    header, note = HEADER + ",note", '"two\nlines"'
+    lines = (f"7,ada,images/a.jpg,,,cow,database,Cows,{note}", "", "3,,images/b.jpg,,,cow,tset,Cows,")
+    assert message_of(make_folder(tmp_path, lines, header)).endswith("(1 row) in line 5: 'tset'")
 
 
 @pytest.mark.parametrize(
@@ -132,9 +134,26 @@ def test_line_numbers_count_blank_lines_and_quoted_line_breaks(tmp_path: Path):
         ("9,new_individual,images/a.jpg,,,,database,Cows", "identity 'new_individual' is reserved"),
         ("9,ada,images,,,,database,Cows", "path is no file (1 row) in line 3: 'images'"),
         ("9,ada,../outside.jpg,,,,database,Cows", "(1 row) in line 3: '../outside.jpg'"),
-        ("9,ada,../absent.jpg,,,,database,Cows", "leads out of"),
+        ("9,ada,../absent.jpg,,,,database,Cows", "path has .., which may lead out of"),
+        ("9,ada,images/../images/a.jpg,,,,database,Cows", "path has .., which may lead out of"),
+        ("9,ada,images/..,,,,database,Cows", "path has .., which may lead out of"),
         ("9,ada,/absent.jpg,,,,database,Cows", "path is absolute"),
-        ("9,ada,images/a\0.jpg,,,,database,Cows", "photograph not found"),
+        (
+            "9,ada,images/a\0.jpg,,,,database,Cows",
+            r"path holds a control character (1 row) in line 3: 'images/a\x00",
+        ),
+        ("9,ada,images/" + "a" * 300 + ".jpg,,,,database,Cows", "photograph not found"),
+        (
+            "9,ada\x1b[2J,images/a.jpg,,,,database,Cows",
+            r"identity holds a control character (1 row) in line 3: 'ada",
+        ),
+        ('9,"a\nda",images/a.jpg,,,,database,Cows', r"identity holds a control character (1 row) in line 4: 'a\nda'"),
+        ("9,\u202eada,images/a.jpg,,,,database,Cows", r"in line 3: '\u202eada'"),
+        ("9\x9b,ada,images/a.jpg,,,,database,Cows", r"image_id holds a control character (1 row) in line 3: '9\x9b'"),
+        ("9,ada,images/a.jpg,\x07,,,database,Cows", "date holds a control character"),
+        ("9,ada,images/a.jpg,,le\tft,,database,Cows", "orientation holds a control character"),
+        ("9,ada,images/a.jpg,,,co\x7fw,database,Cows", "species holds a control character"),
+        ("9,ada,images/a.jpg,,,,database,Co\u2028ws", "dataset holds a control character"),
     ],
 )
 def test_wrong_value_names_line_and_value(tmp_path: Path, line: str, part: str):
@@ -153,7 +172,7 @@ def test_many_wrong_rows_are_counted_and_the_first_five_listed(tmp_path: Path):
 def test_absolute_path_is_refused_even_inside_the_folder(tmp_path: Path):
     make_folder(tmp_path)
     line = f"9,ada,{tmp_path / 'images' / 'a.jpg'},,,,database,Cows"
-    assert "path is absolute or leads out of" in message_of(make_folder(tmp_path, (line,)))
+    assert "path is absolute; it is relative to" in message_of(make_folder(tmp_path, (line,)))
 
 
 def test_symbolic_links_may_stay_inside_but_not_lead_out(tmp_path: Path):
@@ -171,10 +190,87 @@ def test_symbolic_links_may_stay_inside_but_not_lead_out(tmp_path: Path):
     assert len(load_records(make_folder(root, (line.format("images/inner.jpg"),)))) == 1
     assert "leads out of" in message_of(make_folder(root, (line.format("images/outer.jpg"),)))
     assert "leads out of" in message_of(make_folder(root, (line.format("folder/z.jpg"),)))
+    assert "leads out of" in message_of(make_folder(root, (line.format("folder/absent.jpg"),)))
+    (root / "images" / "gone.jpg").symlink_to(outside / "absent.jpg")
+    assert "leads out of" in message_of(make_folder(root, (line.format("images/gone.jpg"),)))
+    (root / "up").symlink_to("..")
+    assert "leads out of" in message_of(make_folder(root, (line.format("up/outside/z.jpg"),)))
+    (tmp_path / "data2").mkdir()  # begins with the name of the data folder
+    (tmp_path / "data2" / "z.jpg").touch()
+    (root / "images" / "beside.jpg").symlink_to(tmp_path / "data2" / "z.jpg")
+    assert "leads out of" in message_of(make_folder(root, (line.format("images/beside.jpg"),)))
     assert "not found" in message_of(make_folder(root, (line.format("images/dangling.jpg"),)))
     linked_root = tmp_path / "link"
     linked_root.symlink_to(root)
     assert len(load_records(make_folder(linked_root))) == 3
+
+
+def test_symbolic_links_in_a_circle_and_what_is_no_file_are_told(tmp_path: Path):
+    make_folder(tmp_path)
+    (tmp_path / "images" / "one.jpg").symlink_to("two.jpg")
+    (tmp_path / "images" / "two.jpg").symlink_to("one.jpg")
+    (tmp_path / "round").symlink_to("round")
+    os.mkfifo(tmp_path / "images" / "pipe.jpg")
+    line = "9,ada,{},,,,database,Cows"
+    assert "not found" in message_of(make_folder(tmp_path, (line.format("images/one.jpg"),)))
+    assert "not found" in message_of(make_folder(tmp_path, (line.format("round/a.jpg"),)))
+    assert "path is no file" in message_of(make_folder(tmp_path, (line.format("images/pipe.jpg"),)))
+
+
+def test_nothing_is_skipped_that_lies_outside(tmp_path: Path):
+    make_folder(tmp_path, ("7,ada,images/a.jpg,,,,database,Cows", "9,ada,../absent.jpg,,,,database,Cows"))
+    with pytest.raises(UserError, match=r"path has \.\."):
+        load_records(tmp_path, skip_missing=True)
+
+
+def test_many_paths_are_checked_with_few_looks_at_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Resolving each of 15,000 paths would take seconds: folders are resolved, and links."""
+    (tmp_path / "images").mkdir()
+    for number in range(500):
+        (tmp_path / "images" / f"{number}.jpg").touch()
+    resolved = []
+    resolve = Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path, **flags: resolved.append(path) or resolve(path, **flags))
+    lines = tuple(f"{number},ada,images/{number}.jpg,,,,database,Cows" for number in range(500))
+    assert len(load_records(make_folder(tmp_path, lines, files=""))) == 500
+    assert len(resolved) <= 3
+
+
+@pytest.mark.parametrize(
+    ("header", "part"),
+    [
+        (b"\xffimage_id" + HEADER.encode()[8:], "missing column(s) image_id"),
+        (HEADER.encode() + b",not\xee", "metadata.csv: "),
+        (b"\x1b[2J", r"it has: \x1b[2J"),
+        (b'"' + b"x" * 200_000, "line 1 is no header"),
+        (HEADER.encode() + b",\x1b,\x1b", r"column(s) given twice: \x1b"),
+    ],
+)
+def test_a_damaged_header_is_told_and_shown_escaped(tmp_path: Path, header: bytes, part: str):
+    make_folder(tmp_path)
+    (tmp_path / "metadata.csv").write_bytes(header + b"\n" + "\n".join(GOOD).encode())
+    message = message_of(tmp_path)
+    assert part in message
+    assert message.isprintable()
+
+
+def test_a_value_of_megabytes_is_told_by_its_beginning(tmp_path: Path):
+    lines = (GOOD[0], "9,ada\x07" + "x" * 200_000 + ",images/a.jpg,,,,database,Cows")
+    message = message_of(make_folder(tmp_path, lines))
+    assert "identity holds a control character (1 row) in line 3" in message
+    assert len(message) < 1000
+
+
+def test_the_digest_of_records_tells_every_change_that_matters(tmp_path: Path):
+    def digest(*lines: str) -> str:
+        return digest_records(load_records(make_folder(tmp_path, lines)))
+
+    first = digest(*GOOD)
+    assert digest(*GOOD) == first
+    assert digest(*GOOD[:2], GOOD[2].replace("bo", "bob")) != first
+    assert digest(GOOD[1], GOOD[0], GOOD[2]) != first
+    assert digest(*GOOD[:2]) != first
+    assert digest(GOOD[0], GOOD[1].replace("3,,", "3,ada,"), GOOD[2]) == first  # of a query it is not read
 
 
 def test_missing_photographs_are_listed_with_the_flag_that_skips_them(tmp_path: Path):

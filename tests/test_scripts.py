@@ -9,8 +9,9 @@ from reid_core.config import UserError
 from reid_core.presets import make_preset, shrink
 from sweeps import classification, efficientnet, metric
 from sweeps.asker import Choices
+from sweeps.definition import make_parser, make_sweep
 from sweeps.space import base_point, classification_space, efficientnet_space, metric_space
-from sweeps.sweep import claim_out, make_parser, make_sweep
+from sweeps.sweep import claim_out
 
 
 @pytest.fixture

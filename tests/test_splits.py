@@ -1,11 +1,13 @@
 """Splits: hand-worked sizes, and what must hold for every shape of group and every seed."""
 
+import hashlib
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from reid_core.config import UserError
+from reid_core.prepare import load_database
 from reid_core.splits import assign_parts, describe_parts, is_known
 
 SHAPES = {
@@ -241,6 +243,28 @@ def test_whole_encounters_names_groups_without_dates_and_dates_are_not_asked_for
     np.testing.assert_array_equal(part_N, plain_N)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "digest"),
+    [
+        ("stratified", "8ea8ded8c1d08603"),
+        ("paper", "1b725e24406d73ed"),
+        ("time_proportion", "e2319b9614994056"),
+        ("time_cutoff", "227f1aebf1644e8a"),
+    ],
+)
+def test_a_seed_gives_the_parts_that_it_has_always_given(small_data, strategy: str, digest: str):
+    database = load_database(small_data)
+    identity_N, group_N, date_N = (
+        np.array(database[name].to_pylist(), dtype=object) for name in ("identity", "group", "date")
+    )
+    hashed = hashlib.blake2b(digest_size=8)
+    for seed in range(3):
+        hashed.update(
+            "\n".join(assign_parts(identity_N, group_N, strategy=strategy, seed=seed, date_N=date_N)).encode()
+        )
+    assert hashed.hexdigest() == digest
+
+
 def test_wrong_arguments():
     with pytest.raises(UserError, match=r"data\.split='random': expected one of stratified, paper, time_proportion"):
         assign_parts(["a"], ["g"], strategy="random", seed=0)
@@ -272,6 +296,16 @@ def test_describe_parts_counts_and_says_what_is_lacking():
         "pig: no training images: its queries cannot be named",
     ]
     assert len({len(line) for line in lines[:3]}) == 1
+
+
+def test_describe_parts_of_a_locked_test_set_and_of_unreadable_photographs():
+    parts = ["training"] * 3 + ["validating"] + ["thresholdSet"] * 4 + ["testSet"] * 2 + ["query", "unreadable"]
+    identity_N = np.array(["ada", "ada", "bo", "ada", "ada", "cy", "di", "ed", None, None, None, "bo"], dtype=object)
+    lines = describe_parts(np.array(parts), identity_N, np.array(["cow"] * 12)).splitlines()
+    names = [name.strip() for name in lines[0].split("  ") if name]
+    assert names[3:] == ["thresholdSet known", "thresholdSet new", "query", "testSet", "unreadable"]
+    assert lines[1].split() == ["cow", "3/2", "1/1", "1/1", "3/3", "1", "2", "1/1"]
+    assert len(lines) == 2  # 1 of 10 images is a known query of thresholdSet; of testSet nothing can be said
 
 
 def test_describe_parts_of_groups_too_small_to_split():

@@ -181,7 +181,8 @@ def test_wrong_flags_are_named(small_data, tmp_path, flags, told):
 
 
 def test_an_out_of_another_sweep_is_refused_by_what_differs(small_data, tmp_path):
-    from sweeps.sweep import claim_out, make_parser, make_sweep
+    from sweeps.definition import make_parser, make_sweep
+    from sweeps.sweep import claim_out
 
     def sweep(*more):
         flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), *more]

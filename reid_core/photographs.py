@@ -1,0 +1,124 @@
+"""Photographs as files: which are opened at all, and how an opened one becomes upright RGB pixels.
+
+file → its bytes → opened image, nothing decoded yet → uint8 pixels (image_px, image_px, 3). What a file's header
+announces is judged before anything is decoded, so that a small file cannot take all memory.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+UNREADABLE_KEY = "0" * 32
+# Pillow refuses by itself above twice its `Image.MAX_IMAGE_PIXELS`, which is this number unless the process has set
+# another; that is left as it is, and images are judged by this number too. The largest cameras have 150 million.
+MAX_PIXELS = 178_956_970
+MAX_BYTES = 2_000_000_000  # a larger file is not read; MAX_PIXELS of 16-bit RGB take 1.1 GB
+LARGE_PIXELS = 50_000_000  # from here on one at a time: decoding and converting take up to 20 bytes per pixel
+# Formats of photographs. Pillow knows others, and hands one of them (EPS) to a program that runs what is in the file.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
+_one_at_a_time = threading.Lock()
+
+
+def read_photograph(file: Path) -> bytes:
+    """Content of a photograph's file.
+
+    Raises:
+        ValueError: If it is larger than MAX_BYTES.
+        OSError: If it cannot be read.
+    """
+    _check_size(file)
+    return file.read_bytes()
+
+
+def digest_file(file: Path) -> str:
+    """`digest` of the content of a photograph's file; UNREADABLE_KEY where `read_photograph` would raise."""
+    try:
+        _check_size(file)
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, _hasher).hexdigest()
+    except (OSError, ValueError):
+        return UNREADABLE_KEY
+
+
+def digest(data: bytes) -> str:
+    """Content key of a photograph: 32 hexadecimal characters."""
+    return _hasher(data).hexdigest()
+
+
+def _hasher(data: bytes = b"") -> Any:
+    return hashlib.blake2b(data, digest_size=16)
+
+
+def _check_size(file: Path) -> None:
+    num_bytes = file.stat().st_size
+    if num_bytes > MAX_BYTES:
+        raise ValueError(f"the file has {num_bytes:,} bytes, more than {MAX_BYTES:,}")
+
+
+@contextlib.contextmanager
+def open_photograph(data: bytes) -> Iterator[Image.Image]:
+    """Open a photograph of one of FORMATS, without decoding it. Large ones are open one at a time in a process.
+
+    Compressed text and colour profiles of more than a megabyte, tags that add up to more than the file, and frames and
+    tiles beyond the limit are refused by Pillow (13 and newer).
+
+    Raises:
+        ValueError: If it is empty, is no such photograph, or has more than MAX_PIXELS pixels.
+        Exception: Whatever Pillow raises for a damaged file.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except UnidentifiedImageError as error:  # its message names an address in memory, another one in each run
+        raise ValueError(f"no photograph that can be identified as one of {', '.join(_formats())}") from error
+    with image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+        # A JPEG is decoded at a fraction of its size (`to_square`).
+        is_large = width * height > LARGE_PIXELS and image.format not in ("JPEG", "MPO")
+        with _one_at_a_time if is_large else contextlib.nullcontext():
+            yield image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def to_square(image: Image.Image, image_px: int) -> np.ndarray:
+    """An opened photograph as the cache keeps it: upright RGB, squashed to a square by bicubic resampling.
+
+    Returns:
+        Pixels, uint8, shape (image_px, image_px, 3).
+    """
+    image.draft("RGB", (2 * image_px, 2 * image_px))  # JPEG only: decodes at 1/2, 1/4, 1/8, never below this size
+    upright = _to_rgb(ImageOps.exif_transpose(image))
+    return np.asarray(upright.resize((image_px, image_px), Image.Resampling.BICUBIC))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode: 16 bit scaled, not clipped; transparent pixels white, as viewers show them."""
+    if image.mode.startswith("I"):  # 16-bit grayscale is I;16, or I in some formats
+        values = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
+        peak = float(values.max())
+        scale = 255 if peak <= 1 else min(1, 255 / peak)
+        image = Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8))
+    elif image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")

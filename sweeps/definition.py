@@ -1,0 +1,128 @@
+"""What defines a sweep: the command line of the scripts, and what it says.
+
+flags → `Sweep`: space, base configuration, data, number of trials, and what happens after the search.
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from reid_core import cli
+from reid_core.config import TrialConfig, UserError, flatten, override
+from sweeps.asker import Choices, Searched
+from sweeps.confirm import Confirmation, add_confirm_flags, make_confirmation
+from sweeps.connect import add_resource_flags
+from sweeps.goals import EACH_GROUP, Sampler, add_goal_flags
+from sweeps.limits import add_limit_flags
+from sweeps.online import Epochs, check_offline, parse_epochs
+from sweeps.search_flag import describe_searched, parse_searched
+from sweeps.space import Space, base_point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """All that defines a sweep, whatever it runs on."""
+
+    name: str  # of the script
+    space: Space  # with the keys of `searched` in it
+    base: TrialConfig
+    fixed: frozenset[str]  # dotted keys that are not searched
+    num_trials: int
+    data: str
+    skip_missing: bool
+    searched: Searched = ()  # of `--search`
+    each_group: bool = False  # the GEO_MEAN of each group is a goal of its own
+    sampler: Sampler = "tpe"
+    confirmation: Confirmation = field(default_factory=Confirmation)
+    then_online: Epochs | None = None  # None: no additional training
+    share_store: str | None = None  # folder of the pair store; None: in OUT
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same when the sweep is resumed, by name; the number of trials may grow."""
+        own = {"script": self.name, "data": self.data, "skip_missing": self.skip_missing, "fixed": sorted(self.fixed)}
+        goal = {"each_group": self.each_group, "sampler": self.sampler}
+        return own | goal | {"searched": describe_searched(self.searched)} | flatten(self.base)
+
+
+def make_parser(
+    description: str | None, *, real: str = "megadescriptor", synthetic: str | None = "tiny"
+) -> argparse.ArgumentParser:
+    """The command line of a sweep script; its default presets as in `cli.add_common_flags`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_common_flags(parser, real=real, synthetic=synthetic)
+    parser.add_argument(
+        "--search",
+        action="append",
+        default=[],
+        metavar="KEY[=SPEC]",
+        help="search one more key, or other values of a searched one: KEY (every choice, or the default candidates), "
+        "KEY=a,b,c, KEY=low..high or KEY=log:low..high, e.g. predict.aggregate or match.shortlist=10,50,150; "
+        "may be repeated",
+    )
+    parser.add_argument("--trials", type=int, default=50, help="configurations to try in all (default 50)")
+    add_goal_flags(parser)
+    add_limit_flags(parser)
+    add_confirm_flags(parser)
+    parser.add_argument(
+        "--then-online",
+        nargs="?",
+        const="winner",
+        metavar="EPOCHS",
+        help="after the search, train the best configuration on with online augmentation, for as many epochs as it had "
+        "or for EPOCHS",
+    )
+    add_resource_flags(parser)
+    return parser
+
+
+def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
+    """The sweep that the flags ask for; a base outside its own space is told before anything is done.
+
+    Raises:
+        UserError: If a flag is wrong.
+    """
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials}: must be at least 1")
+    base, fixed = _make_base(options), frozenset(cli.parse_fixed(options.set))
+    searched = _with_absolute_files(parse_searched(options.search, base, fixed))
+    then_online = options.then_online
+    sweep = Sweep(
+        name=name,
+        space=partial(space, searched=searched),  # type: ignore[call-arg]
+        base=base,
+        fixed=fixed,
+        num_trials=options.trials,
+        data=cli.absolute_data(options.data),
+        skip_missing=options.skip_missing,
+        searched=searched,
+        each_group=options.objective == EACH_GROUP,
+        sampler=options.sampler,
+        confirmation=make_confirmation(options),
+        share_store=str(cli.make_out(options.share_store)) if options.share_store else None,
+        then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
+    )
+    point = base_point(sweep.space, base, fixed)
+    if then_online is not None:
+        check_offline(base, set(point))
+    return sweep
+
+
+def _make_base(options: argparse.Namespace) -> TrialConfig:
+    base = cli.make_config(options)
+    if options.objective in (None, EACH_GROUP):
+        return base
+    if "threshold.objective" in cli.parse_fixed(options.set):
+        raise UserError(f"--objective {options.objective}: --set threshold.objective says the same; give one of them")
+    return override(base, {"threshold.objective": options.objective})
+
+
+def _with_absolute_files(searched: Searched) -> Searched:
+    """Files and folders become absolute; weights files must be there."""
+    make_absolute = {"model.weights": cli.absolute_weights, "fusion.second_model": cli.absolute_folder}
+    return tuple(
+        (key, Choices(tuple(map(make_absolute[key], candidates.values))))
+        if key in make_absolute and isinstance(candidates, Choices)
+        else (key, candidates)
+        for key, candidates in searched
+    )
