@@ -6,6 +6,7 @@ flags → `Sweep`: space, base configuration, data, number of trials, and what h
 import argparse
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from reid_core import cli
@@ -16,6 +17,7 @@ from sweeps.connect import add_resource_flags
 from sweeps.goals import EACH_GROUP, Sampler, add_goal_flags
 from sweeps.limits import add_limit_flags
 from sweeps.online import Epochs, check_offline, parse_epochs
+from sweeps.priors import PAPER
 from sweeps.search_flag import describe_searched, parse_searched
 from sweeps.space import Space, base_point
 
@@ -36,12 +38,13 @@ class Sweep:
     sampler: Sampler = "tpe"
     confirmation: Confirmation = field(default_factory=Confirmation)
     then_online: Epochs | None = None  # None: no additional training
+    warm_start: tuple[str, ...] = ()  # result folders of other sweeps, or "paper"
     share_store: str | None = None  # folder of the pair store; None: in OUT
 
     def settings(self) -> dict[str, Any]:
         """What must be the same when the sweep is resumed, by name; the number of trials may grow."""
         own = {"script": self.name, "data": self.data, "skip_missing": self.skip_missing, "fixed": sorted(self.fixed)}
-        goal = {"each_group": self.each_group, "sampler": self.sampler}
+        goal = {"each_group": self.each_group, "sampler": self.sampler, "warm_start": list(self.warm_start)}
         return own | goal | {"searched": describe_searched(self.searched)} | flatten(self.base)
 
 
@@ -61,6 +64,14 @@ def make_parser(
         "may be repeated",
     )
     parser.add_argument("--trials", type=int, default=50, help="configurations to try in all (default 50)")
+    parser.add_argument(
+        "--warm-start",
+        action="append",
+        default=[],
+        metavar="OTHER_OUT",
+        help="begin with the results of another sweep, or of the paper (--warm-start paper): they guide the search, "
+        "and the three best of a sweep are tried again; none is reported as a result of this one; may be repeated",
+    )
     add_goal_flags(parser)
     add_limit_flags(parser)
     add_confirm_flags(parser)
@@ -99,6 +110,7 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
         each_group=options.objective == EACH_GROUP,
         sampler=options.sampler,
         confirmation=make_confirmation(options),
+        warm_start=tuple(each if each == PAPER else str(Path(each).resolve()) for each in options.warm_start),
         share_store=str(cli.make_out(options.share_store)) if options.share_store else None,
         then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
     )

@@ -31,6 +31,7 @@ class Record:
     cpu_hours: float = 0.0  # logical CPUs that it held × hours
     gpu_hours: float = 0.0
     retries: int = 0  # how often its training failed and was tried again
+    source: str = ""  # where its values come from, if not from the base or the searcher
     start: str = ""  # checkpoint folder whose best weights it began with; empty: the configuration's own weights
 
     @property
@@ -81,7 +82,7 @@ def _read_record(path: Path) -> Record:
         return Record(**values)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path}: the record of this trial is damaged ({error}); delete the file, and the trial is run again"
+            f"{path}: the record of this trial is damaged ({error}); delete the file; another trial takes its place"
         ) from error
 
 

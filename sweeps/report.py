@@ -58,6 +58,7 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
         "seconds": record.seconds,
         **{name: getattr(record, name) for name in HOURS},
         "retries": record.retries,
+        "source": record.source,
     }
     for metric in PER_GROUP:
         row |= {key: value for key, value in record.metrics.items() if key.startswith(f"{metric}.")}

@@ -18,9 +18,12 @@ from reid_core.train import SCORE
 from sweeps.goals import Goals
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits
+from sweeps.priors import Prior
 from sweeps.space import Space, base_point, distributions
 
 STUDY = "sweep"
+TRIAL = "trial-"  # beginning of the names
+SOURCE = "source"  # Optuna user attribute: where a prior, or the point of a trial, comes from
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 FINAL = "final"  # key of the driver's last report
 FAILED = "failed"  # key of the reason, in the last report of a trial that failed
@@ -147,7 +150,19 @@ class JournalSearch(OptunaSearch):
         journal: Journal,
         limits: Limits = UNLIMITED,
         goals: Goals = ONE_GOAL,
+        priors: Sequence[Prior] = (),
     ) -> None:
+        """Rebuild the study.
+
+        Args:
+            space: Of the sweep; an importable function, bound arguments allowed.
+            base: Of the sweep; its own values are the first trial.
+            fixed: Dotted keys that are not searched.
+            journal: What is known of the sweep's trials, and gets to be known.
+            limits: End the sweep early.
+            goals: What is maximised.
+            priors: Results from elsewhere. Those with `is_tried` are the trials after the first.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._notes, self._goals, known = Notes(journal, limits), goals, journal.read()
         self._ot_study: optuna.Study  # type: ignore[assignment]
@@ -159,15 +174,29 @@ class JournalSearch(OptunaSearch):
             study_name=STUDY,
             sampler=goals.make_sampler(base.seed, len(known)),
         )
+        for prior in priors:
+            self._ot_study.add_trial(
+                create_trial(
+                    values=prior.values,
+                    params=prior.parameters,
+                    distributions=distributions(space, base, fixed, prior.parameters),
+                    user_attrs={SOURCE: prior.source},
+                )
+            )
         for record in known:
             self._remember(record, distributions(space, base, fixed, record.parameters))
-        if not known:
-            self._ot_study.enqueue_trial(base_point(space, base, fixed))
+        self._next = 1 + max((int(record.name.removeprefix(TRIAL)) for record in known), default=-1)
+        own = base_point(space, base, fixed)
+        tried = [(prior.source, prior.parameters) for prior in priors if prior.is_tried and prior.parameters != own]
+        first = [("", own), *tried]
+        for source, point in first[self._next :]:
+            self._ot_study.enqueue_trial(point, user_attrs={SOURCE: source})
 
     def _remember(self, record: Record, known: dict) -> None:
-        """Put an ended trial into the study, and enqueue one that was interrupted; numbers equal those in the names."""
+        """Put an ended trial into the study, and enqueue one that was interrupted."""
+        attributes = {NAME: record.name, SOURCE: record.source}
         if record.status == "running":
-            self._ot_study.enqueue_trial(record.parameters, user_attrs={NAME: record.name})
+            self._ot_study.enqueue_trial(record.parameters, user_attrs=attributes)
             return
         self._ot_study.add_trial(
             create_trial(
@@ -176,7 +205,7 @@ class JournalSearch(OptunaSearch):
                 params=record.parameters,
                 distributions=known,
                 intermediate_values={report["epoch"]: report[SCORE] for report in record.reports},
-                user_attrs={NAME: record.name},
+                user_attrs=attributes,
             )
         )
 
@@ -185,9 +214,11 @@ class JournalSearch(OptunaSearch):
         if self._notes.is_over():
             return Searcher.FINISHED
         parameters = super().suggest(trial_id) or {}
-        ot_trial = self._ot_trials[trial_id]
-        name = ot_trial.user_attrs.get(NAME, f"trial-{ot_trial.number:04d}")
-        self._notes.begin(trial_id, Record(name, parameters))
+        attributes = self._ot_trials[trial_id].user_attrs
+        name = attributes.get(NAME)
+        if name is None:
+            name, self._next = f"{TRIAL}{self._next:04d}", self._next + 1
+        self._notes.begin(trial_id, Record(name, parameters, source=attributes.get(SOURCE, "")))
         return {"name": name, "parameters": parameters}
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:

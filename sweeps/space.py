@@ -3,6 +3,7 @@
 The same function goes to Ray's OptunaSearch and, in tests, to `optuna.trial.FixedTrial`.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -111,7 +112,9 @@ def distributions(
     """
     trial = FixedTrial(values)
     try:
-        space(trial, base, fixed)
+        with warnings.catch_warnings():  # a value outside is this function's error below
+            warnings.filterwarnings("ignore", message="The value .* is out of the range")
+            space(trial, base, fixed)
     except ValueError as error:
         raise UserError(f"these values are not of this search space: {error}") from error
     for key, distribution in trial.distributions.items():

@@ -33,6 +33,7 @@ from sweeps.goals import Goals, format_front, pick
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits, make_limits
 from sweeps.online import continue_online
+from sweeps.priors import load_priors
 from sweeps.report import best_record, describe_online, format_failures, write_trials
 from sweeps.resources import Resources
 from sweeps.search_flag import choices_of
@@ -126,8 +127,9 @@ def run_trials(sweep: Sweep, job: Job, journal: Journal, limits: Limits, goals: 
         return
     if before:
         logger.info("resuming: %d of %d trials have ended", sweep.num_trials - left, sweep.num_trials)
+    priors = load_priors(Path(job.out), sweep.warm_start, sweep.space, sweep.base, sweep.fixed, goals)
     run_tuner(
-        JournalSearch(sweep.space, sweep.base, sweep.fixed, journal, limits, goals),
+        JournalSearch(sweep.space, sweep.base, sweep.fixed, journal, limits, goals, priors),
         job,
         journal,
         num_left=left,
