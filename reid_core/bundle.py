@@ -59,6 +59,7 @@ class Bundle:
     class_identity_K: np.ndarray | None = None  # whom each output of the classifier stands for; None without one
     class_group_K: np.ndarray | None = None
     second: "Second | None" = None  # second global model in the fusion
+    refitted_epochs: int | None = None  # trained for so long on every image; None: the model that `metrics` are of
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    _write_model(part, bundle.config, bundle.model)
+    _write_model(part, bundle.config, bundle.model, refitted_epochs=bundle.refitted_epochs)
     if bundle.second is not None:
         (part / SECOND).mkdir()
         _write_model(part / SECOND, bundle.second.config, bundle.second.model)
@@ -89,7 +90,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
     part.replace(folder)
 
 
-def _write_model(folder: Path, config: TrialConfig, model: ReidModel) -> None:
+def _write_model(folder: Path, config: TrialConfig, model: ReidModel, *, refitted_epochs: int | None = None) -> None:
     write_config(folder / "config.yaml", config)
     save_file(model.state_dict(), folder / "model.safetensors")
     architecture = (getattr(model.backbone, "pretrained_cfg", None) or {}).get("architecture")
@@ -97,6 +98,7 @@ def _write_model(folder: Path, config: TrialConfig, model: ReidModel) -> None:
         "format": FORMAT,
         "architecture": architecture or config.model.backbone,
         "num_identities": model.num_identities,
+        "refitted_epochs": refitted_epochs,
     }
     _write_json(folder / "bundle.json", about)
 
@@ -129,7 +131,18 @@ def read_bundle(folder: Path) -> Bundle:
     second = None
     if (folder / SECOND / MODEL_FILES[0]).is_file():
         second = Second(*_load_model(folder / SECOND), _matrix(gallery, "second"))
-    return Bundle(config=config, model=model, decision=decision, metrics=metrics, second=second, **classes, **columns)
+    with _naming(folder / "bundle.json"):
+        refitted_epochs = json.loads((folder / "bundle.json").read_text())["refitted_epochs"]
+    return Bundle(
+        config=config,
+        model=model,
+        decision=decision,
+        metrics=metrics,
+        second=second,
+        refitted_epochs=refitted_epochs,
+        **classes,
+        **columns,
+    )
 
 
 def _check(folder: Path, needed: Iterable[str], loaded: Iterable[str]) -> None:
@@ -255,6 +268,20 @@ def _write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
+def _describe_training(refitted_epochs: int | None) -> list[str]:
+    lines = [
+        "Thresholds and calibration were fitted against the `training` images only; the gallery here holds every "
+        "readable database image."
+    ]
+    if refitted_epochs is None:
+        return [*lines, "This is the evaluated model: the scores below are its own."]
+    return [
+        *lines,
+        f"This is a refitted model: trained for {refitted_epochs} epochs on every readable database image. Thresholds, "
+        "calibration and the scores below are those of the evaluated model; its own cannot be measured.",
+    ]
+
+
 def _describe(bundle: Bundle) -> str:
     """The bundle's own README: what it is, how to use it, what it reached."""
     groups = sorted(bundle.decision.thresholds)
@@ -267,8 +294,7 @@ def _describe(bundle: Bundle) -> str:
         "    python -m reid_core.predict THIS_FOLDER --data PHOTOGRAPHS --out submission.csv",
         "    sha256sum --check SHA256SUMS        # whether it arrived as it was written; loading checks the same",
         "",
-        "Thresholds and calibration were fitted against the `training` images only; the gallery here holds every "
-        "readable database image.",
+        *_describe_training(bundle.refitted_epochs),
         "",
         "| group | threshold | GEO_MEAN thresholdSet | GEO_MEAN testSet (95 % interval) |",
         "|---|---|---|---|",

@@ -150,7 +150,7 @@ def prepare(
         date_N=_column(database, "date"),
         second={str(name): str(path) for name, path in second.items()},
     )
-    _save(prepared, folder)
+    save_prepared(prepared, folder)
     return load_prepared(folder)
 
 
@@ -185,7 +185,7 @@ def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
     logger.info("fresh split %d\n%s", number, describe_parts(part_N, parts.identity_N, parts.group_N))
     _check_objective(fresh.parts, target)
     target.mkdir(exist_ok=True)
-    _save(fresh, target)
+    save_prepared(fresh, target)
     return target
 
 
@@ -251,7 +251,8 @@ def load_prepared(folder: Path) -> Prepared:
     )
 
 
-def _save(prepared: Prepared, folder: Path) -> None:
+def save_prepared(prepared: Prepared, folder: Path) -> None:
+    """Write what `load_prepared` reads, without the identities of `testSet`."""
     parts = prepared.parts
     unlocked = [None if part == "testSet" else name for part, name in zip(parts.part_N, parts.identity_N, strict=True)]
     columns = [prepared.image_id_N.tolist(), unlocked, parts.group_N.tolist(), parts.part_N.tolist()]

@@ -47,6 +47,7 @@ class Outcome:
     candidates: list[Record]
     score_CR: np.ndarray  # objective of each candidate in each run, NaN where it failed
     confirmed: Confirmed
+    winning_runs: list[Record]
 
     def describe(self) -> dict[str, Any]:
         """What result.json holds of it."""
@@ -118,7 +119,14 @@ def confirm_best(
     if winner.status != "completed":
         logger.warning("%s: %s %s", winner.name, winner.status, winner.reason)
         return None
-    return Outcome(best=winner, candidates=candidates, score_CR=score_CR, confirmed=confirmed)
+    names = [run_name(candidates[confirmed.winner], number) for number in range(1, confirmation.num_runs + 1)]
+    return Outcome(
+        best=winner,
+        candidates=candidates,
+        score_CR=score_CR,
+        confirmed=confirmed,
+        winning_runs=[runs[name] for name in names if runs[name].reports],
+    )
 
 
 def choose_candidates(records: Sequence[Record], best: Record, num_best: int) -> list[Record]:

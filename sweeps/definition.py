@@ -11,6 +11,7 @@ from typing import Any
 
 from reid_core import cli
 from reid_core.config import TrialConfig, UserError, flatten, override
+from reid_core.refit import check_refittable
 from sweeps.asker import Choices, Searched
 from sweeps.confirm import Confirmation, add_confirm_flags, make_confirmation
 from sweeps.connect import add_resource_flags
@@ -38,6 +39,7 @@ class Sweep:
     sampler: Sampler = "tpe"
     confirmation: Confirmation = field(default_factory=Confirmation)
     then_online: Epochs | None = None  # None: no additional training
+    refit: bool = False
     warm_start: tuple[str, ...] = ()  # result folders of other sweeps, or "paper"
     share_store: str | None = None  # folder of the pair store; None: in OUT
 
@@ -83,6 +85,12 @@ def make_parser(
         help="after the search, train the best configuration on with online augmentation, for as many epochs as it had "
         "or for EPOCHS",
     )
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="in the end, train the chosen configuration on all database images for its median best epoch, and export "
+        "that model as OUT/refit",
+    )
     add_resource_flags(parser)
     return parser
 
@@ -110,10 +118,13 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
         each_group=options.objective == EACH_GROUP,
         sampler=options.sampler,
         confirmation=make_confirmation(options),
+        refit=options.refit,
         warm_start=tuple(each if each == PAPER else str(Path(each).resolve()) for each in options.warm_start),
         share_store=str(cli.make_out(options.share_store)) if options.share_store else None,
         then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
     )
+    if options.refit:
+        check_refittable(base.predict)
     point = base_point(sweep.space, base, fixed)
     if then_online is not None:
         check_offline(base, set(point))

@@ -69,7 +69,7 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
 
 def best_record(records: Sequence[Record]) -> Record | None:
     """The completed trial with the largest objective; the first of equals; None if none completed."""
-    completed = [record for record in records if record.status == "completed"]
+    completed = [record for record in records if record.objective is not None]
     return max(completed, key=lambda record: record.objective or -math.inf, default=None)
 
 

@@ -26,6 +26,7 @@ TRIAL = "trial-"  # beginning of the names
 SOURCE = "source"  # Optuna user attribute: where a prior, or the point of a trial, comes from
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 FINAL = "final"  # key of the driver's last report
+UNSCORED = "unscored"  # key in the last report of a trial that only trains
 FAILED = "failed"  # key of the reason, in the last report of a trial that failed
 REPORTED = ("epoch", "loss", "seconds", SCORE)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
@@ -246,6 +247,9 @@ def _close(record: Record, result: dict, *, error: bool) -> None:
         record.status, record.reason = "failed", "the trial's process ended (killed, or out of memory)"
     elif not result.get(FINAL):
         record.status = "pruned"
+    elif result.get(UNSCORED):
+        record.status, record.checkpoint = "completed", result["checkpoint_path"]
+        record.reports = [_report(report) for report in result["history"]]
     elif objective is None or math.isnan(objective):
         record.status, record.reason = "failed", f"the objective is {objective}"
     else:

@@ -34,6 +34,8 @@ from sweeps.journal import Journal, Record
 from sweeps.limits import Limits, make_limits
 from sweeps.online import continue_online
 from sweeps.priors import load_priors
+from sweeps.refit import FOLDER as REFIT
+from sweeps.refit import refit_best
 from sweeps.report import best_record, describe_online, format_failures, write_trials
 from sweeps.resources import Resources
 from sweeps.search_flag import choices_of
@@ -88,6 +90,10 @@ def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources, li
     write_best(out, job.configure(found.best.parameters), num_unreadable=prepared.num_unreadable)
     write_result(out, found.best, metrics, confirmed=found.outcome.describe() if found.outcome else None)
     notes = describe_choice(found, goals)
+    if sweep.refit:
+        runs = found.outcome.winning_runs if found.outcome else [found.best]
+        failure = refit_best(found.best, runs, job, root, skip_missing=sweep.skip_missing)
+        notes.append(f"--refit: {failure}" if failure else f"refitted on all database images: {out / REFIT}")
     return format_result(out, found.records, found.best, metrics, num_unreadable=prepared.num_unreadable, notes=notes)
 
 

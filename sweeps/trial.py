@@ -5,8 +5,10 @@ trials of a sweep share.
 """
 
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +40,15 @@ from reid_core.matching import SYMMETRIC, score_settings
 from reid_core.model import make_model
 from reid_core.pair_store import store_name
 from reid_core.prepare import Prepared, load_prepared
-from reid_core.train import KEPT_CHECKPOINTS, SCORE, TrainingError, load_newest
+from reid_core.train import KEPT_CHECKPOINTS, SCORE, Evaluate, Trainer, TrainingError, load_newest
 from sweeps.checkpoints import clear_for_restart, list_checkpoints
 from sweeps.failures import describe_failure, judge
 from sweeps.resources import Resources
-from sweeps.searcher import FAILED, FINAL
+from sweeps.searcher import FAILED, FINAL, UNSCORED
 from sweeps.store import Counts, SharedScorer, release_pairs, start_store
 from sweeps.stream import stream_batches
 
-FINAL_KEYS = ("metrics", "objective", "history", FAILED, "status")
+FINAL_KEYS = ("metrics", "objective", "history", FAILED, UNSCORED, "status")
 STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "running"}
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
 MAX_CONTROLLER_FAILURES = 3  # Ray's default is to retry for ever
@@ -83,7 +85,9 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
         check_feasible(config, job)
         source_of(config, load_prepared(Path(job.cache)))  # offline variants are made here once, not by every worker
         _describe_trial(trial_folder(job, name), config)
-        final = train_until_it_ends(config, name, job, start=suggestion.get("start"))
+        final = train_until_it_ends(
+            config, name, job, start=suggestion.get("start"), only_train=suggestion.get("only_train")
+        )
     except UserError as error:
         final = {FAILED: str(error), "status": "infeasible"}
     finally:
@@ -93,7 +97,9 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
 
 
-def train_until_it_ends(config: TrialConfig, name: str, job: Job, *, start: str | None) -> dict[str, Any]:
+def train_until_it_ends(
+    config: TrialConfig, name: str, job: Job, *, start: str | None, only_train: int | None
+) -> dict[str, Any]:
     """Train; again from the last checkpoint, up to `MAX_RETRIES` times, after a failure that this can help.
 
     A preempted node counts as no failure: Ray Train itself waits for another. A full disk is no trial's fault: this one
@@ -105,7 +111,7 @@ def train_until_it_ends(config: TrialConfig, name: str, job: Job, *, start: str 
     for retries in range(MAX_RETRIES + 1):
         clear_for_restart(trial_folder(job, name))
         try:
-            result = make_torch_trainer(config, name, job, start=start).fit()
+            result = make_torch_trainer(config, name, job, start=start, only_train=only_train).fit()
         except TrainingFailedError as error:
             verdict, reason = judge(error), describe_failure(error)
             if verdict == "again" and retries < MAX_RETRIES:
@@ -131,7 +137,9 @@ def check_feasible(config: TrialConfig, job: Job) -> None:
         make_model(override(config, {"model.weights": "random"}))
 
 
-def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str | None = None) -> TorchTrainer:
+def make_torch_trainer(
+    config: TrialConfig, name: str, job: Job, *, start: str | None = None, only_train: int | None = None
+) -> TorchTrainer:
     """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint.
 
     Args:
@@ -139,6 +147,7 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str |
         name: Of the trial.
         job: What it shares with the others.
         start: Checkpoint of another trial whose best weights this one starts from.
+        only_train: Train for so many epochs of the schedule and measure nothing: there is no query set (`refit`).
     """
     resources = job.resources
     settings = {
@@ -149,6 +158,7 @@ def make_torch_trainer(config: TrialConfig, name: str, job: Job, *, start: str |
         "store": job.store,
         "name": name,
         "folder": str(trial_folder(job, name)),
+        "only_train": only_train,
     }
     return TorchTrainer(
         train_worker,
@@ -198,16 +208,25 @@ def train_worker(settings: dict[str, Any]) -> None:
     rest = rest_of(plan, trainer)
     kept = kept_batches(rest, source, trainer, config, place)
     batches = kept or stream_batches(rest, source, rank=place.rank, data_cpus=settings["data_cpus"])
+    only_train = settings["only_train"]
+    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     try:
-        for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
+        for report in islice(trainer.fit(batches, evaluate), only_train and max(0, only_train - len(trainer.history))):
             _report(trainer, report, place)
     except TrainingError as error:
         return _report(trainer, {"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"}, place)
+    if only_train is not None:
+        return _report(trainer, {"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history}, place)
     _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
     metrics |= sum_counts(counts, place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
     full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
     return _report(trainer, {"epoch": best["epoch"], SCORE: best[SCORE], **full}, place)
+
+
+def prefer_last(trainer: Trainer) -> Evaluate:
+    """An evaluation where nothing can be measured: the last epoch counts as the best."""
+    return lambda model: {SCORE: float(len(trainer.history)), "loss_validating": -float(len(trainer.history))}
 
 
 def train_place() -> Place:
@@ -264,5 +283,9 @@ def _report(trainer: Any, report: dict[str, Any], place: Place) -> None:
 
 def _describe_trial(folder: Path, config: TrialConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(flatten(config), indent=1))
+    described, file = json.dumps(flatten(config), indent=1), folder / "config.json"
+    if file.exists() and file.read_text() != described:  # of a trial whose record was lost
+        shutil.rmtree(folder)
+        folder.mkdir()
+    file.write_text(described)
     (folder / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))

@@ -70,6 +70,7 @@ COMPOSERS = (
     "cli",
     "experiment",
     "finish",
+    "refit",
     "predict",
     "wildlife",
     "__main__",

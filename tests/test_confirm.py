@@ -70,7 +70,7 @@ def outcome():
     candidates = [trial(2, 0.9), trial(0, 0.7)]
     score_CR = np.array([[0.8, 0.7, 0.75], [0.6, 0.6, 0.6]])
     confirmed = confirm(score_CR, preset=1, search_C=[0.9, 0.7])
-    return Outcome(best=candidates[0], candidates=candidates, score_CR=score_CR, confirmed=confirmed)
+    return Outcome(best=candidates[0], candidates=candidates, score_CR=score_CR, confirmed=confirmed, winning_runs=[])
 
 
 def test_what_is_told_holds_the_numbers():
