@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from reid_core import predict
-from reid_core.bundle import read_config
+from reid_core.bundle import read_bundle, read_config
 from reid_core.config import UserError, override
 from reid_core.presets import tiny
 from sweeps import metric
@@ -73,7 +74,7 @@ def run_until(condition, arguments, log_path):
 def test_a_sweep_killed_twice_is_resumed_and_gives_a_model(small_data, tmp_path):
     # Reports reach the journal seconds late and several at once: enough epochs for a kill in the middle of them.
     out, epochs = tmp_path / "out", 4
-    arguments = command(small_data, out, "--trials", "2", "--set", f"optim.epochs={epochs}")
+    arguments = command(small_data, out, "--trials", "2", "--confirm", "0", "--set", f"optim.epochs={epochs}")
 
     def first_is_training():
         return any(record.reports for record in Journal(out / "trials").read())
@@ -134,9 +135,10 @@ def check_predictions(out, data, tmp_path):
     assert right / len(answers) > 0.1  # of some 40 animals, chance names 3 % rightly
 
 
-def test_one_ray_worker_gives_the_losses_of_plain_python(small_data, tmp_path):
+def test_one_ray_worker_gives_the_losses_of_plain_python_and_the_sweep_confirms_and_refits(small_data, tmp_path):
     cosine_only = ["--set", "match.matcher=none"]  # the losses do not depend on it, and it is quicker
-    sweep = command(small_data, tmp_path / "ray", "--trials", "1", "--workers", "1", *cosine_only)
+    more = ["--trials", "1", "--workers", "1", "--confirm", "1", "--confirm-runs", "2", "--refit"]
+    sweep = command(small_data, tmp_path / "ray", *more, *cosine_only)
     plain = [sys.executable, "-m", "reid_core", "--preset", "tiny", "--data", str(small_data), *cosine_only]
     with (tmp_path / "log").open("w") as log:
         both = [start(sweep, log), start([*plain, "--out", str(tmp_path / "plain"), *SHORT], log)]
@@ -145,6 +147,26 @@ def test_one_ray_worker_gives_the_losses_of_plain_python(small_data, tmp_path):
     without = json.loads((tmp_path / "plain" / "reports.json").read_text())
     assert [report["loss"] for report in with_ray] == [report["loss"] for report in without]
     assert [report["geo_mean_cosine"] for report in with_ray] == [report["geo_mean_cosine"] for report in without]
+    check_confirmation(tmp_path / "ray")
+
+
+def check_confirmation(out):
+    confirmed = json.loads((out / "result.json").read_text())["confirmation"]
+    assert confirmed["winner"] == "trial-0000"
+    runs = {record.name: record for record in Journal(out / "confirm" / "trials").read()}
+    assert [runs[f"trial-0000-run{number}"].objective for number in (1, 2)] == confirmed["runs"]["trial-0000"]
+    assert confirmed["score"] == pytest.approx(sum(confirmed["runs"]["trial-0000"]) / 2)
+    searched = Journal(out / "trials").read()[0].objective
+    assert confirmed["optimism"] == pytest.approx(searched - confirmed["score"])
+    splits = [pq.read_table(out / "cache" / f"{name}parts.parquet") for name in ("", "split-0001/", "split-0002/")]
+    query_sets = [
+        set(split.filter(pc.equal(split["part"], "thresholdSet"))["image_id"].to_pylist()) for split in splits
+    ]
+    assert len({frozenset(queries) for queries in query_sets}) == 3
+    evaluated, refitted = (read_bundle(out / name) for name in ("best", "refit"))
+    assert refitted.refitted_epochs in (1, 2)
+    assert refitted.decision.thresholds == evaluated.decision.thresholds
+    assert len(json.loads((out / "test_set_uses.json").read_text())) == 2  # the score, and the refit
 
 
 def test_the_plan_tells_everything_and_runs_nothing(small_data, tmp_path, capsys):
