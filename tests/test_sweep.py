@@ -158,11 +158,11 @@ def check_confirmation(out):
     assert confirmed["score"] == pytest.approx(sum(confirmed["runs"]["trial-0000"]) / 2)
     searched = Journal(out / "trials").read()[0].objective
     assert confirmed["optimism"] == pytest.approx(searched - confirmed["score"])
-    splits = [pq.read_table(out / "cache" / f"{name}parts.parquet") for name in ("", "split-0001/", "split-0002/")]
-    query_sets = [
-        set(split.filter(pc.equal(split["part"], "thresholdSet"))["image_id"].to_pylist()) for split in splits
-    ]
-    assert len({frozenset(queries) for queries in query_sets}) == 3
+    query_sets = set()
+    for split in ("", "split-0001", "split-0002"):
+        parts = pq.read_table(out / "cache" / split / "parts.parquet")
+        query_sets.add(frozenset(parts.filter(pc.equal(parts["part"], "thresholdSet"))["image_id"].to_pylist()))
+    assert len(query_sets) == 3
     evaluated, refitted = (read_bundle(out / name) for name in ("best", "refit"))
     assert refitted.refitted_epochs in (1, 2)
     assert refitted.decision.thresholds == evaluated.decision.thresholds
