@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 REID_PHOTOS ?= ../shared/photos
 REID_WEIGHTS ?= ../shared/weights
 RECORDERS := $(wildcard benchmarks/record_*.py)
+# Parts of other scripts, and the half hour of kills, which `make test-real` runs.
+NO_BENCHMARKS := $(RECORDERS) benchmarks/subjects.py benchmarks/victims.py benchmarks/kills.py
 # Two threads in each of several processes on two cores wait for each other most of the time.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-real bench bench-long check clean
+.PHONY: demo test test-real bench bench-long check audit clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,7 +33,7 @@ test-real: $(VENV)/installed-wildlife
 	REID_PHOTOS=$(REID_PHOTOS) REID_WEIGHTS=$(REID_WEIGHTS) $(BIN)/python -m pytest -m realdata
 
 bench: $(VENV)/installed
-	set -e; for script in $(filter-out $(RECORDERS),$(wildcard benchmarks/*.py)); do \
+	set -e; for script in $(filter-out $(NO_BENCHMARKS),$(wildcard benchmarks/*.py)); do \
 		echo "== $$script"; REID_PHOTOS=$(REID_PHOTOS) $(BIN)/python $$script; done
 
 # What `make bench` replays: an hour.
@@ -44,5 +46,11 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Known vulnerabilities of the pinned versions; asks PyPI's database over the network.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-audit runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache

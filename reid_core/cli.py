@@ -13,6 +13,7 @@ from pathlib import Path
 from reid_core.backbone import check_weights_file
 from reid_core.bundle import read_config
 from reid_core.config import TrialConfig, UserError, fingerprint, override, parse_value
+from reid_core.escape import escape_lines
 from reid_core.prepare import SYNTHETIC
 from reid_core.presets import PRESETS, make_preset, shrink
 from reid_core.train import TrainingError
@@ -183,7 +184,7 @@ def claim(out: Path, config: TrialConfig, data: str) -> None:
     mark, identity = out / CLAIM, f"{fingerprint(config)} {absolute_data(data)}"
     if (out / "sweep.json").exists():
         raise UserError(f"--out {out} holds a sweep; choose another folder")
-    if mark.exists() and mark.read_text().strip() != identity:
+    if mark.exists() and mark.read_text(errors="replace").strip() != identity:
         raise UserError(
             f"--out {out} holds the result of another configuration, or of other data; choose another folder"
         )
@@ -195,13 +196,23 @@ def describe_config(config: TrialConfig) -> str:
     return f"{config.model.backbone}, seed {config.seed}, configuration {fingerprint(config)}"
 
 
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_lines(super().format(record))
+
+
 def run(main: Callable[[list[str] | None], int]) -> None:
-    """Run a command; errors that explain themselves are printed without a traceback (status 2, in training 1)."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """Run a command; errors that explain themselves are printed without a traceback (status 2, in training 1).
+
+    Names from data may be in messages: what is no printable character is shown as its escape (`escape.escape_lines`).
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         sys.exit(main(None))
     except (UserError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept, and the same command continues", file=sys.stderr)

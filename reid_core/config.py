@@ -6,6 +6,7 @@ dotted values in → one checked `TrialConfig` out. Standard library only, so th
 import dataclasses
 import hashlib
 import json
+import sys
 import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -324,7 +325,9 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
             if isinstance(value, list | tuple) and len(value) == len(get_args(option)):
                 return tuple(_coerce(key, item, kind) for item, kind in zip(value, get_args(option), strict=True))
         elif option is float:
-            if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+            if isinstance(value, float) and value == value:
+                return value
+            if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
                 return float(value)
         elif isinstance(value, option) and isinstance(value, bool) == (option is bool):
             return value

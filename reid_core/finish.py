@@ -53,7 +53,7 @@ def finish(
         )
         answers[part] = decision.answer(candidates, outputs, truth.identity_N)
     tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
-    pq.write_table(pa.concat_tables(tables), out / "predictions.parquet")
+    pq.write_table(pa.concat_tables(tables), out / "predictions.parquet", write_page_checksum=True)
     leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, outputs.embedding_ND)
     write_leaks(out / "leaks.csv", leaks)
     test_metrics = summarise(shares_of(answers["testSet"], decision, truth))

@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from reid_core.config import UserError
 from reid_core.encounters import day_of
+from reid_core.escape import escape_line
 from reid_core.similarity import shortlist
 from reid_core.splits import QUERY_SETS
 
@@ -100,7 +102,7 @@ def format_leaks(table: pa.Table) -> str:
     for row in table.to_pylist():
         shares = ["-" if row[name] is None else f"{row[name]:.1%}" for name in ("same_encounter", "near_duplicate")]
         shares = [share.replace("%", " %") for share in shares]
-        lines.append([f"{row['group']} {row['part']}", str(row["num_queries"]), *shares])
+        lines.append([f"{escape_line(row['group'])} {row['part']}", str(row["num_queries"]), *shares])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.rjust, [line[0].ljust(widths[0]), *line[1:]], widths)) for line in lines)
 
@@ -111,6 +113,16 @@ def write_leaks(path: Path, table: pa.Table) -> None:
 
 
 def read_leaks(path: Path) -> pa.Table:
-    """Read what `write_leaks` wrote."""
+    """Read what `write_leaks` wrote.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
     types = {field.name: field.type for field in SCHEMA}
-    return pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(column_types=types))
+    try:
+        table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(column_types=types))
+        if table.schema.names == SCHEMA.names:
+            return table
+    except (OSError, ValueError) as error:  # Arrow's errors of parsing are ValueErrors
+        raise UserError(f"{path}: missing or damaged: {error}") from error
+    raise UserError(f"{path}: damaged: its columns are {', '.join(table.schema.names)}")

@@ -5,6 +5,7 @@ data folder + configuration → files in one folder, and `Prepared`, which any p
 fresh splits that confirm a result are made without them.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -17,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reid_core.checksums import read_sealed, write_sealed
 from reid_core.config import TrialConfig, UserError, override
 from reid_core.evaluate import Parts
 from reid_core.fresh_splits import resplit
 from reid_core.images import ImageCache, MapChunks, build_cache, local_map
 from reid_core.local_features import LocalFeatures, build_features
-from reid_core.records import load_records
+from reid_core.records import digest_records, load_records
 from reid_core.second import build_second
 from reid_core.sides import SIDES, parse_sides
 from reid_core.splits import assign_parts, describe_parts
@@ -31,6 +33,7 @@ from reid_core.uses import Use
 
 SYNTHETIC = "synthetic"
 UNREADABLE = "unreadable"
+DATA = "data.json"  # in the folder: which data it was prepared from
 logger = logging.getLogger(__name__)
 
 
@@ -124,11 +127,12 @@ def prepare(
 
     Raises:
         UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
-            in `thresholdSet`.
+            in `thresholdSet`; or if metadata.csv or a photograph is no longer what the folder was prepared from.
     """
     database = load_database(root, skip_missing=skip_missing)
     paths = database["path"].to_pylist()
     image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=map_chunks)
+    _check_same_data(folder, root, database, ImageCache(image_cache).keys)
     match_cache, features = image_cache, None
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=map_chunks)
@@ -152,6 +156,20 @@ def prepare(
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
+
+
+def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[str]) -> None:
+    """Refuse data that changed since the folder was prepared: trials before and after it could not be compared."""
+    file, photographs = folder / DATA, hashlib.blake2b("".join(keys).encode(), digest_size=8).hexdigest()
+    now = {"metadata.csv": digest_records(database), "photographs": photographs}
+    before = read_sealed(file) if file.exists() else now
+    changed = [name for name in now if now[name] != before.get(name)]
+    if changed:
+        raise UserError(
+            f"{root}: changed since {folder} was prepared from it: {', '.join(changed)}; bring back the former files, "
+            "or begin with a new result folder"
+        )
+    write_sealed(file, now)
 
 
 def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:

@@ -1,10 +1,14 @@
 """A second global model in the fusion: another backbone, or the model of a bundle, as it is (paper §7.3).
 
-photographs → its embeddings (N, D) float32 in one file, computed once per sweep, because no trial changes them.
+photographs → its embeddings (N, D) float32 in one file with its checksum, computed once per sweep, because no trial
+changes them.
 """
 
 import hashlib
 import json
+import logging
+import shutil
+import threading
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -15,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from reid_core.bundle import read_model
+from reid_core.checksums import verify_checksums, write_checksums
 from reid_core.config import TrialConfig, UserError, flatten, override
 from reid_core.embed import autocast, embed_block
 from reid_core.heads import NUM_SIDES
@@ -22,7 +27,10 @@ from reid_core.images import ImageCache, MapChunks, build_cache, local_map
 from reid_core.model import ReidModel, make_model
 from reid_core.weights import file_digest
 
+EMBEDDINGS = "embeddings.npy"
 _CHUNK_IMAGES = 64
+_loading = threading.Lock()
+logger = logging.getLogger(__name__)
 # What a backbone on its own is made with; data.image_px, mean and std are those of the trial.
 _BARE = {
     "model.unfrozen_stages": 0,
@@ -80,19 +88,34 @@ def build_second(
     settings = second_config(config)
     images = ImageCache(build_cache(folder, root, paths, settings.data.image_px, map_chunks=map_chunks))
     digest = hashlib.blake2b(json.dumps([_identify(config, settings), images.keys]).encode(), digest_size=8)
-    path = folder / f"second-{digest.hexdigest()}.npy"
-    if path.exists():
-        return path
+    kept = folder / f"second-{digest.hexdigest()}"
+    if is_whole(kept):
+        return kept / EMBEDDINGS
     load_second(config)  # a model that cannot be had is told before any work
     chunks = [list(range(i, min(i + _CHUNK_IMAGES, len(images)))) for i in range(0, len(images), _CHUNK_IMAGES)]
     work = partial(embed_chunk, cache_path=str(images.path.resolve()), values=tuple(_hashable(flatten(config)).items()))
     tables = tqdm(map_chunks(work, chunks), total=len(chunks), desc="second model", unit="chunk", disable=None)
     embedding_ND = np.concatenate(list(_embeddings(tables)))
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, embedding_ND, allow_pickle=False)
-    part.replace(path)
-    return path
+    part = kept.with_suffix(".part")
+    for former in (part, kept):
+        shutil.rmtree(former, ignore_errors=True)
+    part.mkdir()
+    np.save(part / EMBEDDINGS, embedding_ND, allow_pickle=False)
+    write_checksums(part, [EMBEDDINGS])
+    part.replace(kept)
+    return kept / EMBEDDINGS
+
+
+def is_whole(kept: Path) -> bool:
+    """Whether a folder holds embeddings as they were written; damage is told."""
+    if not kept.exists():
+        return False
+    try:
+        verify_checksums(kept, [EMBEDDINGS])
+    except UserError as error:
+        logger.warning("%s; the second model embeds all photographs again", error)
+        return False
+    return True
 
 
 def embed_chunk(rows: list[int], *, cache_path: str, values: tuple) -> pa.Table:
@@ -108,8 +131,13 @@ def embed_chunk(rows: list[int], *, cache_path: str, values: tuple) -> pa.Table:
     return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, width)})
 
 
-@cache
 def _load_once(values: tuple) -> tuple[TrialConfig, ReidModel]:
+    with _loading:  # chunks run in threads: two that drew random weights at once would share one generator
+        return _load(values)
+
+
+@cache
+def _load(values: tuple) -> tuple[TrialConfig, ReidModel]:
     return load_second(override(TrialConfig(), dict(values)))
 
 

@@ -4,12 +4,12 @@ result folder, trial, configuration → one more entry of test_set_uses.json the
 """
 
 import fcntl
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reid_core.checksums import read_sealed, write_sealed
 from reid_core.config import TrialConfig, UserError, fingerprint
 
 USES = "test_set_uses.json"
@@ -47,9 +47,7 @@ def record_use(out: Path, *, trial: str, config: TrialConfig) -> Use:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = read_uses(out)
             use = Use(number=len(before) + 1, time=now, trial=trial, fingerprint=fingerprint(config))
-            part = out / f"{USES}.part"
-            part.write_text(json.dumps([_entry(each) for each in [*before, use]], indent=1), encoding="utf-8")
-            part.replace(out / USES)
+            write_sealed(out / USES, {"uses": [_entry(each) for each in [*before, use]]})
     except OSError as error:
         raise UserError(f"{out / USES}: a use of testSet cannot be recorded: {error.strerror}") from error
     return use
@@ -62,13 +60,13 @@ def read_uses(out: Path) -> list[Use]:
         UserError: If the record cannot be read, or is damaged.
     """
     file = out / USES
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(entries, list) or not all(map(_is_entry, entries)):
-            raise ValueError("not a list of uses")
-    except FileNotFoundError:
+    if not file.exists():
         return []
-    except (OSError, ValueError) as error:
+    try:
+        entries = read_sealed(file).get("uses")
+        if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+            raise UserError("not a list of uses")
+    except UserError as error:
         raise UserError(
             f"{file}: damaged ({error}); it holds how often testSet was used: restore it, or choose another folder"
         ) from error

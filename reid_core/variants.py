@@ -26,7 +26,7 @@ from reid_core.images import (
     count_rows,
     is_intact,
     local_map,
-    write_arrow,
+    write_cache,
 )
 from reid_core.plan import Pool
 
@@ -97,7 +97,7 @@ def build_variants(
         )
         chunks = [range(start, min(start + CHUNK_IMAGES, num_extra)) for start in range(0, num_extra, CHUNK_IMAGES)]
         tables = count_rows(map_chunks(augment, chunks), num_extra, "augmented variants")
-        write_arrow(path, tables, cache_schema(cache.image_px))
+        write_cache(path, tables, cache.image_px)
     return path
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reid_core.checksums import read_sealed, write_sealed
 from reid_core.config import TrialConfig, UserError
 from sweeps.journal import Record
 from sweeps.report import format_failures, format_leaderboard
@@ -35,14 +36,12 @@ def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
     if file.exists():
         if resume == "never":
             raise UserError(f"--out {out} holds a sweep; --resume auto continues it, or choose another folder")
-        before = json.loads(file.read_text())
+        before = read_sealed(file)
         different = [key for key in settings | before if settings.get(key) != before.get(key)]
         if different:
             told = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
             raise UserError(f"--out {out} holds a sweep with other settings ({told}); choose another folder")
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(settings, indent=1))
-    part.replace(file)
+    write_sealed(file, settings)
 
 
 def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
@@ -63,15 +62,17 @@ def write_result(
     confirmed: dict[str, Any] | None = None,
 ) -> None:
     """Write down which trial was scored on `testSet`, how, and what confirmed it; the last thing a sweep writes."""
-    part = out / "result.part"
-    part.write_text(json.dumps({"trial": best.name, "metrics": metrics, "confirmation": confirmed}, indent=1))
-    part.replace(out / "result.json")
+    write_sealed(out / "result.json", {"trial": best.name, "metrics": metrics, "confirmation": confirmed})
 
 
 def read_result(out: Path, best: Record) -> dict[str, dict[str, float]] | None:
-    """The metrics of a trial that was scored on `testSet` before; None if it was not: a trial is scored there once."""
+    """The metrics of a trial that was scored on `testSet` before; None if it was not: a trial is scored there once.
+
+    Raises:
+        UserError: If the result is damaged.
+    """
     file = out / "result.json"
-    written = json.loads(file.read_text()) if file.exists() else {}
+    written = read_sealed(file) if file.exists() else {}
     return written["metrics"] if written.get("trial") == best.name else None
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import optuna
 
+from reid_core.escape import escape_line
 from sweeps.journal import Record
 
 EACH_GROUP = "each_group"
@@ -96,7 +97,9 @@ def pick(records: Sequence[Record], goals: Goals) -> Record | None:
 def format_front(records: Sequence[Record], goals: Goals) -> str:
     """The Pareto front as a table, best objective first."""
     front = sorted(find_front(records, goals), key=lambda record: -(record.objective or 0.0))
-    lines = [f"{'Pareto front':<14}" + "".join(f"{group:>22}" for group in goals.groups) + f"{'objective':>12}"]
+    lines = [
+        f"{'Pareto front':<14}" + "".join(f"{escape_line(group):>22}" for group in goals.groups) + f"{'objective':>12}"
+    ]
     for record in front:
         values = "".join(f"{value:>22.3f}" for value in goals.values(record) or ())
         lines.append(f"{record.name:<14}{values}{record.objective:>12.4f}")

@@ -79,6 +79,8 @@ def _read_record(path: Path) -> Record:
         written = values.pop(CHECKSUM)
         if written != _digest(values):
             raise ValueError("its content does not fit its checksum")
+        if values["name"] != path.stem:
+            raise ValueError(f"it is the record of {values['name']}")
         return Record(**values)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(

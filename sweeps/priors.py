@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reid_core.checksums import read_sealed
 from reid_core.config import TrialConfig, UserError, flatten
 from reid_core.presets import make_preset
 from sweeps.export import SETTINGS
@@ -86,10 +87,7 @@ def _results_of(other: Path, goals: Goals) -> list[Result]:
     settings = other / SETTINGS
     if not settings.is_file():
         raise UserError(f"--warm-start {other}: holds no sweep ({SETTINGS} is missing)")
-    try:
-        base = {key: value for key, value in json.loads(settings.read_text()).items() if key in flatten(TrialConfig())}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{settings}: damaged: {error}") from error
+    base = {key: value for key, value in read_sealed(settings).items() if key in flatten(TrialConfig())}
     records = Journal(other / "trials").read()
     return [(f"{other} {record.name}", base | record.parameters, values) for record, values in _valued(records, goals)]
 

@@ -6,10 +6,11 @@ table_6_2.csv (paper §6.1.2, §6.3).
 
 import csv
 import math
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from reid_core.escape import escape_cell, escape_markdown
 
 Metrics = Mapping[str, float]
 Rows = Mapping[str, Mapping[str, Metrics]]  # row name → "thresholdSet" / "testSet" → metric name → value
@@ -151,9 +152,9 @@ def write_table_62(rows: Rows, out: Path, note: str = "", *, baseline: str = "st
 sqrt(pooled BAKS × pooled BAUS). The competition's mean is the mean over the groups of sqrt(BAKS × BAUS) of the group,
 an undefined group counting 0; the mean of defined groups leaves it out. In brackets: 95 % bootstrap interval over
 identities."""
-    gain = f"""Improvement: of the pooled GEO_MEAN on `testSet` over that of row {_escape(baseline)}; its interval
-resamples the same animals for both, and is missing where the baseline is 0 in some resample. The paper claims 140 % for
-its best model (§8), which fits 0.723 (pooled, its testSet) over the about 0.30 of the starter notebook on Kaggle's
+    gain = f"""Improvement: of the pooled GEO_MEAN on `testSet` over that of row {escape_markdown(baseline)}; its
+interval resamples the same animals for both, and is missing where the baseline is 0 in some resample. The paper claims
+140 % for its best model (§8), which fits 0.723 (pooled, its testSet) over the about 0.30 of the starter notebook on Kaggle's
 public board (the competition's mean): two measures on two sets."""
     others = "The paper's numbers are AnimalCLEF25's; other animals are measured here."
     known_groups = set(_groups(rows)) <= {LYNX, TURTLE, SALAMANDER}
@@ -164,7 +165,7 @@ public board (the competition's mean): two measures on two sets."""
 
 
 def _failed_section(failures: Mapping[str, str]) -> str:
-    lines = [f"* {_escape(name)}: {_escape(reason)}" for name, reason in failures.items()]
+    lines = [f"* {escape_markdown(name)}: {escape_markdown(reason)}" for name, reason in failures.items()]
     return "\n".join(["## Rows that failed", "", *lines]) if lines else ""
 
 
@@ -233,7 +234,8 @@ def _why_no_improvement(rows: Rows, baseline: str) -> str:
     if base > 0:
         return ""
     reason = "has no GEO_MEAN" if math.isnan(base) else "has a pooled GEO_MEAN of 0, by which nothing can be divided"
-    return f'Improvement is "-": the baseline row {_escape(baseline)} {reason if baseline in rows else "was not run"}.'
+    reason = reason if baseline in rows else "was not run"
+    return f'Improvement is "-": the baseline row {escape_markdown(baseline)} {reason}.'
 
 
 def _groups(rows: Rows) -> list[str]:
@@ -258,7 +260,7 @@ def _format_table(table: str, lines: Lines) -> str:
     told = [heads, rules + ["---:"] * (len(heads) - len(names))]
     for place, numbers in lines.items():
         cells = [cell for metric in COLUMNS[table] for cell in _format_number(table, metric, numbers[metric])]
-        told.append([*map(_escape, place[: len(names)]), *cells])
+        told.append([*map(escape_markdown, place[: len(names)]), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in told)
 
 
@@ -269,17 +271,6 @@ def _format_number(table: str, metric: str, number: Number) -> list[str]:
     if not math.isnan(number.value + number.low + number.high):
         value += f" ({number.low:.3f} … {number.high:.3f})"
     return [value, paper] if COLUMNS[table][metric][1] else [value]
-
-
-def _escape(text: str) -> str:
-    """A name as one line of Markdown that shows its own characters.
-
-    Example:
-        >>> print(_escape("a|b `c` $d$ __e__"), _escape("batch64_warmup"))
-        a\\|b \\`c\\` \\$d\\$ \\_\\_e\\_\\_ batch64_warmup
-    """
-    special = r"(?<!\w)_+|_+(?!\w)|[\\`|*$<>\[\]~&]"  # an underscore within a word is no emphasis
-    return re.sub(special, lambda found: "".join(f"\\{sign}" for sign in found[0]), " ".join(text.split()))
 
 
 def _write_wide(path: Path, table: str, lines: Lines, note: str) -> None:
@@ -299,4 +290,10 @@ def _write_csv(path: Path, header: list[str], lines: Iterable[list[Any]]) -> Non
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(["" if field != field else field for field in line] for line in lines)
+        writer.writerows([_field(value) for value in line] for line in lines)
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, str):
+        return escape_cell(value) if value.isprintable() else value  # a note of several lines is ours
+    return "" if value != value else value

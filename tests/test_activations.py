@@ -195,6 +195,18 @@ def test_a_damaged_row_is_never_served_and_is_built_again(cache, tmp_path, caplo
     assert counter.images == 1 + NUM_IMAGES + PROBE
 
 
+def test_words_of_a_row_that_change_places_are_noticed(cache, tmp_path):
+    model = make()
+    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+    path = files_of(kept)[0]
+    row_3 = kept.layout.encode(kept.read([cache.keys[3]]).activation_BX).tobytes()
+    swapped = row_3[:8] + row_3[16:24] + row_3[8:16] + row_3[24:]
+    assert swapped != row_3
+    path.write_bytes(path.read_bytes().replace(row_3, swapped))
+    held_B = KeptActivations(kept.folder, kept.layout).read(cache.keys).held_B
+    assert np.flatnonzero(~held_B).tolist() == [3]
+
+
 def test_ranks_share_the_work(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(boundary, "CHUNK_IMAGES", 3)
     model, waited = make(), []

@@ -43,7 +43,7 @@ STAGES = {
     "fresh_splits": {"encounters", "share_splits", "splits", "time_splits"},
     "identify": {"metrics"},
     "images": {"escape", "photographs"},
-    "leaks": {"encounters", "similarity", "splits"},
+    "leaks": {"encounters", "escape", "similarity", "splits"},
     "local_features": {"feature_files", "images", "weights"},
     "loss": {"heads"},
     "matching": {"images", "local_features", "weights"},
@@ -55,6 +55,7 @@ STAGES = {
     "records": {"escape"},
     "splits": {"encounters", "share_splits", "time_splits"},
     "time_splits": {"encounters"},
+    "uses": {"checksums"},
     "validation": {"similarity"},
     "variants": {"augment", "images", "plan"},
 }

@@ -326,7 +326,7 @@ def test_a_configuration_written_by_hand(tmp_path):
         ("a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]", "expected `key: value` lines"),
         ("data.cutoff_date: 2020-02-31", "cannot be read as YAML"),
         ("data.cutoff_date: 2020-02-01", "wrong type"),
-        ("a: " + "[" * 3000, "cannot be read as YAML"),
+        ("a: " + "[" * 1200, "cannot be read as YAML"),
         ("optim.epochs: '" + "[" * 100_000 + "'", "recursion"),
         ("optim.lr_head: " + "9" * 400, "too large"),
         ("optim.epochs: '" + "9" * 5000 + "'", "4300"),

@@ -35,7 +35,11 @@ READERS = {
         "sweeps.dry_run.print_plan",  # splits, to show the sizes of the parts
         "sweeps.paper_report.draw_data",  # after every row was scored
     },
-    "read_truth": {"reid_core.__main__.main", "sweeps.sweep.finish_best"},
+    "read_truth": {
+        "reid_core.__main__.main",
+        "sweeps.sweep.finish_best",
+        "sweeps.refit.open_refit",  # after testSet was scored: its images are trained on
+    },
 }
 
 

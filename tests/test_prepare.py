@@ -203,3 +203,20 @@ def test_a_fresh_split_without_known_and_new_queries_is_refused(prepared_folder,
         prepare_fresh_split(folder, 3, CONFIG)
     assert "testSet has" not in str(told.value)  # its identities are locked
     assert not (folder / "split-0003").exists()
+
+
+def test_data_that_changed_since_the_folder_was_prepared_are_told(small_data, tmp_path):
+    root = Path(shutil.copytree(small_data, tmp_path / "data"))
+    prepare(root, tmp_path / "cache", CONFIG)
+    prepare(root, tmp_path / "cache", CONFIG)
+    metadata = (root / "metadata.csv").read_text()
+    row = next(line for line in metadata.splitlines() if ",database," in line)
+    identity = row.split(",")[1]
+    (root / "metadata.csv").write_text(metadata.replace(row, row.replace(f",{identity},", ",somebody else,", 1)))
+    with pytest.raises(UserError, match=r"changed since .* was prepared from it: metadata\.csv; bring back"):
+        prepare(root, tmp_path / "cache", CONFIG)
+    (root / "metadata.csv").write_text(metadata)
+    photograph = root / row.split(",")[2]
+    photograph.write_bytes(photograph.read_bytes() + b"x")
+    with pytest.raises(UserError, match="was prepared from it: photographs"):
+        prepare(root, tmp_path / "cache", CONFIG)

@@ -19,7 +19,7 @@ def test_uses_are_counted_in_order(tmp_path):
     assert [use.fingerprint for use in uses] == [fingerprint(first), fingerprint(second)]
     assert before <= datetime.fromisoformat(uses[0].time) <= datetime.fromisoformat(uses[1].time) <= datetime.now(UTC)
     assert read_uses(tmp_path) == uses
-    written = json.loads((tmp_path / USES).read_text())
+    written = json.loads((tmp_path / USES).read_text())["uses"]
     assert written[0] == {"time": uses[0].time, "trial": "trial-0003", "fingerprint": fingerprint(first)}
     assert len(written) == 2
 
