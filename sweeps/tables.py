@@ -154,8 +154,8 @@ an undefined group counting 0; the mean of defined groups leaves it out. In brac
 identities."""
     gain = f"""Improvement: of the pooled GEO_MEAN on `testSet` over that of row {escape_markdown(baseline)}; its
 interval resamples the same animals for both, and is missing where the baseline is 0 in some resample. The paper claims
-140 % for its best model (§8), which fits 0.723 (pooled, its testSet) over the about 0.30 of the starter notebook on Kaggle's
-public board (the competition's mean): two measures on two sets."""
+140 % for its best model (§8), which fits 0.723 (pooled, its testSet) over the about 0.30 of the starter notebook on
+Kaggle's public board (the competition's mean): two measures on two sets."""
     others = "The paper's numbers are AnimalCLEF25's; other animals are measured here."
     known_groups = set(_groups(rows)) <= {LYNX, TURTLE, SALAMANDER}
     said = [aggregates, gain, _why_no_improvement(rows, baseline), "" if known_groups else others]
