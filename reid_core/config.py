@@ -327,7 +327,9 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
         elif option is float:
             if isinstance(value, float) and value == value:
                 return value
-            if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+            if isinstance(value, int) and not isinstance(value, bool):
+                if abs(value) > sys.float_info.max:
+                    raise UserError(f"{key}: the number is too large")
                 return float(value)
         elif isinstance(value, option) and isinstance(value, bool) == (option is bool):
             return value
