@@ -31,6 +31,7 @@ from reid_core.escape import escape_line, escape_markdown
 from reid_core.local_features import LocalFeatures
 from reid_core.model import ReidModel, make_model
 from reid_core.openmax import OpenMax
+from reid_core.routing import refuse_routing
 
 FORMAT = 3  # 2: without checksums
 MODEL_FILES = ("bundle.json", "config.yaml", "model.safetensors")
@@ -147,6 +148,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 def _check(folder: Path, needed: Iterable[str], loaded: Iterable[str]) -> None:
     """Refuse what is no bundle of this format, and one whose files are not those that were written."""
+    refuse_routing(folder)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")

@@ -1,6 +1,7 @@
 """Name every query photograph, or call it new: `python -m reid_core.predict BUNDLE --data PATH --out submission.csv`.
 
 bundle + photographs → submission.csv (`image_id,identity`) and candidates.csv (top 5 identities per query).
+A routing bundle (`routing.py`) has a model for each group; a query is answered by its group's.
 submission.csv has every name exactly as the data have it, for programs. candidates.csv is for people and their
 spreadsheets: a name that one would take for a formula begins with an apostrophe there (`escape.escape_cell`).
 """
@@ -8,7 +9,9 @@ spreadsheets: a name that one would take for a formula begins with an apostrophe
 import argparse
 import csv
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +32,11 @@ from reid_core.matching import make_matcher
 from reid_core.metrics import NEW
 from reid_core.model import ReidModel
 from reid_core.records import load_records, load_submission_order
+from reid_core.routing import is_routing, read_routing
 from reid_core.sides import parse_sides
 
 NUM_CANDIDATES = 5
+NO_MODEL = "there is no model for this group"  # note
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,40 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
     answers = bundle.decision.answer(candidates, outputs, parts.identity_N)
     keypoints_Q = None if features is None else features.num_keypoints_N
     return _name(bundle, queries, answers, _notes(images, keypoints_Q, answers))
+
+
+def predict_by_group(routes: Mapping[str, Path], root: Path, queries: pa.Table, cache_folder: Path) -> list[Prediction]:
+    """Answer every query row by the model of its group, in the order of the rows; one model is held at a time.
+
+    Args:
+        routes: Folder of the bundle of each group (`routing.read_routing`). Who has none is called new, with a note.
+        root: As of `predict`; so are the other arguments.
+        queries: As above.
+        cache_folder: As above.
+
+    Raises:
+        UserError: If a bundle that is needed is damaged.
+    """
+    found: dict[str, Prediction] = {}
+    for group in dict.fromkeys(queries["group"].to_pylist()):
+        rows = queries.filter(pa.compute.equal(queries["group"], group))
+        if group in routes:
+            predictions = predict(read_bundle(routes[group]), root, rows, cache_folder)
+        else:
+            predictions = [Prediction(name, group, NEW, NO_MODEL, []) for name in rows["image_id"].to_pylist()]
+        found |= {prediction.image_id: prediction for prediction in predictions}
+    return [found[image_id] for image_id in queries["image_id"].to_pylist()]
+
+
+def open_model(folder: Path) -> Callable[[Path, pa.Table, Path], list[Prediction]]:
+    """`predict` with the bundle of a folder, or `predict_by_group` with the routing bundle that is there.
+
+    Raises:
+        UserError: If it is none, or damaged.
+    """
+    if is_routing(folder):
+        return partial(predict_by_group, read_routing(folder))
+    return partial(predict, read_bundle(folder))
 
 
 def _join(bundle: Bundle, queries: pa.Table, sides_Q6: np.ndarray) -> Parts:
@@ -203,14 +242,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Answer all rows of metadata.csv with split=query."""
     options = make_parser().parse_args(arguments)
-    bundle = read_bundle(options.bundle)
+    answer = open_model(options.bundle)
     root = options.data.resolve()
     records = load_records(root, skip_missing=options.skip_missing, needs="query")
     queries = records.filter(pa.compute.equal(records["split"], "query"))
     order = load_submission_order(root)
     cli.make_out(options.out.parent)
     with tempfile.TemporaryDirectory() as scratch:
-        predictions = predict(bundle, root, queries, options.cache or Path(scratch))
+        predictions = answer(root, queries, options.cache or Path(scratch))
     write_submission(options.out, predictions, order)
     write_candidates(options.out.with_name("candidates.csv"), predictions)
     new = sum(prediction.identity == NEW for prediction in predictions)

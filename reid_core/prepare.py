@@ -48,6 +48,7 @@ class Prepared:
     parts: Parts
     date_N: np.ndarray  # as in metadata.csv; None where it is empty
     second: dict[str, str] = field(default_factory=dict)  # embeddings of second global models, by `fusion.second_model`
+    group: str | None = None  # whose rows alone were prepared; None: every group's
 
     @cached_property
     def images(self) -> ImageCache:
@@ -98,10 +99,11 @@ def resolve_data(data: str, folder: Path) -> Path:
     return write_synthetic(folder / "synthetic") if data == SYNTHETIC else Path(data).resolve()
 
 
-def load_database(root: Path, *, skip_missing: bool = False) -> pa.Table:
-    """The labelled rows of a data folder; row i of this table is row i of everything that is prepared from it."""
+def load_database(root: Path, *, skip_missing: bool = False, group: str | None = None) -> pa.Table:
+    """The labelled rows of a data folder, or of one `group` of it; row i is row i of everything that is prepared."""
     records = load_records(root, skip_missing=skip_missing)
-    return records.filter(pa.compute.equal(records["split"], "database"))
+    database = records.filter(pa.compute.equal(records["split"], "database"))
+    return database if group is None else database.filter(pa.compute.equal(database["group"], group))
 
 
 def prepare(
@@ -110,6 +112,7 @@ def prepare(
     config: TrialConfig,
     *,
     skip_missing: bool = False,
+    group: str | None = None,
     second_models: Sequence[str] = (),
     map_chunks: MapChunks = local_map,
     map_networks: MapChunks = local_map,
@@ -121,6 +124,7 @@ def prepare(
         folder: Where caches and the table of parts are kept; on a cluster, a folder that every node sees.
         config: Of the trials; `seed`, `data` and `match` are used.
         skip_missing: Leave out rows without a photograph.
+        group: Whose rows alone are prepared; None: every group's.
         second_models: Values of `fusion.second_model` that trials may have, besides that of `config`.
         map_chunks: How decoding is spread, and what else needs no network.
         map_networks: How chunks are spread that go through a network, and are faster where a GPU is.
@@ -129,7 +133,7 @@ def prepare(
         UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
             in `thresholdSet`; or if metadata.csv or a photograph is no longer what the folder was prepared from.
     """
-    database = load_database(root, skip_missing=skip_missing)
+    database = load_database(root, skip_missing=skip_missing, group=group)
     paths = database["path"].to_pylist()
     image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=map_chunks)
     _check_same_data(folder, root, database, ImageCache(image_cache).keys)
@@ -153,6 +157,7 @@ def prepare(
         parts=parts,
         date_N=_column(database, "date"),
         second={str(name): str(path) for name, path in second.items()},
+        group=group,
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
@@ -244,7 +249,7 @@ def read_truth(root: Path, prepared: Prepared, *, use: Use, skip_missing: bool =
         UserError: If the data folder no longer says what was prepared.
     """
     logger.info("testSet: use %d, by %s", use.number, use.trial)
-    database = load_database(root, skip_missing=skip_missing)
+    database = load_database(root, skip_missing=skip_missing, group=prepared.group)
     identity_N, parts = _column(database, "identity"), prepared.parts
     same = np.array_equal(_column(database, "image_id"), prepared.image_id_N)
     if not same or (identity_N != parts.identity_N)[parts.part_N != "testSet"].any():
@@ -279,7 +284,7 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
     table = pa.table(arrays, names=["image_id", "identity", "group", "part", "date", "sides"])
     pq.write_table(table, folder / "parts.parquet.part")
     (folder / "parts.parquet.part").replace(folder / "parts.parquet")
-    names = ("image_cache", "match_cache", "features", "second")
+    names = ("image_cache", "match_cache", "features", "second", "group")
     (folder / "prepared.json.part").write_text(json.dumps({name: getattr(prepared, name) for name in names}))
     (folder / "prepared.json.part").replace(folder / "prepared.json")
 

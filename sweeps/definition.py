@@ -41,11 +41,14 @@ class Sweep:
     then_online: Epochs | None = None  # None: no additional training
     refit: bool = False
     warm_start: tuple[str, ...] = ()  # result folders of other sweeps, or "paper"
+    group: str | None = None  # whose rows alone are swept; None: every group's
+    after: tuple[tuple[str, str], ...] = ()  # groups that are swept before, and their result folders
     share_store: str | None = None  # folder of the pair store; None: in OUT
 
     def settings(self) -> dict[str, Any]:
         """What must be the same when the sweep is resumed, by name; the number of trials may grow."""
-        own = {"script": self.name, "data": self.data, "skip_missing": self.skip_missing, "fixed": sorted(self.fixed)}
+        rows = {"data": self.data, "skip_missing": self.skip_missing, "group": self.group}
+        own = {"script": self.name, **rows, "fixed": sorted(self.fixed)}
         goal = {"each_group": self.each_group, "sampler": self.sampler, "warm_start": list(self.warm_start)}
         return own | goal | {"searched": describe_searched(self.searched)} | flatten(self.base)
 
@@ -73,6 +76,15 @@ def make_parser(
         metavar="OTHER_OUT",
         help="begin with the results of another sweep, or of the paper (--warm-start paper): they guide the search, "
         "and the three best of a sweep are tried again; none is reported as a result of this one; may be repeated",
+    )
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="sweep the rows of this group alone, as OUT/groups/NAME; may be repeated, and all names every group: one "
+        "sweep after the other with all the other flags, a budget being divided, each trying the best of those before "
+        "it; OUT/best then routes each photograph to its group's model",
     )
     add_goal_flags(parser)
     add_limit_flags(parser)

@@ -24,7 +24,9 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
     """Print split, space, trials, steps and resources of a `sweep.Sweep`; the status is 2 if they cannot be had."""
     base = sweep.base
     with tempfile.TemporaryDirectory() as scratch:
-        database = load_database(resolve_data(sweep.data, Path(scratch)), skip_missing=sweep.skip_missing)
+        database = load_database(
+            resolve_data(sweep.data, Path(scratch)), skip_missing=sweep.skip_missing, group=sweep.group
+        )
     parts = split_database(database, [None] * len(database), base)
     rows = parts.rows("training")
     pool = make_pool(base.data, animal_names(parts)[rows], rows, len(database))

@@ -34,7 +34,7 @@ class Prior:
 
     source: str  # "OTHER_OUT trial-0007", "paper, table 6.2: metric"
     parameters: dict[str, Any]
-    values: list[float]  # one per goal
+    values: list[float]  # one per goal; none: nothing is told, it is only tried
     is_tried: bool = False  # whether it is among this sweep's first trials as well
 
 

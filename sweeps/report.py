@@ -20,11 +20,15 @@ def write_trials(path: Path, records: Sequence[Record], base: TrialConfig) -> No
     """One row per trial: name, status, reason, objective, epochs, seconds, CPU- and GPU-hours, retries, metrics per
     group, whole configuration. The file's metadata holds the hours of all trials (`cpu_hours`, `gpu_hours`).
     """
-    rows = [_row(record, base) for record in records]
+    write_rows(path, [_row(record, base) for record in records], {name: sum_hours(records, name) for name in HOURS})
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], hours: dict[str, float]) -> None:
+    """Rows of trials, each with the keys it has, as Parquet; `hours` go into the file's metadata."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     part = path.with_suffix(".part")
-    in_all = {name: str(sum_hours(records, name)) for name in HOURS}
+    in_all = {name: str(value) for name, value in hours.items()}
     pq.write_table(pa.table(columns).replace_schema_metadata(in_all), part)
     part.replace(path)
 

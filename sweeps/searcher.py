@@ -175,7 +175,7 @@ class JournalSearch(OptunaSearch):
             study_name=STUDY,
             sampler=goals.make_sampler(base.seed, len(known)),
         )
-        for prior in priors:
+        for prior in (prior for prior in priors if prior.values):
             self._ot_study.add_trial(
                 create_trial(
                     values=prior.values,

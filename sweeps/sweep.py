@@ -30,6 +30,7 @@ from sweeps.dry_run import print_plan
 from sweeps.export import claim_out as claim_folder
 from sweeps.export import format_result, read_result, write_best, write_result
 from sweeps.goals import Goals, format_front, pick
+from sweeps.groups import claim_groups, load_tried, plan_groups, run_groups
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits, make_limits
 from sweeps.online import continue_online
@@ -56,14 +57,20 @@ def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
     """
     sweep = make_sweep(name, space, options)
     if options.plan:
-        return print_plan(sweep, options)
+        plan = partial(print_plan, options=options)
+        return plan_groups(sweep, options.group, plan) if options.group else plan(sweep)
     if on_cluster() and not options.out.is_absolute():
         logger.warning("--out %s is relative: it lies in the job's own folder, which Ray deletes", options.out)
     out = cli.make_out(options.out)
-    journal = claim_out(out, sweep, resume=options.resume)
+    groups = claim_groups(out, sweep, options.group, resume=options.resume) if options.group else {}
+    journal = None if groups else claim_out(out, sweep, resume=options.resume)
     resources = start_ray(options)
     try:
-        print(complete(sweep, out, journal, resources, make_limits(options, resources)))
+        limits = make_limits(options, resources)
+        if journal is None:
+            print(run_groups(groups, out, limits, partial(complete_group, resources=resources)))
+        else:
+            print(complete(sweep, out, journal, resources, limits))
     finally:
         ray.shutdown()
     return 0
@@ -77,6 +84,11 @@ def claim_out(out: Path, sweep: Sweep, *, resume: str) -> Journal:
     """
     claim_folder(out, sweep.settings(), resume=resume)
     return Journal(out / "trials")
+
+
+def complete_group(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources) -> str:
+    """The sweep of one group, in a folder of its own, begun or continued; the result as text."""
+    return complete(sweep, out, claim_out(out, sweep, resume="auto"), resources, limits)
 
 
 def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits) -> str:
@@ -104,6 +116,7 @@ def prepare_job(sweep: Sweep, root: Path, out: Path, resources: Resources) -> tu
         out / "cache",
         sweep.base,
         skip_missing=sweep.skip_missing,
+        group=sweep.group,
         second_models=[name for name in choices_of(sweep.searched, "fusion.second_model") if name],
         map_chunks=ray_map,
         map_networks=partial(ray_map, gpus_per_worker=resources.gpus_per_worker),
@@ -134,6 +147,7 @@ def run_trials(sweep: Sweep, job: Job, journal: Journal, limits: Limits, goals: 
     if before:
         logger.info("resuming: %d of %d trials have ended", sweep.num_trials - left, sweep.num_trials)
     priors = load_priors(Path(job.out), sweep.warm_start, sweep.space, sweep.base, sweep.fixed, goals)
+    priors += load_tried(Path(job.out), sweep)
     run_tuner(
         JournalSearch(sweep.space, sweep.base, sweep.fixed, journal, limits, goals, priors),
         job,

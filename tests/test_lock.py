@@ -33,6 +33,7 @@ READERS = {
         "reid_core.prepare.prepare",  # splits
         "reid_core.prepare.read_truth",
         "sweeps.dry_run.print_plan",  # splits, to show the sizes of the parts
+        "sweeps.groups.choose_groups",  # the names of the groups
         "sweeps.paper_report.draw_data",  # after every row was scored
     },
     "read_truth": {
