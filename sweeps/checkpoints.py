@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 
+from reid_core.checksums import verify_checksums
 from reid_core.config import UserError
-from reid_core.train import KEPT_CHECKPOINTS, Trainer, load_newest
+from reid_core.train import CHECKPOINT, KEPT_CHECKPOINTS, Trainer, load_newest
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,26 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def clear_for_restart(folder: Path) -> None:
-    """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints that are too old."""
+    """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints that are too old.
+
+    Only whole ones count: a process that is killed twice while it writes leaves two that are none.
+    """
     (folder / SNAPSHOT).unlink(missing_ok=True)
-    for checkpoint in list_checkpoints(folder)[KEPT_CHECKPOINTS:]:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    num_whole = 0
+    for checkpoint in list_checkpoints(folder):
+        if num_whole == KEPT_CHECKPOINTS:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        else:
+            num_whole += is_whole(checkpoint)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has all its files, and they are as they were written."""
+    try:
+        verify_checksums(checkpoint, CHECKPOINT)
+    except UserError:
+        return False
+    return True
 
 
 def load_finished(trainer: Trainer, checkpoint: Path) -> None:

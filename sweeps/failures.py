@@ -22,6 +22,7 @@ FAULTS = (
     ValueError,
 )
 LONGEST_REASON = 500  # characters
+FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 Verdict = Literal["infeasible", "failed", "again", "stop"]
 
 
@@ -50,12 +51,19 @@ def judge(error: TrainingFailedError) -> Verdict:
     """
     causes = find_causes(error)
     text = " ".join(type(cause).__name__ + str(cause) for cause in causes)
-    if os.strerror(errno.ENOSPC) in text:
+    if any(full in text for full in FULL_DISK):
         return "stop"
     if "UserError" in text or any(_is_gpu_memory(cause) for cause in causes):
         return "infeasible"
     # Where one rank fails by itself, the others fail with it for want of an answer: any fault decides.
     return "failed" if any(isinstance(cause, FAULTS) for cause in causes) else "again"
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that there is no room; some pass it on as text only."""
+    if error is None:
+        return False
+    return any(full in str(error) for full in FULL_DISK) or is_full_disk(error.__cause__ or error.__context__)
 
 
 def _unwrap(error: Any) -> BaseException:

@@ -11,6 +11,7 @@ from reid_core.train import SCORE
 from sweeps.journal import Journal
 from sweeps.report import best_record, write_trials
 
+TOLD_BEFORE = "told_before"  # key in the report of an epoch that a resumed trial trained before
 TOLD = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
 
 
@@ -46,7 +47,7 @@ class Progress(Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """An epoch was reported."""
-        if "loss" in result:
+        if "loss" in result and TOLD_BEFORE not in result:
             told = "  ".join(f"{key} {result[key]:.4f}" for key in TOLD if key in result)
             tqdm.write(f"{trial.config['name']} epoch {result['epoch']}: {told}")
 
@@ -56,6 +57,9 @@ class Progress(Callback):
         ended = {record.name: record for record in self.journal.read()}[trial.config["name"]]
         told = f"objective {ended.objective:.4f}" if ended.objective is not None else ended.reason
         tqdm.write(f"{ended.name} {ended.status} after {len(ended.reports)} epochs  {told}")
+        num_alone = ended.metrics.get("pairs_scored", 0) - ended.metrics.get("pairs_misses", 0)
+        if num_alone:
+            tqdm.write(f"{ended.name}: the pair store was lost; {num_alone:.0f} pairs were scored without it")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial's process ended with an error that it could not report itself: Tune knows more than the searcher."""

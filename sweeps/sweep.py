@@ -44,7 +44,7 @@ from sweeps.searcher import JournalSearch, epoch_scores
 from sweeps.space import Space, most_epochs
 from sweeps.stream import ray_map
 from sweeps.trial import Job, make_scorer, open_store
-from sweeps.tuning import run_tuner
+from sweeps.tuning import reopen, run_tuner
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def make_goals(sweep: Sweep, prepared: Prepared) -> Goals:
 
 def run_trials(sweep: Sweep, job: Job, journal: Journal, limits: Limits, goals: Goals) -> None:
     """Run what is left of the sweep's trials, within its limits; the journal has their results."""
-    before = journal.read()
+    before = reopen(journal)
     left = sweep.num_trials - sum(record.status != "running" for record in before)
     if left <= 0 or limits.reached(before):
         return

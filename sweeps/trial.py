@@ -5,6 +5,7 @@ trials of a sweep share.
 """
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import ray.tune
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -43,6 +45,7 @@ from reid_core.prepare import Prepared, load_prepared
 from reid_core.train import KEPT_CHECKPOINTS, SCORE, Evaluate, Trainer, TrainingError, load_newest
 from sweeps.checkpoints import clear_for_restart, list_checkpoints
 from sweeps.failures import describe_failure, judge
+from sweeps.progress import TOLD_BEFORE
 from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL, UNSCORED
 from sweeps.store import Counts, SharedScorer, release_pairs, start_store
@@ -80,6 +83,7 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
     A trial that cannot succeed reports why instead of raising, so that the reason reaches the journal.
     """
     name, job = suggestion["name"], replace(job, cache=suggestion.get("cache", job.cache))
+    name_cluster()
     try:
         config = job.configure(suggestion["parameters"])
         check_feasible(config, job)
@@ -97,6 +101,16 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
 
 
+def name_cluster() -> None:
+    """Tell the processes of this trial which Ray is theirs.
+
+    The one that frees what a stopped trial held looks for a Ray on its machine; where two run, it ends with an error,
+    and the next trial would wait for ever for what is never freed.
+    """
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+
+
 def train_until_it_ends(
     config: TrialConfig, name: str, job: Job, *, start: str | None, only_train: int | None
 ) -> dict[str, Any]:
@@ -111,7 +125,8 @@ def train_until_it_ends(
     for retries in range(MAX_RETRIES + 1):
         clear_for_restart(trial_folder(job, name))
         try:
-            result = make_torch_trainer(config, name, job, start=start, only_train=only_train).fit()
+            trainer = make_torch_trainer(config, name, job, start=start, only_train=only_train, retries=retries)
+            result = trainer.fit()
         except TrainingFailedError as error:
             verdict, reason = judge(error), describe_failure(error)
             if verdict == "again" and retries < MAX_RETRIES:
@@ -138,7 +153,13 @@ def check_feasible(config: TrialConfig, job: Job) -> None:
 
 
 def make_torch_trainer(
-    config: TrialConfig, name: str, job: Job, *, start: str | None = None, only_train: int | None = None
+    config: TrialConfig,
+    name: str,
+    job: Job,
+    *,
+    start: str | None = None,
+    only_train: int | None = None,
+    retries: int = 0,
 ) -> TorchTrainer:
     """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint.
 
@@ -148,6 +169,7 @@ def make_torch_trainer(
         job: What it shares with the others.
         start: Checkpoint of another trial whose best weights this one starts from.
         only_train: Train for so many epochs of the schedule and measure nothing: there is no query set (`refit`).
+        retries: How often this failed before; told with every epoch, because a trial that is pruned has no last word.
     """
     resources = job.resources
     settings = {
@@ -159,6 +181,7 @@ def make_torch_trainer(
         "name": name,
         "folder": str(trial_folder(job, name)),
         "only_train": only_train,
+        "retries": retries,
     }
     return TorchTrainer(
         train_worker,
@@ -188,6 +211,9 @@ def make_torch_trainer(
 def train_worker(settings: dict[str, Any]) -> None:
     """Train, reporting a checkpoint per epoch, then evaluate the best epoch in full. Runs on every worker alike.
 
+    The epochs that a resumed trial has behind it are reported again: a new session's scheduler knows nothing of them,
+    and a kill can come between a checkpoint and the note of its epoch.
+
     A loss that is not a number would be so again: it is reported, on all ranks alike, and not raised, because Ray would
     then start the workers anew.
     """
@@ -205,14 +231,16 @@ def train_worker(settings: dict[str, Any]) -> None:
         trainer.start_from(Path(settings["start"]))
     source = source_of(config, prepared)
     place = keep_activations(config, prepared, trainer, place)
-    rest = rest_of(plan, trainer)
+    rest, retries = rest_of(plan, trainer), {"retries": settings["retries"]}
+    for report in trainer.history:
+        ray.train.report(report | retries | {TOLD_BEFORE: True})
     kept = kept_batches(rest, source, trainer, config, place)
     batches = kept or stream_batches(rest, source, rank=place.rank, data_cpus=settings["data_cpus"])
     only_train = settings["only_train"]
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     try:
         for report in islice(trainer.fit(batches, evaluate), only_train and max(0, only_train - len(trainer.history))):
-            _report(trainer, report, place)
+            _report(trainer, report | retries, place)
     except TrainingError as error:
         return _report(trainer, {"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"}, place)
     if only_train is not None:

@@ -3,9 +3,11 @@
 searcher + what the trials share → journal, trials.parquet.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import ray.tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from reid_core.config import UserError
 from reid_core.train import SCORE
-from sweeps.journal import Journal
+from sweeps.failures import is_full_disk
+from sweeps.journal import Journal, Record
 from sweeps.limits import Limits
 from sweeps.progress import Progress
 from sweeps.resources import driver_resources
@@ -49,6 +53,7 @@ def run_tuner(
 
     Raises:
         KeyboardInterrupt: If the user ended it.
+        UserError: If the disk is full.
     """
     random.seed(job.base.seed)
     np.random.seed(job.base.seed)  # Ray's scheduler draws from the global generator
@@ -73,10 +78,37 @@ def run_tuner(
             callbacks=[Progress(num_trials, job.base, journal, Path(job.out))],
         ),
     )
-    tuner.fit()
-    num_ended = sum(record.status != "running" for record in journal.read())
-    if num_ended < num_trials and limits.reached(journal.read()) is None:
+    fit(tuner)
+    records = journal.read()
+    for record in records:
+        if record.status == "running" and record.reason:
+            raise UserError(f"{record.name} cannot go on: {record.reason}; once it can, the same command continues")
+    if sum(record.status != "running" for record in records) < num_trials and limits.reached(records) is None:
         raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
+
+
+def fit(tuner: ray.tune.Tuner) -> None:
+    """Run Tune. An error in a callback or the searcher ends it; only a full disk is no fault of theirs.
+
+    Raises:
+        UserError: If the disk is full.
+    """
+    # It prints tracebacks of what it then raises.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+    try:
+        tuner.fit()
+    except Exception as error:
+        if is_full_disk(error):
+            raise UserError("no space is left on the device; once there is, the same command continues") from error
+        raise
+
+
+def reopen(journal: Journal) -> list[Record]:
+    """The records at the start of a session: what stopped a trial in the last one, a full disk, may be gone."""
+    for record in journal.read():
+        if record.status == "running" and record.reason:
+            journal.write(replace(record, reason=""))
+    return journal.read()
 
 
 class EndOfSweep(ray.tune.Stopper):
@@ -119,8 +151,8 @@ def run_fixed(
     Raises:
         UserError: If the journal holds a trial of the same name with other parameters.
     """
-    limits = limits or Limits(resources=job.resources)
+    limits, before = limits or Limits(resources=job.resources), reopen(journal)
     searcher = FixedSearch(suggestions, journal, limits)
     num_left = len(searcher.left)
-    if num_left and limits.reached(journal.read()) is None:
+    if num_left and limits.reached(before) is None:
         run_tuner(searcher, job, journal, num_left=num_left, num_trials=len(suggestions), limits=limits, drive=drive)
