@@ -1,0 +1,164 @@
+"""What is killed under a sweep: a short round of benchmarks/kills.py beside another Ray, and the parts it rests on."""
+
+import errno
+import math
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import ray.tune
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.killed_sweep import KilledSweep, Moment, Plan, check_rungs, continues, mount_small_disk, unmount
+from benchmarks.kills import KINDS, plan_kills
+from reid_core.checksums import write_checksums
+from reid_core.config import UserError
+from reid_core.presets import tiny
+from reid_core.train import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
+from sweeps.checkpoints import clear_for_restart, list_checkpoints
+from sweeps.failures import is_full_disk
+from sweeps.journal import Journal, Record
+from sweeps.resources import Resources
+from sweeps.searcher import FINAL
+from sweeps.trial import Job
+from sweeps.tuning import reopen, run_fixed
+
+pytestmark = pytest.mark.realdata  # with `make test-real`: minutes, and what it needs is whole machines
+
+
+def test_a_sweep_loses_nothing_by_kills_beside_another_ray(local_ray, small_data, tmp_path):
+    # With two Rays on a machine, Ray's own cleaner of a stopped trial finds both, and ends with an error.
+    sweep = KilledSweep(tmp_path, "sweep", small_data, num_trials=2)
+    sweep.run_session([Plan("checkpoint", Moment("start", 1)), Plan("interrupt", Moment("report", 1))])
+    sweep.run_session([Plan("everything", Moment("use", 1))])
+    sweep.finish()
+    assert sweep.problems == []
+    assert [(kill.kind, kill.resumed) for kill in sweep.kills] == [
+        ("checkpoint", True),
+        ("interrupt", True),
+        ("everything", True),
+    ]
+    assert sweep.num_once == sweep.num_ended >= 2
+
+
+def record(name, scores, status="completed"):
+    reports = [{"epoch": epoch, "loss": 1.0, "seconds": 1.0, SCORE: score} for epoch, score in enumerate(scores, 1)]
+    return Record(name, {"optim.lr_head": 0.1}, status=status, reports=reports, seconds=float(len(scores)))
+
+
+def test_a_record_that_changed_is_seen():
+    before = record("trial-0000", [0.1, 0.2], "running")
+    assert continues(before, record("trial-0000", [0.1, 0.2, 0.3]))
+    assert not continues(before, record("trial-0000", [0.1, 0.21, 0.3]))  # trained again
+    assert not continues(before, record("trial-0000", [0.1], "running"))
+    assert not continues(record("trial-0000", [0.1], "pruned"), record("trial-0000", [0.1, 0.2]))
+
+
+def test_a_trial_that_was_stopped_by_too_few_rungs_is_seen():
+    # Rungs 1, 2, 4; the second trial's first score is below the median 0.5 of the one before it.
+    good = record("trial-0000", [0.5] * 6)
+    assert check_rungs([good, record("trial-0001", [0.4], "pruned")]) == []
+    (problem,) = check_rungs([good, record("trial-0001", [0.4, 0.9, 0.9, 0.9, 0.9, 0.9])])  # as if nothing were known
+    assert "trial-0001" in problem
+    assert len(check_rungs([good, record("trial-0001", [0.6], "pruned")])) == 1
+    # An epoch that was never told would shift a score into the rung before it.
+    without_second = record("trial-0001", [0.6, 0.4, 0.9])
+    del without_second.reports[1]
+    assert check_rungs([good, record("trial-0001", [0.6, 0.4], "pruned")]) == []
+    assert check_rungs([good, without_second]) == []
+
+
+def test_every_kind_of_kill_is_planned_once_per_count():
+    import random
+
+    for seed in range(20):
+        kinds = [plan.kind for sweep in plan_kills(KINDS, random.Random(seed)) for session in sweep for plan in session]
+        assert {kind: kinds.count(kind) for kind in KINDS} == KINDS
+        assert len(kinds) == 30
+
+
+def write_checkpoint(folder, name, *, is_whole=True):
+    checkpoint = folder / f"checkpoint_{name}"
+    checkpoint.mkdir(parents=True)
+    for file in CHECKPOINT:
+        (checkpoint / file).write_text(file)
+    write_checksums(checkpoint, CHECKPOINT)
+    if not is_whole:
+        (checkpoint / CHECKPOINT[-1]).unlink()
+
+
+def test_half_written_checkpoints_do_not_crowd_out_whole_ones(tmp_path):
+    for name in "abc":
+        write_checkpoint(tmp_path, name)
+    for name in "de":  # a process that was killed twice while it wrote
+        write_checkpoint(tmp_path, name, is_whole=False)
+    clear_for_restart(tmp_path)
+    assert KEPT_CHECKPOINTS == 2
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["e", "d", "c", "b"]
+    write_checkpoint(tmp_path, "f")
+    write_checkpoint(tmp_path, "g")
+    clear_for_restart(tmp_path)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["g", "f"]
+
+
+def test_a_full_disk_is_found_in_what_an_error_came_of():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    told = UserError("the record cannot be written")
+    told.__cause__ = full
+    assert is_full_disk(told)
+    assert is_full_disk(RuntimeError(f"RayTaskError: OSError: [errno 28] {os.strerror(errno.ENOSPC)}"))
+    assert not is_full_disk(OSError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def test_what_stopped_a_trial_in_the_last_session_does_not_stop_this_one(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(Record("trial-0000", {}, status="failed", reason="the loss is nan"))
+    journal.write(Record("trial-0001", {}, reason="No space left on device"))
+    assert [each.reason for each in reopen(journal)] == ["the loss is nan", ""]
+    assert [each.reason for each in journal.read()] == ["the loss is nan", ""]
+
+
+def fill_then_report(suggestion, *, job):
+    """A trial that fills the disk after its first epoch if it is the first to do so."""
+    out = Path(job.out)
+    reports = [{"epoch": epoch, "loss": 1.0, SCORE: 0.5, "seconds": 0.1} for epoch in (1, 2)]
+    ray.tune.report(reports[0])
+    ballast = out / "ballast"
+    if not ballast.exists() and suggestion["name"] == "second":
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(2**12)):
+                    pass
+            except OSError:
+                pass
+    ray.tune.report(reports[1])
+    final = {"objective": 0.5, "metrics": {"objective": 0.5}, "checkpoint_path": "", "history": reports}
+    ray.tune.report({FINAL: True, "epoch": 0, SCORE: math.nan, **final})
+
+
+def test_a_full_disk_ends_the_run_with_a_message_and_the_freed_one_continues(local_ray, tmp_path):
+    disk = mount_small_disk(tmp_path / "disk", size_mb=8)
+    if disk is None:
+        pytest.skip("no right to mount a file system")
+    try:
+        job, journal = (
+            Job(tiny(), str(disk), str(disk / "cache"), Resources(concurrent=1, workers=1)),
+            Journal(disk / "trials"),
+        )
+        rows = [{"name": name, "parameters": {}} for name in ("first", "second")]
+        with pytest.raises(UserError, match="no space is left on the device; once there is, the same command"):
+            run_fixed(rows, job, journal, drive=fill_then_report)
+        first = journal.read()[0]
+        assert first.status == "completed"
+        (disk / "ballast").write_bytes(b"")  # freed, and not filled again
+        run_fixed(rows, job, journal, drive=fill_then_report)
+        assert journal.read()[0] == first
+        assert [(each.name, each.status) for each in journal.read()] == [
+            ("first", "completed"),
+            ("second", "completed"),
+        ]
+        assert [report["epoch"] for report in journal.read()[1].reports] == [1, 2]
+    finally:
+        unmount(disk)
