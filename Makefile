@@ -24,7 +24,7 @@ $(VENV)/installed-wildlife: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python sweeps/metric.py --data synthetic --out runs/demo --trials 6 --concurrent 2
+	$(BIN)/python sweeps/metric.py --data synthetic --out runs/demo --trials 6 --concurrent 2 --confirm 1 --confirm-runs 2
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
