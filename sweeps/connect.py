@@ -20,7 +20,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train tab is empty
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal keeps what they would write
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; sweeps/progress.py tells the same in less
-    "RAY_AUTH_MODE": "token",  # who has not the token of this user's ~/.ray cannot join or submit
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaling cluster needs minutes for a node
 }
 

@@ -403,6 +403,19 @@ def test_points_of_other_groups_are_the_first_trials_and_their_scores_are_not_to
     assert [record.source for record in journal.read()] == ["", "group a, trial-0000", "group a, trial-0001"]
 
 
+def test_what_another_group_has_drawn_is_not_drawn_again(small_data, tmp_path, out):
+    first = JournalSearch(metric_space, tiny(), frozenset(), Journal(out / "trials"))
+    drawn = [first.suggest(name)["parameters"] for name in "abc"][1]
+    records = [Record("trial-0000", POINT, "pruned"), completed(1, 0.9)]
+    records[1].parameters = drawn
+    sweep = sweep_after(tmp_path, small_data, ("a", records, "trial-0001"))
+    journal = Journal(tmp_path / "next" / "trials")
+    second = JournalSearch(metric_space, tiny(), frozenset(), journal, priors=load_tried(out, sweep))
+    suggested = [second.suggest(name)["parameters"] for name in "abcd"]
+    assert suggested[1] == drawn
+    assert drawn not in suggested[2:]
+
+
 def test_a_warm_start_from_a_sweep_per_group_takes_the_same_group(small_data, out, tmp_path):
     run_groups(claim(out, small_data, SPOTS, SCALES), out, Limits(), StandIn())
     (tmp_path / "next").mkdir()
