@@ -41,7 +41,8 @@ def command(data, out, *more):
 
 
 def start(arguments, log):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}  # as in a new shell
+    environment = own | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
