@@ -173,7 +173,8 @@ class JournalSearch(OptunaSearch):
             mode=["max"] * len(goals.directions),
             storage=optuna.storages.InMemoryStorage(),
             study_name=STUDY,
-            sampler=goals.make_sampler(base.seed, len(known)),
+            # With the same seed the search would draw what another group has drawn, and what is tried first here.
+            sampler=goals.make_sampler(base.seed, len(known) + len(priors)),
         )
         for prior in (prior for prior in priors if prior.values):
             self._ot_study.add_trial(
