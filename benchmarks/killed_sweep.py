@@ -26,6 +26,7 @@ EPOCHS = 6  # with ASHA's rungs at 1, 2 and 4
 ENDING = ("everything", "command", "cluster", "interrupt", "disk")
 STATUS = {"everything": (-9,), "command": (-9,), "cluster": (1, -6), "interrupt": (130,), "disk": (2,)}
 CONTINUES = "the same command continues"
+MORE_TRIALS = 2  # whenever all have ended and there are kills to come
 PATIENCE_S = 900.0  # a sweep in which nothing happens for so long hangs
 logger = logging.getLogger("kills")
 
@@ -81,7 +82,7 @@ class KilledSweep:
             data: Synthetic data set.
             workers: Per trial.
             concurrent: Trials at a time.
-            num_trials: At first; as long as there are kills to come, one more whenever all have ended.
+            num_trials: At first; as long as there are kills to come, more whenever all have ended.
             reference: A sweep that nothing killed, for whose trials this one tries the best again.
         """
         self.place, self.name, self.num_trials, self.concurrent = place, name, num_trials, concurrent
@@ -99,23 +100,33 @@ class KilledSweep:
         ]
 
     def run_session(self, plans: Sequence[Plan]) -> None:
-        """Start the command and kill as planned; where it ends before, it is started again with a trial more."""
+        """Start the command and kill as planned; where it ends before, it is started again with more trials."""
         session = self._start()
         for plan in plans:
-            while not self._strike(session, plan):
-                if session.is_over() and session.wait(0) == 0:
-                    self.num_trials += 1
-                elif session.is_over():
-                    self._blame(f"ended with status {session.wait(0)}: {session.text()[-2000:]}")
-                else:
-                    self._blame(f"nothing happens any more: {session.text()[-2000:]}")
-                    session.end()
-                session = self._start()
+            left = plan.moment.number
+            while left:
+                left = self._strike(session, plan, left)
+                if not left and plan.kind in ENDING and session.wait(PATIENCE_S) == 0:  # it had nothing left to do
+                    self.kills.pop()
+                    left = 1
+                if left:
+                    session = self._start_again(session)
         if plans and plans[-1].kind in ENDING:
             self._check_ending(session, plans[-1].kind)
         else:
             self._finish(session)
         self._check_kills()
+
+    def _start_again(self, session: Session) -> Session:
+        """A session after one that was to be killed and was not."""
+        if session.is_over() and session.wait(0) == 0:
+            self.num_trials += MORE_TRIALS
+        elif session.is_over():
+            self._blame(f"ended with status {session.wait(0)}: {session.text()[-2000:]}")
+        else:
+            self._blame(f"nothing happens any more: {session.text()[-2000:]}")
+            session.end()
+        return self._start()
 
     def finish(self) -> None:
         """Run to the end, and look whether all is as if nothing had been killed."""
@@ -139,18 +150,21 @@ class KilledSweep:
         self._sessions.append(Session(command, ROOT, log))
         return self._sessions[-1]
 
-    def _strike(self, session: Session, plan: Plan) -> bool:
-        """Wait for a moment and kill; False if there was nothing left to kill, or nothing happens any more."""
-        deadline, target = time.monotonic() + PATIENCE_S, None
+    def _strike(self, session: Session, plan: Plan, number: int) -> int:
+        """Wait for so many more events and kill.
+
+        Returns:
+            0 if there was a kill, else how many events are still to be waited for, at least 1: the session ended
+            before them, there was nothing left to kill, or nothing happens any more.
+        """
+        deadline, event = time.monotonic() + PATIENCE_S, plan.moment.event
+        before = self._count(event, session) if event != "use" else 0
         while not session.is_over() and time.monotonic() < deadline:
-            count = self._count(plan.moment.event, session)
-            if target is None:
-                target = plan.moment.number + (count if plan.moment.event != "use" else 0)
-            if count >= target:
+            if self._count(event, session) - before >= number:
                 break
             time.sleep(0.05)
         if session.is_over():
-            return False
+            return max(1, number - (self._count(event, session) - before))
         made = Kill(plan.kind, self._read(), self._list_files())
         if plan.kind == "disk":
             is_hit = self._fill_disk(session, deadline)
@@ -158,8 +172,8 @@ class KilledSweep:
             is_hit = kill(session, plan.kind, self.out, is_late=lambda: time.monotonic() > deadline)
         if is_hit:
             self.kills.append(made)
-            logger.info("%s: %s after %d more of %s", self.name, plan.kind, plan.moment.number, plan.moment.event)
-        return is_hit
+            logger.info("%s: %s after %d more of %s", self.name, plan.kind, plan.moment.number, event)
+        return 0 if is_hit else 1
 
     def _count(self, event: str, session: Session) -> int:
         if event == "line":

@@ -64,9 +64,18 @@ def write_sealed(file: Path, values: Mapping[str, Any]) -> None:
     Raises:
         UserError: If it cannot be written.
     """
+    replace_file(file, json.dumps({**values, SEAL: _seal(values)}, indent=1).encode())
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file in one step: a reader, or a crash, sees the old file or the new one.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
     part = file.with_name(f"{file.name}.part")
     try:
-        part.write_text(json.dumps({**values, SEAL: _seal(values)}, indent=1), encoding="utf-8")
+        part.write_bytes(content)
         part.replace(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}") from error

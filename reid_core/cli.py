@@ -5,6 +5,7 @@ arguments → data folder, result folder, configuration.
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,14 +21,31 @@ from reid_core.train import TrainingError
 
 logger = logging.getLogger(__name__)
 CLAIM = "configuration.txt"  # in OUT: whose result it holds
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second slash
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every command that trains, whatever it trains."""
+def is_uri(text: str) -> bool:
+    """Whether a text names a storage (`sweeps/storage.py`) and no local folder.
+
+    Example:
+        >>> is_uri("s3://bucket/runs"), is_uri("runs/demo"), is_uri("/mnt/shared/runs")
+        (True, False, False)
+    """
+    return _SCHEME.match(text) is not None
+
+
+def add_data_flags(parser: argparse.ArgumentParser, *, may_be_uri: bool = False) -> None:
+    """Flags of every command that trains, whatever it trains; with `may_be_uri`, `--out` is a text (`is_uri`)."""
     parser.add_argument(
         "--data", required=True, help="folder with metadata.csv (AnimalCLEF25's layout), or 'synthetic'"
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder for everything that is written")
+    told = "folder for everything that is written"
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=str if may_be_uri else Path,
+        help=f"{told}, or the URI of one: s3://bucket/runs" if may_be_uri else told,
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -40,7 +58,11 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common_flags(
-    parser: argparse.ArgumentParser, *, real: str = "megadescriptor", synthetic: str | None = "tiny"
+    parser: argparse.ArgumentParser,
+    *,
+    real: str = "megadescriptor",
+    synthetic: str | None = "tiny",
+    may_be_uri: bool = False,
 ) -> None:
     """Flags of every command that starts from one configuration.
 
@@ -48,8 +70,9 @@ def add_common_flags(
         parser: Gets them.
         real: Preset where none is named.
         synthetic: The same for the synthetic data; None: `real`, made small (`presets.shrink`).
+        may_be_uri: As for `add_data_flags`.
     """
-    add_data_flags(parser)
+    add_data_flags(parser, may_be_uri=may_be_uri)
     parser.set_defaults(real_preset=real, synthetic_preset=synthetic)
     parser.add_argument(
         "--preset",
@@ -154,19 +177,25 @@ def absolute_weights(weights: str) -> str:
     return check_weights_file(str(Path(weights).absolute()))
 
 
-def make_out(out: Path) -> Path:
+def make_out(out: Path, *, flag: str = "--out") -> Path:
     """Make the result folder and prove that it can be written.
+
+    Args:
+        out: The folder.
+        flag: That names it.
 
     Raises:
         UserError: If it cannot.
     """
+    if is_uri(str(out)):
+        raise UserError(f"{flag} {out}: a URI; here it must be a folder of this machine")
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{flag} {out}: cannot be written: {error.strerror}") from error
     return out.resolve()
 
 

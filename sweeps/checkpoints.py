@@ -2,13 +2,17 @@
 
 trial folder → the newest checkpoint that is whole → trainer. Ray Train writes a folder per report and remembers them in
 a file of its own, which a crash can leave cut off or pointing nowhere, and then no run of that name starts again. The
-folders themselves, with their checksums, say all that is needed.
+folders themselves, with their checksums, say all that is needed. They lie on any file system of `pyarrow.fs`.
 """
 
 import logging
-import shutil
+import posixpath
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from pyarrow.fs import FileSelector, FileSystem, FileType
+from ray.train import Checkpoint
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 
 from reid_core.checksums import verify_checksums
@@ -18,35 +22,49 @@ from reid_core.train import CHECKPOINT, KEPT_CHECKPOINTS, Trainer, load_newest
 logger = logging.getLogger(__name__)
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(filesystem: FileSystem, folder: str) -> list[Checkpoint]:
     """Checkpoints of a trial, whole or not, newest first: their names hold the time."""
-    return sorted(folder.glob("checkpoint_*/"), reverse=True)
+    infos = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    named = [each for each in infos if each.type == FileType.Directory and each.base_name.startswith("checkpoint_")]
+    return [Checkpoint(path, filesystem=filesystem) for path in sorted((each.path for each in named), reverse=True)]
 
 
-def clear_for_restart(folder: Path) -> None:
+def clear_for_restart(filesystem: FileSystem, folder: str) -> None:
     """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints that are too old.
 
     Only whole ones count: a process that is killed twice while it writes leaves two that are none.
     """
-    (folder / SNAPSHOT).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(f"{folder}/{SNAPSHOT}")
     num_whole = 0
-    for checkpoint in list_checkpoints(folder):
+    for checkpoint in list_checkpoints(filesystem, folder):
         if num_whole == KEPT_CHECKPOINTS:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            with suppress(OSError):  # what cannot be deleted only takes room
+                filesystem.delete_dir(checkpoint.path)
         else:
             num_whole += is_whole(checkpoint)
 
 
-def is_whole(checkpoint: Path) -> bool:
+def is_whole(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint has all its files, and they are as they were written."""
     try:
-        verify_checksums(checkpoint, CHECKPOINT)
+        with checkpoint.as_directory() as folder:
+            verify_checksums(Path(folder), CHECKPOINT)
     except UserError:
         return False
     return True
 
 
-def load_finished(trainer: Trainer, checkpoint: Path) -> None:
+def continue_newest(trainer: Trainer, checkpoints: Iterable[Checkpoint]) -> bool:
+    """`train.load_newest` wherever the checkpoints are: those behind the first whole one are not fetched."""
+    for checkpoint in checkpoints:
+        with checkpoint.as_directory() as folder:
+            if load_newest(trainer, [Path(folder)]):
+                return True
+    return False
+
+
+def load_finished(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Load the checkpoint of a trial that has ended, or an older one of the same trial if that is damaged.
 
     Every checkpoint of a trial since its best epoch holds the best weights; its last two are from the same epoch.
@@ -54,9 +72,7 @@ def load_finished(trainer: Trainer, checkpoint: Path) -> None:
     Raises:
         UserError: If no checkpoint of the trial is whole.
     """
-    try:
-        trainer.load(checkpoint)
-    except UserError as error:
-        logger.warning("%s; another checkpoint of the trial is tried", error)
-        if not load_newest(trainer, list_checkpoints(checkpoint.parent)):
-            raise UserError(f"{checkpoint.parent}: no checkpoint of this trial is whole; {error}") from error
+    trial = posixpath.dirname(checkpoint.path)
+    others = [each for each in list_checkpoints(checkpoint.filesystem, trial) if each.path != checkpoint.path]
+    if not continue_newest(trainer, [checkpoint, *others]):
+        raise UserError(f"{trial}: no checkpoint of this trial is whole")

@@ -16,9 +16,9 @@ import numpy as np
 from reid_core.config import UserError
 from reid_core.confirmation import Confirmed, confirm
 from reid_core.prepare import prepare_fresh_split
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits
-from sweeps.trial import Job
 from sweeps.tuning import run_fixed
 
 FOLDER = "confirm"  # in OUT

@@ -11,8 +11,10 @@ from pathlib import Path
 import ray
 import torch
 
+from reid_core import cli
 from reid_core.config import UserError
 from sweeps.resources import Resources
+from sweeps.storage import show_uri
 
 logger = logging.getLogger(__name__)
 ENVIRONMENT = {
@@ -74,7 +76,7 @@ def start_ray(options: argparse.Namespace) -> Resources:
     """Join the cluster that this runs on, or start a local Ray with as many logical CPUs as the sweep needs.
 
     Raises:
-        UserError: If the cluster cannot hold the sweep.
+        UserError: If the cluster cannot hold the sweep, or its nodes would not see the same folder.
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -82,6 +84,7 @@ def start_ray(options: argparse.Namespace) -> Resources:
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     if on_cluster():
         ray.init(runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False)
+        check_shared(options, num_nodes=sum(node["Alive"] for node in ray.nodes()))
     else:
         resources = make_resources(options, num_gpus=torch.cuda.device_count())
         logger.info("starting a local Ray with %d logical CPUs: %s", resources.logical_cpus(), resources.describe())
@@ -100,6 +103,22 @@ def start_ray(options: argparse.Namespace) -> Resources:
         ray.shutdown()
         raise UserError(shortage)
     return resources
+
+
+def check_shared(options: argparse.Namespace, *, num_nodes: int) -> None:
+    """Find out whether the nodes of a cluster can see what they must.
+
+    Raises:
+        UserError: If they would work in a folder that each of them has for itself.
+    """
+    if cli.is_uri(options.out):
+        if options.work is None and num_nodes > 1:
+            raise UserError(
+                f"--out {show_uri(options.out)}: on a cluster of {num_nodes} nodes, --work must name a folder that all "
+                "of them see: it holds the image cache"
+            )
+    elif not Path(options.out).is_absolute():
+        logger.warning("--out %s is relative: it lies in the job's own folder, which Ray deletes", options.out)
 
 
 def find_shortage(options: argparse.Namespace) -> str | None:

@@ -17,6 +17,7 @@ from sweeps.confirm import Confirmation, add_confirm_flags, make_confirmation
 from sweeps.connect import add_resource_flags
 from sweeps.goals import EACH_GROUP, Sampler, add_goal_flags
 from sweeps.limits import add_limit_flags
+from sweeps.mirror import add_work_flag
 from sweeps.online import Epochs, check_offline, parse_epochs
 from sweeps.priors import PAPER
 from sweeps.search_flag import describe_searched, parse_searched
@@ -58,7 +59,8 @@ def make_parser(
 ) -> argparse.ArgumentParser:
     """The command line of a sweep script; its default presets as in `cli.add_common_flags`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_common_flags(parser, real=real, synthetic=synthetic)
+    cli.add_common_flags(parser, real=real, synthetic=synthetic, may_be_uri=True)
+    add_work_flag(parser)
     parser.add_argument(
         "--search",
         action="append",
@@ -132,7 +134,7 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
         confirmation=make_confirmation(options),
         refit=options.refit,
         warm_start=tuple(each if each == PAPER else str(Path(each).resolve()) for each in options.warm_start),
-        share_store=str(cli.make_out(options.share_store)) if options.share_store else None,
+        share_store=str(cli.make_out(options.share_store, flag="--share-store")) if options.share_store else None,
         then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
     )
     if options.refit:

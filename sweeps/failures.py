@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from reid_core.config import UserError
+
 # Another attempt would end in the same way: the configuration cannot be run here, or the program has a fault.
 FAULTS = (
     ArithmeticError,
@@ -64,6 +66,13 @@ def is_full_disk(error: BaseException | None) -> bool:
     if error is None:
         return False
     return any(full in str(error) for full in FULL_DISK) or is_full_disk(error.__cause__ or error.__context__)
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """An error of ours among those that an error came of."""
+    if error is None or isinstance(error, UserError):
+        return error
+    return find_user_error(error.__cause__ or error.__context__)
 
 
 def _unwrap(error: Any) -> BaseException:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reid_core.config import TrialConfig, UserError
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
-from sweeps.trial import Job
 from sweeps.tuning import run_fixed
 
 FOLDER = "then_online"  # in OUT

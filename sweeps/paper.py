@@ -29,14 +29,17 @@ from reid_core.config import TrialConfig, UserError, flatten, get, override
 from reid_core.experiment import plan_of
 from reid_core.prepare import SYNTHETIC, prepare, resolve_data
 from reid_core.presets import make_preset, shrink
+from reid_core.uses import record_use
 from sweeps.connect import add_resource_flags, find_shortage, start_ray
 from sweeps.export import claim_out, read_result, write_result
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
+from sweeps.mirror import Mirror, add_work_flag, open_out
 from sweeps.paper_report import write_report
 from sweeps.resources import Resources
 from sweeps.stream import ray_map
 from sweeps.sweep import finish_best
-from sweeps.trial import Job, open_store
+from sweeps.trial import open_store
 from sweeps.tuning import run_fixed
 
 TABLE_62 = ("batch16", "batch32", "batch64", "batch64_warmup", "batch64_complex_head", "metric", "efficientnet_b4")
@@ -48,7 +51,8 @@ logger = logging.getLogger(__name__)
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_data_flags(parser)
+    cli.add_data_flags(parser, may_be_uri=True)
+    add_work_flag(parser)
     parser.add_argument("--rows", default=",".join(ROWS), help="presets, separated by commas (default: %(default)s)")
     parser.add_argument(
         "--scale",
@@ -118,13 +122,16 @@ def main(arguments: list[str] | None = None) -> int:
     configs = {row: configure_row(row, fixed, small=small, seed=options.seed) for row in parse_rows(options.rows)}
     if options.plan:
         return print_plan(configs, options)
-    out = cli.make_out(options.out)
+    out, mirror = open_out(options)
     data = options.data if options.data == SYNTHETIC else str(Path(options.data).resolve())
     settings = {"script": "paper", "data": data, "skip_missing": options.skip_missing, "scale": options.scale}
     claim_out(out, settings | {"seed": choose_base(configs).seed}, resume=options.resume)
     resources = start_ray(options)
     try:
-        failures = compare(configs, out, data, options, resources)
+        failures = compare(configs, out, data, options, resources, mirror)
+        if mirror:
+            mirror.push(everything=True)
+            print(f"all of it: {mirror.storage.uri}")
     finally:
         ray.shutdown()
     return 1 if failures else 0
@@ -141,7 +148,12 @@ def print_plan(configs: dict[str, TrialConfig], options: argparse.Namespace) -> 
 
 
 def compare(
-    configs: dict[str, TrialConfig], out: Path, data: str, options: argparse.Namespace, resources: Resources
+    configs: dict[str, TrialConfig],
+    out: Path,
+    data: str,
+    options: argparse.Namespace,
+    resources: Resources,
+    mirror: Mirror | None,
 ) -> dict[str, str]:
     """Train, score and export every row, then write the report; row → why it failed."""
     base, root = choose_base(configs), resolve_data(data, out / "data")
@@ -156,7 +168,7 @@ def compare(
     for config in configs.values():
         plan_of(config, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
     store = open_store(base, prepared, options.share_store or out / "store", device=resources.device)
-    job = Job(base, str(out), str(out / "cache"), resources, store)
+    job = Job(base, str(out), str(out / "cache"), resources, store, mirror)
     journal = Journal(out / "trials")
     run_fixed([{"name": row, "parameters": flatten(config)} for row, config in configs.items()], job, journal)
     records = {record.name: record for record in journal.read() if record.name in configs}
@@ -177,9 +189,11 @@ def finish_row(record: Record, job: Job, root: Path, *, skip_missing: bool) -> d
     metrics = read_result(folder, record)
     if metrics is None:
         logger.info("%s: testSet", record.name)
+        use = record_use(folder, trial=record.name, config=job.configure(record.parameters))
+        job.push()
         gpus = job.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(finish_best)  # type: ignore[arg-type]
-        metrics = ray.get(task.remote(record, replace(job, out=str(folder)), root, skip_missing=skip_missing))
+        metrics = ray.get(task.remote(record, replace(job, out=str(folder)), root, use=use, skip_missing=skip_missing))
         write_result(folder, record, metrics)
     return metrics
 

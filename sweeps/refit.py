@@ -14,10 +14,10 @@ from reid_core.config import UserError
 from reid_core.experiment import local_place, make_trainer, plan_of
 from reid_core.prepare import load_prepared, read_truth
 from reid_core.refit import check_refittable, choose_epochs, export_refit, prepare_refit
-from reid_core.uses import record_use
+from reid_core.uses import Use, record_use
 from sweeps.checkpoints import load_finished
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
-from sweeps.trial import Job
 from sweeps.tuning import run_fixed
 
 FOLDER = "refit"  # in OUT: the bundle
@@ -47,8 +47,10 @@ def refit_best(best: Record, runs: Sequence[Record], job: Job, root: Path, *, sk
     if (Path(job.out) / FOLDER).is_dir() and any(record.name == name for record in journal.read()):
         return None
     gpus = job.resources.gpus_per_worker
+    use = record_use(Path(job.out), trial=f"{best.name} (refit)", config=job.configure(best.parameters))
+    job.push()
     prepare_task: Any = ray.remote(num_cpus=1)(open_refit)  # type: ignore[arg-type]
-    cache = ray.get(prepare_task.remote(best, job, root, skip_missing=skip_missing))
+    cache = ray.get(prepare_task.remote(job, root, use=use, skip_missing=skip_missing))
     suggestion = {"name": name, "parameters": best.parameters, "cache": cache, "only_train": epochs}
     run_fixed([suggestion], own, journal)
     trained = next(record for record in journal.read() if record.name == name)
@@ -59,11 +61,9 @@ def refit_best(best: Record, runs: Sequence[Record], job: Job, root: Path, *, sk
     return None
 
 
-def open_refit(best: Record, job: Job, root: Path, *, skip_missing: bool) -> str:
+def open_refit(job: Job, root: Path, *, use: Use, skip_missing: bool) -> str:
     """Prepare the data; the identities of `testSet` are training labels now, which is recorded as a use of it."""
-    prepared, config = load_prepared(Path(job.cache)), job.configure(best.parameters)
-    use = record_use(Path(job.out), trial=f"{best.name} (refit)", config=config)
-    truth = read_truth(root, prepared, use=use, skip_missing=skip_missing)
+    truth = read_truth(root, load_prepared(Path(job.cache)), use=use, skip_missing=skip_missing)
     return str(prepare_refit(Path(job.cache), truth))
 
 
@@ -71,6 +71,6 @@ def export_trained(trained: Record, job: Job, cache: str, epochs: int) -> None:
     """Load the refitted weights and write the bundle."""
     config, prepared, place = job.configure(trained.parameters), load_prepared(Path(cache)), local_place()
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
-    load_finished(trainer, Path(trained.checkpoint))
+    load_finished(trainer, job.checkpoint(trained))
     out = Path(job.out)
     export_refit(out / "best", out / FOLDER, prepared, trainer.restore_best(), place, epochs=epochs)

@@ -15,24 +15,25 @@ import numpy as np
 import ray
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from reid_core import cli
 from reid_core.config import UserError
 from reid_core.experiment import local_place, make_trainer, plan_of
 from reid_core.finish import finish
 from reid_core.model import describe_model
 from reid_core.prepare import Prepared, load_prepared, prepare, read_truth, resolve_data
-from reid_core.uses import record_use
+from reid_core.uses import Use, record_use
 from sweeps.checkpoints import load_finished
 from sweeps.confirm import Outcome, confirm_best, format_outcome
-from sweeps.connect import on_cluster, start_ray
+from sweeps.connect import start_ray
 from sweeps.definition import Sweep, make_sweep
 from sweeps.dry_run import print_plan
 from sweeps.export import claim_out as claim_folder
 from sweeps.export import format_result, read_result, write_best, write_result
 from sweeps.goals import Goals, format_front, pick
 from sweeps.groups import claim_groups, load_tried, plan_groups, run_groups
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits, make_limits
+from sweeps.mirror import Mirror, open_out
 from sweeps.online import continue_online
 from sweeps.priors import load_priors
 from sweeps.refit import FOLDER as REFIT
@@ -43,7 +44,7 @@ from sweeps.search_flag import choices_of
 from sweeps.searcher import JournalSearch, epoch_scores
 from sweeps.space import Space, most_epochs
 from sweeps.stream import ray_map
-from sweeps.trial import Job, make_scorer, open_store
+from sweeps.trial import make_scorer, open_store
 from sweeps.tuning import reopen, run_tuner
 
 logger = logging.getLogger(__name__)
@@ -59,18 +60,19 @@ def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
     if options.plan:
         plan = partial(print_plan, options=options)
         return plan_groups(sweep, options.group, plan) if options.group else plan(sweep)
-    if on_cluster() and not options.out.is_absolute():
-        logger.warning("--out %s is relative: it lies in the job's own folder, which Ray deletes", options.out)
-    out = cli.make_out(options.out)
+    out, mirror = open_out(options)
     groups = claim_groups(out, sweep, options.group, resume=options.resume) if options.group else {}
     journal = None if groups else claim_out(out, sweep, resume=options.resume)
     resources = start_ray(options)
     try:
         limits = make_limits(options, resources)
         if journal is None:
-            print(run_groups(groups, out, limits, partial(complete_group, resources=resources)))
+            print(run_groups(groups, out, limits, partial(complete_group, resources=resources, mirror=mirror)))
         else:
-            print(complete(sweep, out, journal, resources, limits))
+            print(complete(sweep, out, journal, resources, limits, mirror=mirror))
+        if mirror:
+            mirror.push(everything=True)
+            print(f"{'all of it':<20}{mirror.storage.uri}")
     finally:
         ray.shutdown()
     return 0
@@ -86,15 +88,18 @@ def claim_out(out: Path, sweep: Sweep, *, resume: str) -> Journal:
     return Journal(out / "trials")
 
 
-def complete_group(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources) -> str:
+def complete_group(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, mirror: Mirror | None) -> str:
     """The sweep of one group, in a folder of its own, begun or continued; the result as text."""
-    return complete(sweep, out, claim_out(out, sweep, resume="auto"), resources, limits)
+    return complete(sweep, out, claim_out(out, sweep, resume="auto"), resources, limits, mirror=mirror)
 
 
-def complete(sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits) -> str:
+def complete(
+    sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits, *, mirror: Mirror | None
+) -> str:
     """Prepare, run what is left of the trials, confirm, score `testSet` for the best, export; the result as text."""
     root = resolve_data(sweep.data, out / "data")
     prepared, job = prepare_job(sweep, root, out, resources)
+    job = replace(job, mirror=mirror)
     goals = make_goals(sweep, prepared)
     run_trials(sweep, job, journal, limits, goals)
     found = choose_best(sweep, job, journal.read(), limits, goals)
@@ -222,20 +227,21 @@ def score_test_set(best: Record, job: Job, root: Path, *, skip_missing: bool) ->
     """Score a trial on `testSet` and export it, unless that was done before."""
     metrics = read_result(Path(job.out), best)
     if metrics is None:
+        use = record_use(Path(job.out), trial=best.name, config=job.configure(best.parameters))
+        job.push()  # before the use: whoever continues without this folder must know of it
         # Where a worker's GPU is: the script itself may run on a head node that has none.
         gpus = job.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(finish_best)  # type: ignore[arg-type]
-        metrics = ray.get(task.remote(best, job, root, skip_missing=skip_missing))
+        metrics = ray.get(task.remote(best, job, root, use=use, skip_missing=skip_missing))
     return metrics
 
 
-def finish_best(best: Record, job: Job, root: Path, *, skip_missing: bool) -> dict[str, dict[str, float]]:
+def finish_best(best: Record, job: Job, root: Path, *, use: Use, skip_missing: bool) -> dict[str, dict[str, float]]:
     """Load a trial's best weights and finish it (`finish.finish`)."""
     config, prepared, place = job.configure(best.parameters), load_prepared(Path(job.cache)), local_place()
     if job.store is not None:
         place = replace(place, share_pairs=make_scorer(job.store, prepared, f"finish/{best.name}"))
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
-    load_finished(trainer, Path(best.checkpoint))
-    use = record_use(Path(job.out), trial=best.name, config=config)
+    load_finished(trainer, job.checkpoint(best))
     truth = read_truth(root, prepared, use=use, skip_missing=skip_missing)
     return finish(config, prepared, truth, trainer.restore_best(), Path(job.out), place)

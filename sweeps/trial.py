@@ -1,14 +1,13 @@
 """Ray Train: one trial on its workers, fed by Ray Data.
 
-`run_trial` is the driver that Ray Tune starts; `train_worker` is what each of its workers runs; `Job` is what all
-trials of a sweep share.
+`run_trial` is the driver that Ray Tune starts; `train_worker` is what each of its workers runs.
 """
 
 import json
 import os
-import shutil
+import posixpath
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,13 @@ from reid_core.matching import SYMMETRIC, score_settings
 from reid_core.model import make_model
 from reid_core.pair_store import store_name
 from reid_core.prepare import Prepared, load_prepared
-from reid_core.train import KEPT_CHECKPOINTS, SCORE, Evaluate, Trainer, TrainingError, load_newest
-from sweeps.checkpoints import clear_for_restart, list_checkpoints
+from reid_core.train import KEPT_CHECKPOINTS, SCORE, Evaluate, Trainer, TrainingError
+from sweeps.checkpoints import clear_for_restart, continue_newest, list_checkpoints
 from sweeps.failures import describe_failure, judge
+from sweeps.job import Job
 from sweeps.progress import TOLD_BEFORE
-from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL, UNSCORED
+from sweeps.storage import StorageError
 from sweeps.store import Counts, SharedScorer, release_pairs, start_store
 from sweeps.stream import stream_batches
 
@@ -55,26 +55,6 @@ FINAL_KEYS = ("metrics", "objective", "history", FAILED, UNSCORED, "status")
 STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "running"}
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
 MAX_CONTROLLER_FAILURES = 3  # Ray's default is to retry for ever
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all trials of a sweep share; paths that every node sees."""
-
-    base: TrialConfig
-    out: str  # result folder
-    cache: str  # of the prepared data
-    resources: Resources
-    store: Any = None  # handle of the pair store; None: every trial scores all its pairs itself
-
-    def configure(self, parameters: dict[str, Any]) -> TrialConfig:
-        """The configuration of a trial from its searched values."""
-        return override(self.base, parameters)
-
-
-def trial_folder(job: Job, name: str) -> Path:
-    """Where a trial keeps its checkpoint, metrics and configuration."""
-    return Path(job.out) / "trials" / name
 
 
 def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
@@ -88,12 +68,14 @@ def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
         config = job.configure(suggestion["parameters"])
         check_feasible(config, job)
         source_of(config, load_prepared(Path(job.cache)))  # offline variants are made here once, not by every worker
-        _describe_trial(trial_folder(job, name), config)
+        _describe_trial(job, name, config)
         final = train_until_it_ends(
             config, name, job, start=suggestion.get("start"), only_train=suggestion.get("only_train")
         )
+    except StorageError as error:
+        final = {FAILED: str(error), "status": STATUS_OF["stop"]}
     except UserError as error:
-        final = {FAILED: str(error), "status": "infeasible"}
+        final = {FAILED: str(error), "status": STATUS_OF["infeasible"]}
     finally:
         if job.store is not None:
             release_pairs(job.store, name)
@@ -116,21 +98,27 @@ def train_until_it_ends(
 ) -> dict[str, Any]:
     """Train; again from the last checkpoint, up to `MAX_RETRIES` times, after a failure that this can help.
 
-    A preempted node counts as no failure: Ray Train itself waits for another. A full disk is no trial's fault: this one
-    stays unfinished, and the sweep ends (`Limits.reached`).
+    A preempted node counts as no failure: Ray Train itself waits for another. A full disk or a lost storage is no
+    trial's fault: this one stays unfinished, and the sweep ends (`Limits.reached`).
 
     Returns:
         What the final report holds; `retries` is how often training failed and was tried again.
+
+    Raises:
+        StorageError: If the storage is lost.
     """
+    job.check_storage()
     for retries in range(MAX_RETRIES + 1):
-        clear_for_restart(trial_folder(job, name))
+        clear_for_restart(job.filesystem, job.kept(name))
         try:
             trainer = make_torch_trainer(config, name, job, start=start, only_train=only_train, retries=retries)
             result = trainer.fit()
         except TrainingFailedError as error:
             verdict, reason = judge(error), describe_failure(error)
-            if verdict == "again" and retries < MAX_RETRIES:
-                continue
+            if verdict == "again":
+                job.check_storage()
+                if retries < MAX_RETRIES:
+                    continue
             tried = f" (tried {retries + 1} times)" if retries else ""
             return {FAILED: reason + tried, "status": STATUS_OF[verdict], "retries": retries}
         break
@@ -179,7 +167,7 @@ def make_torch_trainer(
         "start": start,
         "store": job.store,
         "name": name,
-        "folder": str(trial_folder(job, name)),
+        "checkpoints": (job.filesystem, job.kept(name)),
         "only_train": only_train,
         "retries": retries,
     }
@@ -197,7 +185,8 @@ def make_torch_trainer(
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
         run_config=RunConfig(
             name=name,
-            storage_path=str(trial_folder(job, name).parent),
+            storage_path=posixpath.dirname(job.kept(name)),
+            storage_filesystem=job.filesystem,
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             failure_config=FailureConfig(
@@ -227,8 +216,10 @@ def train_worker(settings: dict[str, Any]) -> None:
         torch.set_num_threads(1)
     plan = plan_of(config, prepared, world_size=place.world_size)
     trainer = make_trainer(config, prepared, plan, place)
-    if not load_newest(trainer, list_checkpoints(Path(settings["folder"]))) and settings["start"]:
-        trainer.start_from(Path(settings["start"]))
+    filesystem, folder = settings["checkpoints"]
+    if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings["start"]:
+        with Checkpoint(settings["start"], filesystem=filesystem).as_directory() as start:
+            trainer.start_from(Path(start))
     source = source_of(config, prepared)
     place = keep_activations(config, prepared, trainer, place)
     rest, retries = rest_of(plan, trainer), {"retries": settings["retries"]}
@@ -309,11 +300,12 @@ def _report(trainer: Any, report: dict[str, Any], place: Place) -> None:
         ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _describe_trial(folder: Path, config: TrialConfig) -> None:
+def _describe_trial(job: Job, name: str, config: TrialConfig) -> None:
+    folder = job.trial_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     described, file = json.dumps(flatten(config), indent=1), folder / "config.json"
     if file.exists() and file.read_text() != described:  # of a trial whose record was lost
-        shutil.rmtree(folder)
-        folder.mkdir()
+        for checkpoint in list_checkpoints(job.filesystem, job.kept(name)):
+            job.filesystem.delete_dir(checkpoint.path)
     file.write_text(described)
     (folder / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))

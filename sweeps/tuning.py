@@ -19,13 +19,15 @@ from ray.tune.search import Searcher
 
 from reid_core.config import UserError
 from reid_core.train import SCORE
-from sweeps.failures import is_full_disk
+from sweeps.failures import find_user_error, is_full_disk
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits
+from sweeps.mirror import Mirror
 from sweeps.progress import Progress
 from sweeps.resources import driver_resources
 from sweeps.searcher import FixedSearch
-from sweeps.trial import MAX_RETRIES, Job, run_trial
+from sweeps.trial import MAX_RETRIES, run_trial
 
 
 def run_tuner(
@@ -75,7 +77,7 @@ def run_tuner(
             verbose=0,
             stop=EndOfSweep(limits, journal),
             failure_config=ray.tune.FailureConfig(max_failures=MAX_RETRIES),  # of a driver; it continues its run
-            callbacks=[Progress(num_trials, job.base, journal, Path(job.out))],
+            callbacks=[Progress(num_trials, job.base, journal, Path(job.out)), Pushing(job.mirror)],
         ),
     )
     fit(tuner)
@@ -88,10 +90,10 @@ def run_tuner(
 
 
 def fit(tuner: ray.tune.Tuner) -> None:
-    """Run Tune. An error in a callback or the searcher ends it; only a full disk is no fault of theirs.
+    """Run Tune. An error in a callback or the searcher ends it.
 
     Raises:
-        UserError: If the disk is full.
+        UserError: If the disk is full, the storage is lost, or another of our own errors came of what was done.
     """
     # It prints tracebacks of what it then raises.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
@@ -100,6 +102,8 @@ def fit(tuner: ray.tune.Tuner) -> None:
     except Exception as error:
         if is_full_disk(error):
             raise UserError("no space is left on the device; once there is, the same command continues") from error
+        if told := find_user_error(error):
+            raise told from error
         raise
 
 
@@ -109,6 +113,19 @@ def reopen(journal: Journal) -> list[Record]:
         if record.status == "running" and record.reason:
             journal.write(replace(record, reason=""))
     return journal.read()
+
+
+class Pushing(ray.tune.Callback):
+    """Sends to the storage, if there is one, what the journal has noted."""
+
+    def __init__(self, mirror: Mirror | None) -> None:
+        self.mirror = mirror
+
+    def _push(self, *args: Any, **info: Any) -> None:
+        if self.mirror:
+            self.mirror.push()
+
+    on_trial_start = on_trial_result = on_trial_complete = on_trial_error = on_experiment_end = _push
 
 
 class EndOfSweep(ray.tune.Stopper):

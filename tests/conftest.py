@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of severa
 from pathlib import Path
 
 import pytest
+from s3_server import moto, storage, uri  # noqa: F401  # fixtures
 
 from reid_core.synthetic import write_synthetic
 

@@ -12,11 +12,11 @@ import ray.tune
 from reid_core.config import flatten, override
 from reid_core.presets import tiny
 from reid_core.train import SCORE
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits
 from sweeps.resources import Resources
 from sweeps.searcher import FAILED, FINAL
-from sweeps.trial import Job
 from sweeps.tuning import run_fixed
 
 EPOCHS = 2

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray.tune
@@ -13,21 +14,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.killed_sweep import KilledSweep, Moment, Plan, check_rungs, continues, mount_small_disk, unmount
 from benchmarks.kills import KINDS, plan_kills
-from reid_core.checksums import write_checksums
+from reid_core.checksums import verify_checksums, write_checksums
 from reid_core.config import UserError
 from reid_core.presets import tiny
 from reid_core.train import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
-from sweeps.checkpoints import clear_for_restart, list_checkpoints
+from sweeps.checkpoints import SNAPSHOT, clear_for_restart, continue_newest, list_checkpoints, load_finished
 from sweeps.failures import is_full_disk
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.resources import Resources
 from sweeps.searcher import FINAL
-from sweeps.trial import Job
 from sweeps.tuning import reopen, run_fixed
 
-pytestmark = pytest.mark.realdata  # with `make test-real`: minutes, and what it needs is whole machines
 
-
+@pytest.mark.realdata  # with `make test-real`: minutes; its short version is in test_sweep.py and test_mirror.py
 def test_a_sweep_loses_nothing_by_kills_beside_another_ray(local_ray, small_data, tmp_path):
     # With two Rays on a machine, Ray's own cleaner of a stopped trial finds both, and ends with an error.
     sweep = KilledSweep(tmp_path, "sweep", small_data, num_trials=2)
@@ -79,28 +79,40 @@ def test_every_kind_of_kill_is_planned_once_per_count():
         assert len(kinds) == 30
 
 
-def write_checkpoint(folder, name, *, is_whole=True):
-    checkpoint = folder / f"checkpoint_{name}"
-    checkpoint.mkdir(parents=True)
+def write_checkpoint(storage, name, tmp_path, *, is_whole=True):
+    checkpoint = tmp_path / f"checkpoint_{name}"
+    checkpoint.mkdir()
     for file in CHECKPOINT:
         (checkpoint / file).write_text(file)
     write_checksums(checkpoint, CHECKPOINT)
     if not is_whole:
         (checkpoint / CHECKPOINT[-1]).unlink()
+    for file in checkpoint.iterdir():
+        storage.write(f"trial/{checkpoint.name}/{file.name}", file.read_bytes())
 
 
-def test_half_written_checkpoints_do_not_crowd_out_whole_ones(tmp_path):
+def test_half_written_checkpoints_do_not_crowd_out_whole_ones(storage, tmp_path):
+    place = storage.filesystem, storage.at("trial")
+    clear_for_restart(*place)  # a trial that has none
     for name in "abc":
-        write_checkpoint(tmp_path, name)
+        write_checkpoint(storage, name, tmp_path)
     for name in "de":  # a process that was killed twice while it wrote
-        write_checkpoint(tmp_path, name, is_whole=False)
-    clear_for_restart(tmp_path)
+        write_checkpoint(storage, name, tmp_path, is_whole=False)
+    storage.write(f"trial/{SNAPSHOT}", b"points nowhere")
+    clear_for_restart(*place)
     assert KEPT_CHECKPOINTS == 2
-    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["e", "d", "c", "b"]
-    write_checkpoint(tmp_path, "f")
-    write_checkpoint(tmp_path, "g")
-    clear_for_restart(tmp_path)
-    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["g", "f"]
+    assert [each.path[-1] for each in list_checkpoints(*place)] == ["e", "d", "c", "b"]
+    assert storage.read(f"trial/{SNAPSHOT}") is None
+    loaded = []
+    trainer = SimpleNamespace(load=lambda folder: (verify_checksums(folder, CHECKPOINT), loaded.append(folder)))
+    assert continue_newest(trainer, list_checkpoints(*place))
+    assert len(loaded) == 1  # c: e and d are damaged, and b is not asked for
+    load_finished(trainer, list_checkpoints(*place)[0])
+    assert len(loaded) == 2
+    write_checkpoint(storage, "f", tmp_path)
+    write_checkpoint(storage, "g", tmp_path)
+    clear_for_restart(*place)
+    assert [each.path[-1] for each in list_checkpoints(*place)] == ["g", "f"]
 
 
 def test_a_full_disk_is_found_in_what_an_error_came_of():

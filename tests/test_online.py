@@ -8,13 +8,13 @@ from reid_core.config import UserError, override
 from reid_core.presets import tiny
 from sweeps import online
 from sweeps.definition import make_parser, make_sweep
+from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.online import check_offline, continue_online, parse_epochs
 from sweeps.report import best_record
 from sweeps.resources import Resources
 from sweeps.searcher import FixedSearch
 from sweeps.space import metric_space
-from sweeps.trial import Job
 
 OFFLINE = override(tiny(), {"data.variants": 5})
 BEST = Record("trial-0003", {"optim.batch_size": 16}, "completed", metrics={"objective": 0.5}, checkpoint="here")

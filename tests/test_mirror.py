@@ -1,0 +1,213 @@
+"""The working folder of a sweep that is kept in a storage, and a sweep that outlives its machine."""
+
+import json
+import shutil
+import urllib.request
+from argparse import Namespace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from s3_server import s3_uri
+from test_sweep import command, run_until, start
+
+from reid_core.bundle import read_bundle
+from reid_core.checksums import CHECKSUMS, write_checksums
+from reid_core.cli import make_out
+from reid_core.config import UserError
+from sweeps import connect
+from sweeps.connect import check_shared
+from sweeps.journal import Journal
+from sweeps.mirror import LARGE_BYTES, MARK, Mirror, open_out
+from sweeps.storage import open_storage
+
+RECORD = "trials/trial-0000.json"
+
+
+def write(folder, **contents):
+    for name, text in contents.items():
+        file = folder / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+def sweep_folder(storage, folder):
+    """A mirror whose folder and storage have a sweep with one record."""
+    folder.mkdir()
+    mirror = Mirror(storage=storage, folder=folder)
+    mirror.claim()
+    mirror.pull()
+    write(folder, **{RECORD: "epoch 1"})
+    mirror.push()
+    return mirror
+
+
+def other_machine(storage, folder):
+    folder.mkdir()
+    mirror = Mirror(storage=storage, folder=folder)
+    mirror.claim()
+    mirror.pull()
+    return mirror
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MARK}
+
+
+def test_another_machine_has_what_the_storage_has(storage, tmp_path):
+    mirror = sweep_folder(storage, tmp_path / "one")
+    left_out = {"tune__session": "x", "cache__images": "x", "best.part__model": "x", "x.part": "x", ".hidden": "x"}
+    checkpoint = {"trials__trial-0000__checkpoint_1__last": "x"}
+    results = {"result.json": "{}", "best__model": "w", "groups__cache__best__model": "x", "store__p.log": "a"}
+    write(mirror.folder, **left_out, **checkpoint, **results)
+    write_checksums(mirror.folder / "best", ["model"])
+    mirror.push()
+    kept = {name.replace("__", "/") for name in results} | {RECORD, f"best/{CHECKSUMS}"}
+    assert set(storage.list_files()) == kept
+    storage.write("trials/trial-0000/checkpoint_1/last", b"by Ray")
+    assert files(other_machine(storage, tmp_path / "other").folder) == kept
+    assert (tmp_path / "other" / RECORD).read_text() == "epoch 1"
+
+
+def test_only_what_changed_is_sent_and_what_went_is_deleted(storage, tmp_path, monkeypatch):
+    mirror = sweep_folder(storage, tmp_path / "work")
+    write(mirror.folder, gone="x")
+    mirror.push()
+    written, write_one = [], type(storage).write
+    monkeypatch.setattr(type(storage), "write", lambda *each: (written.append(each[1]), write_one(*each)))
+    mirror.push()
+    assert written == []
+    write(mirror.folder, **{RECORD: "epoch 2", "result.json": "{}", "best__model": "m", f"best__{CHECKSUMS}": "s"})
+    (mirror.folder / "gone").unlink()
+    mirror.push()
+    # What says that other files are there comes after them.
+    assert written == ["best/model", RECORD, f"best/{CHECKSUMS}", "result.json"]
+    assert storage.read(RECORD) == b"epoch 2"
+    assert storage.read("gone") is None
+
+
+def test_a_log_of_pairs_is_sent_when_it_has_grown_and_the_longer_one_stays(storage, tmp_path):
+    mirror = sweep_folder(storage, tmp_path / "work")
+    log = mirror.folder / "store" / "pairs.log"
+    write(mirror.folder, store__pairs="", **{"store__pairs.log": "a" * 100})
+    mirror.push()
+    log.write_text("a" * 110)
+    mirror.push()
+    assert len(storage.read("store/pairs.log")) == 100
+    log.write_text("a" * 130)
+    mirror.push()
+    assert len(storage.read("store/pairs.log")) == 130
+    log.write_text("a" * 131)
+    mirror.pull()
+    assert len(log.read_text()) == 131
+    mirror.push(everything=True)
+    assert len(storage.read("store/pairs.log")) == 131
+
+
+def test_the_storage_is_the_truth(storage, tmp_path):
+    mirror = sweep_folder(storage, tmp_path / "work")
+    other = other_machine(storage, tmp_path / "other")
+    write(other.folder, **{RECORD: "epoch 9", "trials__trial-0001.json": "new"})
+    other.push()
+    write(mirror.folder, **{RECORD: "epoch 2, never sent", "trials__trial-0002.json": "never sent", "cache__x": "mine"})
+    mirror.pull()
+    assert (mirror.folder / RECORD).read_text() == "epoch 9"
+    assert files(mirror.folder) == {RECORD, "trials/trial-0001.json", "cache/x"}
+    storage.delete("trials")  # by hand, to begin again
+    mirror.pull()
+    assert files(mirror.folder) == {"cache/x"}
+
+
+def test_large_files_that_are_here_are_not_fetched_and_damaged_ones_are(storage, tmp_path, monkeypatch):
+    mirror = sweep_folder(storage, tmp_path / "work")
+    model = mirror.folder / "best" / "model"
+    write(mirror.folder, best__model="w" * LARGE_BYTES)
+    write_checksums(model.parent, ["model"])
+    mirror.push()
+    fetched, read_one = [], type(storage).read
+    monkeypatch.setattr(type(storage), "read", lambda *each: (fetched.append(each[1]), read_one(*each))[1])
+    mirror.pull()
+    assert sorted(fetched) == [f"best/{CHECKSUMS}", RECORD]
+    model.write_text("v" * LARGE_BYTES)
+    mirror.pull()
+    assert model.read_text() == "w" * LARGE_BYTES
+
+
+def test_a_folder_with_other_files_is_no_working_folder(storage, uri, tmp_path):
+    write(tmp_path / "home", thesis="x")
+    options = Namespace(out=uri, work=tmp_path / "home")
+    with pytest.raises(UserError, match=r"--work .*/home: is not empty, and no working folder of"):
+        open_out(options)
+    assert files(tmp_path / "home") == {"thesis"}
+    folder, mirror = open_out(Namespace(out=uri, work=tmp_path / "work"))
+    assert (folder, mirror.folder) == (tmp_path / "work", tmp_path / "work")
+    open_out(Namespace(out=uri, work=tmp_path / "work"))
+    other = f"file://{tmp_path}/elsewhere"
+    with pytest.raises(UserError, match="no working folder of file://"):
+        open_out(Namespace(out=other, work=tmp_path / "work"))
+
+
+def test_a_folder_and_a_uri_are_told_apart(tmp_path):
+    assert open_out(Namespace(out=str(tmp_path / "out"), work=None)) == (tmp_path / "out", None)
+    with pytest.raises(UserError, match="--work here: is for an --out that is a URI"):
+        open_out(Namespace(out=str(tmp_path / "out"), work="here"))
+    with pytest.raises(UserError, match=r"--out s3:/bucket/runs: a URI; here it must be a folder"):
+        make_out(Path("s3://bucket/runs"))
+
+
+def test_nodes_that_would_not_see_one_folder_are_refused(caplog):
+    uri = Namespace(out="s3://bucket/runs?scheme=http", work=None)
+    check_shared(uri, num_nodes=1)
+    check_shared(Namespace(out=uri.out, work=Path("/mnt/shared")), num_nodes=3)
+    with pytest.raises(UserError, match=r"--out s3://bucket/runs\?scheme=http: on a cluster of 3 nodes, --work must"):
+        check_shared(uri, num_nodes=3)
+    with caplog.at_level("WARNING", logger=connect.__name__):
+        check_shared(Namespace(out="runs/here", work=None), num_nodes=3)
+    assert "--out runs/here is relative" in caplog.text
+
+
+def test_no_name_in_a_storage_leads_out_of_the_working_folder(moto, tmp_path):
+    for key in ("..%2Fevil.json", "trials%2F..%2F..%2Fevil.json", ".hidden"):
+        url = f"http://127.0.0.1:{moto}/bucket/out/{key}"
+        urllib.request.urlopen(urllib.request.Request(url, data=b"evil", method="PUT")).close()
+    storage = open_storage(s3_uri(moto, "bucket/out"), waits_s=())
+    (tmp_path / "deep" / "work").mkdir(parents=True)
+    Mirror(storage=storage, folder=tmp_path / "deep" / "work").pull()
+    assert files(tmp_path) == set()
+
+
+def test_a_full_disk_here_is_told_at_once(storage, tmp_path):
+    mirror = sweep_folder(storage, tmp_path / "work")
+    write(mirror.folder, y="content")
+    mirror.push()
+    (tmp_path / "work" / "y").unlink()
+    (tmp_path / "work" / "y.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"work/y: cannot be written: No space left on device"):
+        mirror.pull()
+
+
+def test_a_sweep_outlives_its_machine(moto, small_data, tmp_path):
+    uri, work = s3_uri(moto, "bucket/sweep"), tmp_path / "work"
+    more = ["--trials", "1", "--workers", "1", "--confirm", "0", "--set", "optim.epochs=4"]
+    arguments = [*command(small_data, uri, *more), "--work", str(work)]
+
+    def is_training():
+        return any(json.loads(file.read_text())["reports"] for file in work.glob("trials/*.json"))
+
+    run_until(is_training, arguments, tmp_path / "first.log")
+    storage = open_storage(uri)
+    (killed,) = (json.loads(storage.read(name)) for name in storage.list_files("trials") if name == RECORD)
+    assert killed["status"] == "running"
+    shutil.rmtree(work)  # the machine is gone, and all that it had
+
+    with (tmp_path / "second.log").open("w") as log:
+        assert start(arguments, log).wait(timeout=600) == 0, (tmp_path / "second.log").read_text()[-3000:]
+    told = (tmp_path / "second.log").read_text()
+    assert "resuming: 0 of 1 trials have ended" in told
+    assert "epoch 1:" not in told.split("trial-0000 started")[1]  # it is not trained again
+    (record,) = Journal(other_machine(storage, tmp_path / "other").folder / "trials").read()
+    assert [report["epoch"] for report in record.reports] == [1, 2, 3, 4]
+    assert record.reports[: len(killed["reports"])] == killed["reports"]
+    assert pq.read_table(tmp_path / "other" / "trials.parquet")["trial_id"].to_pylist() == ["trial-0000"]
+    assert read_bundle(tmp_path / "other" / "best").metrics["thresholdSet"]["mean_of_groups"] > 0
+    assert len(json.loads((tmp_path / "other" / "test_set_uses.json").read_text())["uses"]) == 1
