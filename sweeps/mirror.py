@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,23 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
     logger.info("results are kept in %s; working in %s", storage.uri, folder)
     mirror.pull()
     return folder, mirror
+
+
+@contextmanager
+def blame_storage(mirror: "Mirror | None") -> Iterator[None]:
+    """Whatever fails within because the storage is away is told as that.
+
+    Raises:
+        StorageError: In place of another error, if the storage cannot be written.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:
+        if mirror:
+            mirror.storage.check()
+        raise
 
 
 @dataclass(kw_only=True)

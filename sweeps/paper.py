@@ -34,7 +34,7 @@ from sweeps.connect import add_resource_flags, find_shortage, start_ray
 from sweeps.export import claim_out, read_result, write_result
 from sweeps.job import Job
 from sweeps.journal import Journal, Record
-from sweeps.mirror import Mirror, add_work_flag, open_out
+from sweeps.mirror import Mirror, add_work_flag, blame_storage, open_out
 from sweeps.paper_report import write_report
 from sweeps.resources import Resources
 from sweeps.stream import ray_map
@@ -128,7 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     claim_out(out, settings | {"seed": choose_base(configs).seed}, resume=options.resume)
     resources = start_ray(options)
     try:
-        failures = compare(configs, out, data, options, resources, mirror)
+        with blame_storage(mirror):
+            failures = compare(configs, out, data, options, resources, mirror)
         if mirror:
             mirror.push(everything=True)
             print(f"all of it: {mirror.storage.uri}")

@@ -33,7 +33,7 @@ from sweeps.groups import claim_groups, load_tried, plan_groups, run_groups
 from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits, make_limits
-from sweeps.mirror import Mirror, open_out
+from sweeps.mirror import Mirror, blame_storage, open_out
 from sweeps.online import continue_online
 from sweeps.priors import load_priors
 from sweeps.refit import FOLDER as REFIT
@@ -66,10 +66,11 @@ def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
     resources = start_ray(options)
     try:
         limits = make_limits(options, resources)
-        if journal is None:
-            print(run_groups(groups, out, limits, partial(complete_group, resources=resources, mirror=mirror)))
-        else:
-            print(complete(sweep, out, journal, resources, limits, mirror=mirror))
+        with blame_storage(mirror):
+            if journal is None:
+                print(run_groups(groups, out, limits, partial(complete_group, resources=resources, mirror=mirror)))
+            else:
+                print(complete(sweep, out, journal, resources, limits, mirror=mirror))
         if mirror:
             mirror.push(everything=True)
             print(f"{'all of it':<20}{mirror.storage.uri}")

@@ -18,8 +18,8 @@ from reid_core.config import UserError
 from sweeps import connect
 from sweeps.connect import check_shared
 from sweeps.journal import Journal
-from sweeps.mirror import LARGE_BYTES, MARK, Mirror, open_out
-from sweeps.storage import open_storage
+from sweeps.mirror import LARGE_BYTES, MARK, Mirror, blame_storage, open_out
+from sweeps.storage import StorageError, open_storage
 
 RECORD = "trials/trial-0000.json"
 
@@ -174,6 +174,21 @@ def test_no_name_in_a_storage_leads_out_of_the_working_folder(moto, tmp_path):
     (tmp_path / "deep" / "work").mkdir(parents=True)
     Mirror(storage=storage, folder=tmp_path / "deep" / "work").pull()
     assert files(tmp_path) == set()
+
+
+def test_what_fails_for_want_of_the_storage_is_told_so(tmp_path):
+    storage = open_storage(f"file://{tmp_path}/remote", waits_s=())
+    mirror = Mirror(storage=storage, folder=tmp_path)
+    with pytest.raises(ZeroDivisionError), blame_storage(mirror):  # the storage is there
+        raise ZeroDivisionError
+    (tmp_path / "remote").rmdir()
+    (tmp_path / "remote").touch()
+    with pytest.raises(StorageError, match="--out file://"), blame_storage(mirror):
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="own"), blame_storage(mirror):
+        raise UserError("own")
+    with pytest.raises(ZeroDivisionError), blame_storage(None):
+        raise ZeroDivisionError
 
 
 def test_a_full_disk_here_is_told_at_once(storage, tmp_path):
