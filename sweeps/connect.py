@@ -88,14 +88,7 @@ def start_ray(options: argparse.Namespace) -> Resources:
     else:
         resources = make_resources(options, num_gpus=torch.cuda.device_count())
         logger.info("starting a local Ray with %d logical CPUs: %s", resources.logical_cpus(), resources.describe())
-        # Without its dashboard Ray cannot free a stopped trial's resources, and the sweep would hang.
-        ray.init(
-            num_cpus=resources.logical_cpus(),
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        start_local_ray(resources.logical_cpus())
     there = ray.cluster_resources()
     resources = make_resources(options, num_gpus=there.get("GPU", 0))
     shortage = resources.shortage(there)
@@ -103,6 +96,30 @@ def start_ray(options: argparse.Namespace) -> Resources:
         ray.shutdown()
         raise UserError(shortage)
     return resources
+
+
+def start_local_ray(logical_cpus: int) -> None:
+    """Start a Ray of this machine alone.
+
+    Raises:
+        UserError: If it does not start.
+    """
+    for attempts_left in (1, 0):
+        try:
+            # Without its dashboard Ray cannot free a stopped trial's resources, and the sweep would hang.
+            ray.init(
+                num_cpus=logical_cpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:  # Ray raises a bare one if its servers take more than 30 s: a busy machine
+            ray.shutdown()
+            if not attempts_left:
+                raise UserError(f"a local Ray does not start: {error}; is this machine very busy?") from error
+            logger.warning("a local Ray did not start (%s); once more", error)
 
 
 def check_shared(options: argparse.Namespace, *, num_nodes: int) -> None:
