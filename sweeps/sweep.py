@@ -95,7 +95,7 @@ def complete_group(sweep: Sweep, out: Path, limits: Limits, *, resources: Resour
 
 
 def complete(
-    sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits, *, mirror: Mirror | None
+    sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits, *, mirror: Mirror | None = None
 ) -> str:
     """Prepare, run what is left of the trials, confirm, score `testSet` for the best, export; the result as text."""
     root = resolve_data(sweep.data, out / "data")
