@@ -14,7 +14,7 @@ import pyarrow.csv as pa_csv
 
 from reid_core.config import UserError
 from reid_core.encounters import day_of
-from reid_core.escape import escape_line
+from reid_core.escape import escape_cell, escape_line
 from reid_core.similarity import shortlist
 from reid_core.splits import QUERY_SETS
 
@@ -108,8 +108,9 @@ def format_leaks(table: pa.Table) -> str:
 
 
 def write_leaks(path: Path, table: pa.Table) -> None:
-    """Write a leak report as CSV; what is undefined is empty."""
-    pa_csv.write_csv(table, path)
+    """Write a leak report as CSV for people (`escape.escape_cell`); what is undefined is empty."""
+    group = pa.array([escape_cell(name) for name in table["group"].to_pylist()], pa.string())
+    pa_csv.write_csv(table.set_column(table.schema.get_field_index("group"), "group", group), path)
 
 
 def read_leaks(path: Path) -> pa.Table:

@@ -20,6 +20,7 @@ def format_metrics(metrics: dict[str, dict[str, float]]) -> str:
             bounds = (f"geo_mean_low.{group}", f"geo_mean_high.{group}")
             lines.append(_line(escape_line(group), values, keys, bounds))
         lines.append(_line("mean of groups", values, (None, None, "mean_of_groups"), _bounds("mean_of_groups")))
+        lines.append(_line("worst group", values, (None, None, "worst_group"), _bounds("worst_group")))
         pooled = ("pooled_baks", "pooled_baus", "pooled")
         lines.append(_line("pooled (the paper's overall)", values, pooled, _bounds("pooled")))
         lines.append(_line("  its BAKS alone", values, ("pooled_baks", None, None), _bounds("pooled_baks")))

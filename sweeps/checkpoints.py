@@ -7,8 +7,8 @@ folders themselves, with their checksums, say all that is needed. They lie on an
 
 import logging
 import posixpath
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
@@ -45,11 +45,26 @@ def clear_for_restart(filesystem: FileSystem, folder: str) -> None:
             num_whole += is_whole(checkpoint)
 
 
+@contextmanager
+def fetch(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A checkpoint as a folder of this machine, as long as it is needed.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(checkpoint.as_directory())
+        except FileNotFoundError as error:
+            raise UserError(f"{checkpoint.path}: this checkpoint is missing") from error
+        yield Path(folder)
+
+
 def is_whole(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint has all its files, and they are as they were written."""
     try:
-        with checkpoint.as_directory() as folder:
-            verify_checksums(Path(folder), CHECKPOINT)
+        with fetch(checkpoint) as folder:
+            verify_checksums(folder, CHECKPOINT)
     except UserError:
         return False
     return True
@@ -58,9 +73,12 @@ def is_whole(checkpoint: Checkpoint) -> bool:
 def continue_newest(trainer: Trainer, checkpoints: Iterable[Checkpoint]) -> bool:
     """`train.load_newest` wherever the checkpoints are: those behind the first whole one are not fetched."""
     for checkpoint in checkpoints:
-        with checkpoint.as_directory() as folder:
-            if load_newest(trainer, [Path(folder)]):
-                return True
+        try:
+            with fetch(checkpoint) as folder:
+                if load_newest(trainer, [folder]):
+                    return True
+        except UserError as error:
+            logger.warning("%s; another checkpoint of the trial is tried", error)
     return False
 
 

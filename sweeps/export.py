@@ -3,10 +3,13 @@
 No Ray, no torch at import.
 """
 
+import fcntl
 import json
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from reid_core.checksums import read_sealed, write_sealed
 from reid_core.config import TrialConfig, UserError
@@ -14,7 +17,42 @@ from sweeps.journal import Record
 from sweeps.report import format_failures, format_leaderboard
 
 OPTIMISTIC = "thresholdSet chose the trial and the thresholds: its numbers are optimistic."
+_held: dict[Path, IO[str]] = {}  # locks of this process, by result folder
+logger = logging.getLogger(__name__)
 SETTINGS = "sweep.json"  # in OUT: what must be the same when the sweep is resumed
+
+
+def hold_out(out: Path, *, patience_s: float = 30.0) -> Path:
+    """Keep every other process from this result folder, as long as this one lives, however it ends.
+
+    Args:
+        out: Result folder.
+        patience_s: A process that was killed a moment ago may not have ended yet.
+
+    Returns:
+        The same folder.
+
+    Raises:
+        UserError: If another process has it.
+    """
+    if out in _held:
+        return out
+    lock = (out / ".lock").open("a")
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline_s:
+                raise UserError(f"--out {out}: another process is at work there; wait until it has ended") from error
+            time.sleep(0.2)
+        except OSError as error:  # some network file systems know no locks
+            logger.warning("%s: cannot be locked (%s): start no second sweep there", out, error.strerror)
+            break
+        else:
+            break
+    _held[out] = lock
+    return out
 
 
 def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reid_core.checksums import read_sealed, write_sealed
+from reid_core.checksums import CHECKSUMS, read_sealed, write_sealed
 from reid_core.config import UserError
 from reid_core.escape import escape_line
 from reid_core.metrics import compute_shares, summarise
@@ -31,7 +31,12 @@ Metrics = dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics (
 
 def has_result(folder: Path) -> bool:
     """Whether the sweep of a group has chosen a model."""
-    return (folder / RESULT).is_file() and (folder / "best").is_dir()
+    return (folder / RESULT).is_file() and is_bundle(folder / "best")
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder has a bundle that was written to its end; from a storage its checksums come last."""
+    return (folder / CHECKSUMS).is_file()
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def finish_groups(out: Path, folders: Mapping[str, Path], failures: Mapping[str,
     pq.write_table(predictions, out / ANSWERS)
     metrics, results = combine(predictions), {group: read_result(folder) for group, folder in done.items()}
     best = {group: folder / "best" for group, folder in done.items()}
-    refitted = {group: folder / "refit" for group, folder in done.items() if (folder / "refit").is_dir()}
+    refitted = {group: folder / "refit" for group, folder in done.items() if is_bundle(folder / "refit")}
     write_routing(out / "best", best)
     if refitted:
         write_routing(out / "refit", best | refitted)  # a refit that failed leaves its group the evaluated model

@@ -30,6 +30,7 @@ from sweeps.online import FOLDER as ONLINE
 from sweeps.priors import NUM_TRIED, PAPER, Prior
 from sweeps.refit import TRIALS as REFIT
 from sweeps.space import base_point, distributions
+from sweeps.storage import StorageError
 
 EVERY_GROUP = "all"  # in the place of a name
 FOLDER = "groups"  # in OUT: a result folder for each group
@@ -89,7 +90,6 @@ def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) 
         folder: replace(
             sweep,
             group=group,
-            data=str(root),
             share_store=store,
             warm_start=tuple(folder_of_group(source, group) for source in sweep.warm_start),
             after=tuple((earlier, str(folders[earlier])) for earlier in groups[:number]),
@@ -139,6 +139,8 @@ def run_groups(sweeps: Mapping[Path, Sweep], out: Path, limits: Limits, run_one:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             told = run_one(sweep, folder, share)
+        except StorageError:  # it would end the other groups' sweeps too
+            raise
         except UserError as error:
             logger.warning("group %s: %s", name, error)
             failures[str(sweep.group)] = str(error)

@@ -7,6 +7,7 @@ needs real files. Checkpoints do not pass through it: Ray Train keeps them in th
 
 import argparse
 import logging
+import posixpath
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +18,17 @@ from pathlib import Path
 from reid_core import cli
 from reid_core.checksums import CHECKSUMS, replace_file, verify_checksums
 from reid_core.config import UserError
+from sweeps.export import hold_out
 from sweeps.storage import Storage, open_storage, show_uri, work_folder
 
 MARK = ".storage"  # in a working folder: whose it is
-RESULT = "result.json"  # the last thing that a sweep writes
+LAST = (CHECKSUMS, "result.json", "finished.json")  # each says that what comes before it is whole
 LEFT_OUT = {"cache", "data", "tune"}  # folders whose content a resumed sweep makes again
 LEAST_GROWTH = 1.25  # of a log of pairs, until it is sent again: it grows all the time
 LARGE_BYTES = 2**20
 READERS = 16  # files fetched at a time
 _SAFE_NAME = re.compile(r"\w[\w.+-]*(?:/\w[\w.+-]*)*")  # none that leads out of the folder, none that is hidden
-_OF_GROUP = re.compile(r"groups/[^/]+/")  # a group may have any name
+_IN_A_RESULT_FOLDER = re.compile(r"(groups/[^/]+/)?((confirm|then_online|refit_trial)/)?")  # a group may have any name
 _UNFINISHED = re.compile(r".*\.(part|lock|tmp)")  # file or folder
 Stamp = tuple[int, int]  # time of the last change in ns, size in bytes
 logger = logging.getLogger(__name__)
@@ -47,16 +49,17 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
     """The result folder that `--out` names, and if that is a URI the mirror of it, with what the storage has.
 
     Raises:
-        UserError: If one of them cannot be used, or the working folder is in use for something else.
+        UserError: If one of them cannot be used, another process has the folder, or it is no working folder.
     """
     if not cli.is_uri(options.out):
         if options.work is not None:
             raise UserError(f"--work {options.work}: is for an --out that is a URI, as s3://bucket/runs")
-        return cli.make_out(Path(options.out)), None
+        return hold_out(cli.make_out(Path(options.out))), None
     storage = open_storage(options.out)
     folder = cli.make_out(options.work or work_folder(options.out), flag="--work")
     mirror = Mirror(storage=storage, folder=folder)
     mirror.claim()
+    hold_out(folder)
     logger.info("results are kept in %s; working in %s", storage.uri, folder)
     mirror.pull()
     return folder, mirror
@@ -97,35 +100,37 @@ class Mirror:
         Raises:
             UserError: If the folder holds anything else.
         """
-        mark, mine = self.folder / MARK, show_uri(self.storage.uri)
-        is_marked = mark.exists() and mark.read_text(errors="replace") == mine
-        if not is_marked and any(self.folder.iterdir()):
+        mine = show_uri(self.storage.uri)
+        if not self._is_marked() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise UserError(f"--work {self.folder}: is not empty, and no working folder of {mine}; choose another")
-        replace_file(mark, mine.encode())
+        replace_file(self.folder / MARK, mine.encode())
 
     def pull(self) -> None:
         """Make the results of the folder those of the storage; what is here already is not fetched again."""
-        there = [name for name in self.storage.list_files() if is_result(name)]
-        for name in self._list().keys() - set(there):
+        there = {name: size for name, size in self.storage.sizes().items() if is_result(name)}
+        for name in self._list().keys() - there.keys():
             (self.folder / name).unlink()
         # A bundle's large files are compared with its checksums, which come first.
         for names in ([n for n in there if n.endswith(CHECKSUMS)], [n for n in there if not n.endswith(CHECKSUMS)]):
             with ThreadPoolExecutor(READERS) as pool:
-                list(pool.map(self._fetch, names))
-        self.sent = {name: stamp for name, stamp in self._list().items() if not name.endswith(".log")}
+                list(pool.map(self._fetch, names, [there[name] for name in names]))
+        self.sent = {name: stamp for name, stamp in self._list().items() if stamp[1] == there.get(name)}
 
     def push(self, *, everything: bool = False) -> None:
-        """Send what has changed since the last time: whole bundles before their checksums, a result last of all.
+        """Send what has changed since the last time; what says that other files are there comes after them (`LAST`).
 
         Args:
             everything: Logs of pairs too that have grown only a little.
 
         Raises:
             StorageError: If the storage cannot be written for long; what it has is what counts.
+            UserError: If the folder is no longer there: nothing in the storage is deleted for that.
         """
+        if not self._is_marked():
+            raise UserError(f"--work {self.folder}: is gone, or was replaced; what {self.storage.uri} has, it keeps")
         here = self._list()
         changed = [name for name, stamp in here.items() if self._is_new(name, stamp, everything=everything)]
-        for name in sorted(changed, key=lambda name: (name.endswith(RESULT), name.endswith(CHECKSUMS), name)):
+        for name in sorted(changed, key=lambda name: (_rank(name), name)):
             with suppress(FileNotFoundError):  # by a trial that begins anew, just now
                 self.storage.write(name, (self.folder / name).read_bytes())
                 self.sent[name] = here[name]
@@ -139,10 +144,10 @@ class Mirror:
             return stamp != before
         return stamp[1] >= LEAST_GROWTH * before[1]
 
-    def _fetch(self, name: str) -> None:
+    def _fetch(self, name: str, size: int) -> None:
         file = self.folder / name
-        if file.exists() and (name.endswith(".log") or _is_intact(file)):
-            return  # a log of pairs is named by all that its scores depend on: whoever wrote it, it is right
+        if file.exists() and (_is_intact(file) or (name.endswith(".log") and file.stat().st_size >= size)):
+            return  # a log of pairs is named by all that its scores depend on: the longer one knows more
         content = self.storage.read(name)
         if content is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -152,33 +157,44 @@ class Mirror:
         """The results of the folder, by name."""
         return dict(_list_results(self.folder, self.folder))
 
+    def _is_marked(self) -> bool:
+        mark = self.folder / MARK
+        return mark.is_file() and mark.read_text(errors="replace") == show_uri(self.storage.uri)
+
 
 def is_result(name: str) -> bool:
     """Whether a file of a result folder is kept in the storage, and by `Mirror`.
 
     Example:
-        >>> is_result("trials/trial-0000.json"), is_result("groups/cache/best/model.safetensors")
-        (True, True)
-        >>> is_result("cache/parts.parquet"), is_result("trials/trial-0000/checkpoint_1/last.safetensors")
+        >>> is_result("trials/trial-0000.json"), is_result("groups/cache/best/model"), is_result("best/data/x")
+        (True, True, True)
+        >>> is_result("groups/cache/cache/parts.parquet"), is_result("trials/trial-0000/checkpoint_1/last.safetensors")
         (False, False)
         >>> is_result("../x"), is_result(".x"), is_result("best.part/model.safetensors")
         (False, False, False)
     """
-    parts = _OF_GROUP.sub("", name).split("/")
-    if LEFT_OUT & set(parts) or any(part.startswith("checkpoint_") for part in parts):
+    parts = name.split("/")
+    if _IN_A_RESULT_FOLDER.sub("", name).split("/")[0] in LEFT_OUT:
+        return False
+    if any(part.startswith("checkpoint_") for part in parts):
         return False
     return _SAFE_NAME.fullmatch(name) is not None and not any(map(_UNFINISHED.fullmatch, parts))
 
 
 def _list_results(root: Path, folder: Path) -> Iterator[tuple[str, Stamp]]:
-    with suppress(FileNotFoundError):  # what is written or begun anew meanwhile counts the next time
-        for path in folder.iterdir():
-            name = path.relative_to(root).as_posix()
+    for path in folder.iterdir():
+        name = path.relative_to(root).as_posix()
+        with suppress(FileNotFoundError):  # what is replaced just now counts the next time
             if path.is_dir():
                 yield from _list_results(root, path) if is_result(f"{name}/x") else ()
             elif is_result(name):
                 about = path.stat()
                 yield name, (about.st_mtime_ns, about.st_size)
+
+
+def _rank(name: str) -> int:
+    """When a file is sent: 0 is first."""
+    return LAST.index(posixpath.basename(name)) + 1 if posixpath.basename(name) in LAST else 0
 
 
 def _is_intact(file: Path) -> bool:

@@ -193,7 +193,7 @@ def finish_row(record: Record, job: Job, root: Path, *, skip_missing: bool) -> d
         use = record_use(folder, trial=record.name, config=job.configure(record.parameters))
         job.push()
         gpus = job.resources.gpus_per_worker
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(finish_best)  # type: ignore[arg-type]
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
         metrics = ray.get(task.remote(record, replace(job, out=str(folder)), root, use=use, skip_missing=skip_missing))
         write_result(folder, record, metrics)
     return metrics

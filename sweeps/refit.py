@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from reid_core.checksums import CHECKSUMS
 from reid_core.config import UserError
 from reid_core.experiment import local_place, make_trainer, plan_of
 from reid_core.prepare import load_prepared, read_truth
@@ -44,12 +45,13 @@ def refit_best(best: Record, runs: Sequence[Record], job: Job, root: Path, *, sk
         return str(error)
     own = replace(job, out=str(Path(job.out) / TRIALS))
     journal, name = Journal(Path(own.out) / "trials"), f"{best.name}-refit-{epochs}"
-    if (Path(job.out) / FOLDER).is_dir() and any(record.name == name for record in journal.read()):
+    if (Path(job.out) / FOLDER / CHECKSUMS).is_file() and any(record.name == name for record in journal.read()):
         return None
     gpus = job.resources.gpus_per_worker
     use = record_use(Path(job.out), trial=f"{best.name} (refit)", config=job.configure(best.parameters))
     job.push()
-    prepare_task: Any = ray.remote(num_cpus=1)(open_refit)  # type: ignore[arg-type]
+    # Ray would try again by itself, and `testSet` be used again without a record.
+    prepare_task: Any = ray.remote(num_cpus=1, max_retries=0)(open_refit)  # type: ignore[arg-type]
     cache = ray.get(prepare_task.remote(job, root, use=use, skip_missing=skip_missing))
     suggestion = {"name": name, "parameters": best.parameters, "cache": cache, "only_train": epochs}
     run_fixed([suggestion], own, journal)

@@ -12,13 +12,15 @@ from reid_core.config import TrialConfig, flatten
 from sweeps.journal import Record
 
 HOURS = ("cpu_hours", "gpu_hours")
-OVERALL = ("mean_of_groups", "pooled", "competition", "pairs_hits", "pairs_misses", "pairs_scored")
-PER_GROUP = ("geo_mean", "geo_mean_low", "geo_mean_high", "baks", "baus", "threshold")
+AGGREGATES = ("mean_of_groups", "pooled", "pooled_baks", "pooled_baus", "worst_group", "competition")
+PAIRS = ("pairs_hits", "pairs_misses", "pairs_scored")
+OF_GROUP = ("geo_mean", "baks", "baus")
+BOUNDS = ("", "_low", "_high")  # a metric, and its 95 % interval
 
 
 def write_trials(path: Path, records: Sequence[Record], base: TrialConfig) -> None:
     """One row per trial: name, status, reason, objective, epochs, seconds, CPU- and GPU-hours, retries, metrics per
-    group, whole configuration. The file's metadata holds the hours of all trials (`cpu_hours`, `gpu_hours`).
+    group and over groups, each with its interval, and the whole configuration.
     """
     write_rows(path, [_row(record, base) for record in records], {name: sum_hours(records, name) for name in HOURS})
 
@@ -58,15 +60,17 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
         "objective": record.objective,
+        **{f"objective{end}": record.metrics.get(f"{base.threshold.objective}{end}") for end in BOUNDS[1:]},
         "epochs": len(record.reports),
         "seconds": record.seconds,
         **{name: getattr(record, name) for name in HOURS},
         "retries": record.retries,
         "source": record.source,
     }
-    for metric in PER_GROUP:
+    for metric in (*(f"{metric}{end}" for metric in OF_GROUP for end in BOUNDS), "threshold"):
         row |= {key: value for key, value in record.metrics.items() if key.startswith(f"{metric}.")}
-    row |= {key: record.metrics.get(key) for key in OVERALL}
+    row |= {f"{name}{end}": record.metrics.get(f"{name}{end}") for name in AGGREGATES for end in BOUNDS}
+    row |= {name: record.metrics.get(name) for name in PAIRS}
     # Not by `override`: the values of an infeasible trial may contradict each other.
     return row | {f"config.{key}": value for key, value in (flatten(base) | record.parameters).items()}
 

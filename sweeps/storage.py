@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class StorageError(UserError):
-    """The storage cannot be used now: no trial's fault, and the same command may succeed later."""
+    """There is no room, or no way to the storage: no trial's fault, and the same command may succeed later."""
 
 
 def show_uri(uri: str) -> str:
@@ -140,10 +140,14 @@ class Storage:
         self._attempt(f"{name} cannot be written", lambda: self._put(name, data))
 
     def list_files(self, folder: str = "") -> list[str]:
-        """Names of all files in a folder and in the folders in it; none if it is not there."""
+        """Names of all files in a folder and in the folders in it, sorted; none if it is not there."""
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Size in bytes of all files in a folder and in the folders in it, by name."""
         selector = FileSelector(self.at(folder), recursive=True, allow_not_found=True)
         infos = self._attempt(f"{folder or 'it'} cannot be listed", lambda: self.filesystem.get_file_info(selector))
-        return sorted(posixpath.relpath(info.path, self.path) for info in infos if info.type == FileType.File)
+        return {posixpath.relpath(info.path, self.path): info.size for info in infos if info.type == FileType.File}
 
     def delete(self, name: str) -> None:
         """Delete a file or a folder, if it is there."""

@@ -232,7 +232,7 @@ def score_test_set(best: Record, job: Job, root: Path, *, skip_missing: bool) ->
         job.push()  # before the use: whoever continues without this folder must know of it
         # Where a worker's GPU is: the script itself may run on a head node that has none.
         gpus = job.resources.gpus_per_worker
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(finish_best)  # type: ignore[arg-type]
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
         metrics = ray.get(task.remote(best, job, root, use=use, skip_missing=skip_missing))
     return metrics
 

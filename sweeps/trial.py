@@ -23,6 +23,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from reid_core.boundary import check_keepable
+from reid_core.checksums import replace_file
 from reid_core.config import TrialConfig, UserError, flatten, override
 from reid_core.environment import describe_environment
 from reid_core.experiment import (
@@ -42,7 +43,7 @@ from reid_core.model import make_model
 from reid_core.pair_store import store_name
 from reid_core.prepare import Prepared, load_prepared
 from reid_core.train import KEPT_CHECKPOINTS, SCORE, Evaluate, Trainer, TrainingError
-from sweeps.checkpoints import clear_for_restart, continue_newest, list_checkpoints
+from sweeps.checkpoints import clear_for_restart, continue_newest, fetch, list_checkpoints
 from sweeps.failures import describe_failure, judge
 from sweeps.job import Job
 from sweeps.progress import TOLD_BEFORE
@@ -190,6 +191,7 @@ def make_torch_trainer(
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             failure_config=FailureConfig(
+                max_preemption_failures=-1,  # type: ignore[call-arg]  # however often: it is no failure
                 max_failures=0,  # whether another attempt can help is decided by `failures.judge`
                 controller_failure_limit=MAX_CONTROLLER_FAILURES,  # type: ignore[call-arg]
             ),
@@ -218,8 +220,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     trainer = make_trainer(config, prepared, plan, place)
     filesystem, folder = settings["checkpoints"]
     if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings["start"]:
-        with Checkpoint(settings["start"], filesystem=filesystem).as_directory() as start:
-            trainer.start_from(Path(start))
+        with fetch(Checkpoint(settings["start"], filesystem=filesystem)) as start:
+            trainer.start_from(start)
     source = source_of(config, prepared)
     place = keep_activations(config, prepared, trainer, place)
     rest, retries = rest_of(plan, trainer), {"retries": settings["retries"]}
@@ -285,9 +287,16 @@ def gather_arrays(array: np.ndarray) -> np.ndarray:
     """Concatenate every rank's array, in the order of ranks, on every rank."""
     if not torch.distributed.is_initialized():
         return array
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, array)
-    return np.concatenate(parts)
+    # Not `all_gather_object`, which unpickles what other processes send.
+    mine = torch.tensor(array, device=get_device())
+    sizes = [torch.zeros(1, dtype=torch.int64, device=mine.device) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(sizes, torch.tensor([len(mine)], device=mine.device))
+    longest = int(max(sizes))
+    padded = torch.zeros((longest, *mine.shape[1:]), dtype=mine.dtype, device=mine.device)
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(parts, padded)
+    return np.concatenate([part[: int(size)].cpu().numpy() for part, size in zip(parts, sizes, strict=True)])
 
 
 def _report(trainer: Any, report: dict[str, Any], place: Place) -> None:
@@ -304,8 +313,10 @@ def _describe_trial(job: Job, name: str, config: TrialConfig) -> None:
     folder = job.trial_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     described, file = json.dumps(flatten(config), indent=1), folder / "config.json"
-    if file.exists() and file.read_text() != described:  # of a trial whose record was lost
+    before = file.read_text() if file.exists() else None
+    if before not in (None, described):  # of a trial whose record was lost
         for checkpoint in list_checkpoints(job.filesystem, job.kept(name)):
             job.filesystem.delete_dir(checkpoint.path)
-    file.write_text(described)
+    if before != described:
+        replace_file(file, described.encode())
     (folder / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))

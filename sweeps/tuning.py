@@ -17,7 +17,6 @@ import ray.tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from reid_core.config import UserError
 from reid_core.train import SCORE
 from sweeps.failures import find_user_error, is_full_disk
 from sweeps.job import Job
@@ -27,6 +26,7 @@ from sweeps.mirror import Mirror
 from sweeps.progress import Progress
 from sweeps.resources import driver_resources
 from sweeps.searcher import FixedSearch
+from sweeps.storage import StorageError
 from sweeps.trial import MAX_RETRIES, run_trial
 
 
@@ -84,7 +84,7 @@ def run_tuner(
     records = journal.read()
     for record in records:
         if record.status == "running" and record.reason:
-            raise UserError(f"{record.name} cannot go on: {record.reason}; once it can, the same command continues")
+            raise StorageError(f"{record.name} cannot go on: {record.reason}; once it can, the same command continues")
     if sum(record.status != "running" for record in records) < num_trials and limits.reached(records) is None:
         raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
 
@@ -101,7 +101,7 @@ def fit(tuner: ray.tune.Tuner) -> None:
         tuner.fit()
     except Exception as error:
         if is_full_disk(error):
-            raise UserError("no space is left on the device; once there is, the same command continues") from error
+            raise StorageError("no space is left on the device; once there is, the same command continues") from error
         if told := find_user_error(error):
             raise told from error
         raise

@@ -150,6 +150,7 @@ def fill_then_report(suggestion, *, job):
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: math.nan, **final})
 
 
+@pytest.mark.realdata  # a minute
 def test_a_full_disk_ends_the_run_with_a_message_and_the_freed_one_continues(local_ray, tmp_path):
     disk = mount_small_disk(tmp_path / "disk", size_mb=8)
     if disk is None:

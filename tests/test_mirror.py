@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import urllib.request
 from argparse import Namespace
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from s3_server import s3_uri
-from test_sweep import command, run_until, start
+from test_sweep import ROOT, command, run_until, start
 
 from reid_core.bundle import read_bundle
 from reid_core.checksums import CHECKSUMS, write_checksums
@@ -17,6 +19,7 @@ from reid_core.cli import make_out
 from reid_core.config import UserError
 from sweeps import connect
 from sweeps.connect import check_shared
+from sweeps.export import hold_out
 from sweeps.journal import Journal
 from sweeps.mirror import LARGE_BYTES, MARK, Mirror, blame_storage, open_out
 from sweeps.storage import StorageError, open_storage
@@ -77,11 +80,14 @@ def test_only_what_changed_is_sent_and_what_went_is_deleted(storage, tmp_path, m
     monkeypatch.setattr(type(storage), "write", lambda *each: (written.append(each[1]), write_one(*each)))
     mirror.push()
     assert written == []
-    write(mirror.folder, **{RECORD: "epoch 2", "result.json": "{}", "best__model": "m", f"best__{CHECKSUMS}": "s"})
+    write(
+        mirror.folder, **{RECORD: "epoch 2", "result.json": "{}", "best__model": "m", f"best__{CHECKSUMS}": "s"}, z="1"
+    )
+    write(mirror.folder, **{"finished.json": "{}"})
     (mirror.folder / "gone").unlink()
     mirror.push()
     # What says that other files are there comes after them.
-    assert written == ["best/model", RECORD, f"best/{CHECKSUMS}", "result.json"]
+    assert written == ["best/model", RECORD, "z", f"best/{CHECKSUMS}", "result.json", "finished.json"]
     assert storage.read(RECORD) == b"epoch 2"
     assert storage.read("gone") is None
 
@@ -189,6 +195,57 @@ def test_what_fails_for_want_of_the_storage_is_told_so(tmp_path):
         raise UserError("own")
     with pytest.raises(ZeroDivisionError), blame_storage(None):
         raise ZeroDivisionError
+
+
+def test_a_lost_working_folder_empties_no_storage(storage, tmp_path):
+    mirror = sweep_folder(storage, tmp_path / "work")
+    shutil.rmtree(mirror.folder)
+    for _ in range(2):  # gone, then replaced by an empty one
+        with pytest.raises(UserError, match=r"--work .*/work: is gone, or was replaced"):
+            mirror.push()
+        mirror.folder.mkdir(exist_ok=True)
+    assert storage.list_files() == [RECORD]
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_hides_no_other(tmp_path, monkeypatch):
+    write(tmp_path, a__x="1", b__x="2", c="3")
+    stat = Path.stat
+
+    def gone(self, **options):
+        if self.parent.name == "a":
+            raise FileNotFoundError
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    storage = open_storage(f"file://{tmp_path}/remote")
+    assert {"b/x", "c"} <= Mirror(storage=storage, folder=tmp_path)._list().keys()
+
+
+def test_a_shorter_log_of_pairs_gives_way_to_the_longer_one(storage, tmp_path):
+    mirror = sweep_folder(storage, tmp_path / "work")
+    write(mirror.folder, **{"store__pairs.log": "a" * 10})
+    mirror.push()
+    other = other_machine(storage, tmp_path / "other")
+    write(other.folder, **{"store__pairs.log": "a" * 100})
+    other.push()
+    mirror.pull()
+    assert len((mirror.folder / "store" / "pairs.log").read_text()) == 100
+    mirror.push(everything=True)
+    assert len(storage.read("store/pairs.log")) == 100
+
+
+def test_a_second_command_waits_for_the_first_and_is_refused(tmp_path):
+    script = "import sys, time; from pathlib import Path; from sweeps.export import hold_out; "
+    hold = f"{script} hold_out(Path({str(tmp_path)!r}), patience_s=0); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another process is at work there"):
+            hold_out(tmp_path, patience_s=0.3)
+        first.kill()
+    assert hold_out(tmp_path) == tmp_path
+    assert hold_out(tmp_path) == tmp_path
 
 
 def test_a_full_disk_here_is_told_at_once(storage, tmp_path):

@@ -27,4 +27,4 @@ def test_a_group_may_have_any_name_and_moves_no_cursor():
     told = format_metrics({"testSet": summarise({"{0.x} {}": one, "\x1b[2Jcow\n": one})})
     assert "  {0.x} {}  " in told
     assert "  \\x1b[2Jcow\\n  " in told
-    assert len(told.splitlines()) == 7
+    assert len(told.splitlines()) == 8
