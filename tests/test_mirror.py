@@ -148,6 +148,7 @@ def test_a_folder_with_other_files_is_no_working_folder(storage, uri, tmp_path):
     folder, mirror = open_out(Namespace(out=uri, work=tmp_path / "work"))
     assert (folder, mirror.folder) == (tmp_path / "work", tmp_path / "work")
     open_out(Namespace(out=uri, work=tmp_path / "work"))
+    write(tmp_path / "work", result="of this storage")
     other = f"file://{tmp_path}/elsewhere"
     with pytest.raises(UserError, match="no working folder of file://"):
         open_out(Namespace(out=other, work=tmp_path / "work"))
