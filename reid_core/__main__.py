@@ -27,7 +27,7 @@ from reid_core.model import describe_parts
 from reid_core.prepare import Prepared, prepare, read_truth, resolve_data
 from reid_core.summary import format_metrics
 from reid_core.train import KEPT_CHECKPOINTS, Trainer, load_newest
-from reid_core.uses import record_use
+from reid_core.uses import describe_uses, read_uses, record_use
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     write_config(out / "best.yaml", config)
     (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
     (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
-    print(f"{format_metrics(metrics)}\n\n{format_leaks(read_leaks(out / 'leaks.csv'))}\n")
+    print(f"{format_metrics(metrics)}\n\n{describe_uses(read_uses(out))}\n")
+    print(f"{format_leaks(read_leaks(out / 'leaks.csv'))}\n")
     if prepared.num_unreadable:
         print(f"{prepared.num_unreadable} unreadable photographs were left out")
     print(f"model: {out / 'best'}\nanswers: {out / 'predictions.parquet'}")

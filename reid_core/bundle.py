@@ -146,6 +146,16 @@ def read_bundle(folder: Path) -> Bundle:
     )
 
 
+def is_refitted(folder: Path) -> bool:
+    """Whether a bundle's model was trained on every image of its data set.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    with _naming(folder / "bundle.json"):
+        return json.loads((folder / "bundle.json").read_text()).get("refitted_epochs") is not None
+
+
 def _check(folder: Path, needed: Iterable[str], loaded: Iterable[str]) -> None:
     """Refuse what is no bundle of this format, and one whose files are not those that were written."""
     refuse_routing(folder)

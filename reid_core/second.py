@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from reid_core.bundle import read_model
+from reid_core.bundle import is_refitted, read_model
 from reid_core.checksums import verify_checksums, write_checksums
 from reid_core.config import TrialConfig, UserError, flatten, override
 from reid_core.embed import autocast, embed_block
@@ -47,10 +47,15 @@ def second_config(config: TrialConfig) -> TrialConfig:
     """The configuration of the second model that a trial's configuration names.
 
     Raises:
-        UserError: If it names a folder that holds no bundle.
+        UserError: If it names a folder that holds no bundle, or that of a model which has seen `testSet`.
     """
     name = config.fusion.second_model or ""
     if Path(name).is_dir():
+        if is_refitted(Path(name)):
+            raise UserError(
+                f"fusion.second_model={name}: a refitted model, trained on every image of its data set, maybe on those "
+                "of testSet and thresholdSet here: no score with it would mean anything; take the evaluated one"
+            )
         return read_model(Path(name))[0]
     if name.startswith((".", "/", "~")):
         raise UserError(f"fusion.second_model={name}: no such folder")
@@ -62,7 +67,7 @@ def load_second(config: TrialConfig) -> tuple[TrialConfig, ReidModel]:
     """The second model and its configuration."""
     name = config.fusion.second_model or ""
     if Path(name).is_dir():
-        return read_model(Path(name))
+        return second_config(config), read_model(Path(name))[1]
     settings = second_config(config)
     return settings, make_model(settings)
 

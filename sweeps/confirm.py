@@ -22,6 +22,7 @@ from sweeps.limits import Limits
 from sweeps.tuning import run_fixed
 
 FOLDER = "confirm"  # in OUT
+LEAST_RUNS = 2  # one cannot both choose and report
 PRESET = "trial-0000"  # the base's own values (`searcher.JournalSearch`)
 logger = logging.getLogger(__name__)
 
@@ -78,14 +79,16 @@ def make_confirmation(options: argparse.Namespace) -> Confirmation:
     """
     if options.confirm < 0:
         raise UserError(f"--confirm {options.confirm}: must not be negative; 0 switches confirmation off")
-    if options.confirm_runs < 2:
-        raise UserError(f"--confirm-runs {options.confirm_runs}: must be at least 2; --confirm 0 switches it off")
+    if options.confirm_runs < LEAST_RUNS:
+        raise UserError(
+            f"--confirm-runs {options.confirm_runs}: must be at least {LEAST_RUNS}; --confirm 0 switches it off"
+        )
     return Confirmation(num_best=options.confirm, num_runs=options.confirm_runs)
 
 
 def confirm_best(
     records: Sequence[Record], best: Record, job: Job, confirmation: Confirmation, limits: Limits
-) -> Outcome | None:
+) -> Outcome | str:
     """Confirm what a search has found; what ran before is not repeated.
 
     Args:
@@ -96,30 +99,33 @@ def confirm_best(
         limits: Of the sweep; the hours of the search are spent already.
 
     Returns:
-        None if it is switched off, a limit ended it, or all runs failed.
+        Why there is none, if it is switched off, a limit ended it before two runs of each, or all runs failed.
     """
-    if not confirmation.num_best or limits.reached(records):
-        return None
+    if not confirmation.num_best:
+        return "--confirm 0"
+    if reason := limits.reached(records):
+        return reason
     candidates = choose_candidates(records, best, confirmation.num_best)
     confirming = replace(job, out=str(Path(job.out) / FOLDER))
     journal, limits = Journal(Path(confirming.out) / "trials"), limits.after(records)
     suggestions = make_suggestions(candidates, job, confirmation.num_runs)
     run_fixed(suggestions, confirming, journal, limits=limits)
     runs = {record.name: record for record in journal.read()}
-    if not all(each["name"] in runs and runs[each["name"]].status != "running" for each in suggestions):
-        logger.warning("the confirmation has not ended: %s", limits.reached(list(runs.values())))
-        return None
-    score_CR = scores_of(candidates, runs, confirmation.num_runs)
+    num_runs = count_whole_runs(candidates, runs, confirmation.num_runs)
+    if num_runs < confirmation.num_runs:
+        told = f"{num_runs} of {confirmation.num_runs} runs of each ended before {limits.reached(list(runs.values()))}"
+        if num_runs < LEAST_RUNS:
+            return told
+        logger.warning("%s", told)
+    score_CR = scores_of(candidates, runs, num_runs)
     try:
         confirmed = confirm(score_CR, preset=_find_preset(candidates), search_C=[_score(each) for each in candidates])
     except UserError as error:
-        logger.warning("%s", error)
-        return None
+        return str(error)
     winner = _complete(candidates[confirmed.winner], confirming, journal)
     if winner.status != "completed":
-        logger.warning("%s: %s %s", winner.name, winner.status, winner.reason)
-        return None
-    names = [run_name(candidates[confirmed.winner], number) for number in range(1, confirmation.num_runs + 1)]
+        return f"{winner.name}: {winner.status} {winner.reason}"
+    names = [run_name(candidates[confirmed.winner], number) for number in range(1, num_runs + 1)]
     return Outcome(
         best=winner,
         candidates=candidates,
@@ -149,6 +155,13 @@ def make_suggestions(candidates: Sequence[Record], job: Job, num_runs: int) -> l
         for split in [prepare_fresh_split(Path(job.cache), number, job.base)]
         for candidate in candidates
     ]
+
+
+def count_whole_runs(candidates: Sequence[Record], runs: dict[str, Record], num_runs: int) -> int:
+    """How many runs, from the first on, have ended for every candidate."""
+    ended = {name for name, run in runs.items() if run.status != "running"}
+    is_whole = [ended >= {run_name(each, number) for each in candidates} for number in range(1, num_runs + 1)]
+    return [*is_whole, False].index(False)
 
 
 def run_name(candidate: Record, number: int) -> str:

@@ -139,6 +139,8 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
     )
     if options.refit:
         check_refittable(base.predict)
+        if then_online is not None:
+            raise UserError("--refit and --then-online: a refit trains what was confirmed; give one of them")
     point = base_point(sweep.space, base, fixed)
     if then_online is not None:
         check_offline(base, set(point))

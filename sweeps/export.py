@@ -99,8 +99,12 @@ def write_result(
     *,
     confirmed: dict[str, Any] | None = None,
 ) -> None:
-    """Write down which trial was scored on `testSet`, how, and what confirmed it; the last thing a sweep writes."""
-    write_sealed(out / "result.json", {"trial": best.name, "metrics": metrics, "confirmation": confirmed})
+    """Write down which trial was scored on `testSet`, how, how often that was used, and what confirmed it."""
+    from reid_core.uses import describe_uses, read_uses
+
+    uses = read_uses(out)
+    told = {"test_set_uses": len(uses), "test_set": describe_uses(uses)}
+    write_sealed(out / "result.json", {"trial": best.name, "metrics": metrics, "confirmation": confirmed, **told})
 
 
 def read_result(out: Path, best: Record) -> dict[str, dict[str, float]] | None:

@@ -146,9 +146,16 @@ def run_groups(sweeps: Mapping[Path, Sweep], out: Path, limits: Limits, run_one:
             failures[str(sweep.group)] = str(error)
             continue
         print(f"\ngroup {name}\n{told}\n")
-        if share.reached(read_records(folder, "", CONFIRM)) is None:
+        if share.reached(read_records(folder, "", CONFIRM)) is None and not is_cut_short(folder, sweep, share):
             write_sealed(folder / FINISHED, asked_of(sweep))
     return finish_groups(out, {str(sweep.group): folder for folder, sweep in sweeps.items()}, failures)
+
+
+def is_cut_short(folder: Path, sweep: Sweep, limits: Limits) -> bool:
+    """Whether a budget ended the search of a group before its last trial: with more of it, it goes on."""
+    trials = read_records(folder, "")
+    num_ended = sum(record.status != "running" for record in trials)
+    return num_ended < sweep.num_trials and limits.search_share().reached(trials) is not None
 
 
 def share_limits(limits: Limits, folder: Path, folders: Sequence[Path] | Mapping[Path, Any], num_left: int) -> Limits:

@@ -15,6 +15,7 @@ from sweeps.resources import Resources
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 FAILED = ("failed", "infeasible")
+SEARCH_SHARE = 2 / 3  # of the budgets; the rest is the confirmation's
 
 
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,15 +30,15 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-budget",
         metavar="TIME",
-        help="end the search after so long in this session, as 90m, 8h or 2d; the best so far is the result, and the "
-        "same command continues",
+        help="end the search after two thirds of this time (of all of it with --confirm 0), its confirmation after the "
+        "rest, as 90m, 8h or 2d in this session; the best so far is the result, and the same command continues",
     )
     parser.add_argument(
         "--max-gpu-hours",
         type=float,
         metavar="HOURS",
-        help="end the search once the trials of all sessions have held GPUs for so many hours (logical CPUs, where "
-        "there are no GPUs)",
+        help="the same for the hours that the trials of all sessions have held GPUs (logical CPUs, where there are no "
+        "GPUs)",
     )
 
 
@@ -101,6 +102,15 @@ class Limits:
             device = "GPU" if self.resources.gpus_per_worker else "CPU"
             return f"--max-gpu-hours {self.max_hours:g}: {spent:.3g} {device}-hours are spent"
         return None
+
+    def search_share(self) -> "Limits":
+        """The limits of a search whose result is confirmed within the same budgets."""
+        time_s, hours = self.time_budget_s, self.max_hours
+        return replace(
+            self,
+            time_budget_s=None if time_s is None else time_s * SEARCH_SHARE,
+            max_hours=None if hours is None else hours * SEARCH_SHARE,
+        )
 
     def after(self, records: Sequence[Record]) -> "Limits":
         """The same limits for what comes after these trials."""

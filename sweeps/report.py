@@ -18,11 +18,16 @@ OF_GROUP = ("geo_mean", "baks", "baus")
 BOUNDS = ("", "_low", "_high")  # a metric, and its 95 % interval
 
 
-def write_trials(path: Path, records: Sequence[Record], base: TrialConfig) -> None:
+def write_trials(
+    path: Path, records: Sequence[Record], base: TrialConfig, everything: Sequence[Record] | None = None
+) -> None:
     """One row per trial: name, status, reason, objective, epochs, seconds, CPU- and GPU-hours, retries, metrics per
     group and over groups, each with its interval, and the whole configuration.
+
+    The file's metadata holds the hours in all (`cpu_hours`, `gpu_hours`): of `everything`, if that is given.
     """
-    write_rows(path, [_row(record, base) for record in records], {name: sum_hours(records, name) for name in HOURS})
+    hours = {name: sum_hours(records if everything is None else everything, name) for name in HOURS}
+    write_rows(path, [_row(record, base) for record in records], hours)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], hours: dict[str, float]) -> None:

@@ -191,6 +191,8 @@ class JournalSearch(OptunaSearch):
         own = base_point(space, base, fixed)
         tried = [(prior.source, prior.parameters) for prior in priors if prior.is_tried and prior.parameters != own]
         first = [("", own), *tried]
+        if known and known[0].name != f"{TRIAL}0000":  # its record was lost: what all are compared with runs again
+            self._ot_study.enqueue_trial(own, user_attrs={NAME: f"{TRIAL}0000", SOURCE: ""})
         for source, point in first[self._next :]:
             self._ot_study.enqueue_trial(point, user_attrs={SOURCE: source})
 

@@ -22,6 +22,7 @@ from reid_core.model import describe_model
 from reid_core.prepare import Prepared, load_prepared, prepare, read_truth, resolve_data
 from reid_core.uses import Use, record_use
 from sweeps.checkpoints import load_finished
+from sweeps.confirm import FOLDER as CONFIRM
 from sweeps.confirm import Outcome, confirm_best, format_outcome
 from sweeps.connect import start_ray
 from sweeps.definition import Sweep, make_sweep
@@ -29,16 +30,18 @@ from sweeps.dry_run import print_plan
 from sweeps.export import claim_out as claim_folder
 from sweeps.export import format_result, read_result, write_best, write_result
 from sweeps.goals import Goals, format_front, pick
-from sweeps.groups import claim_groups, load_tried, plan_groups, run_groups
+from sweeps.groups import claim_groups, load_tried, plan_groups, read_records, run_groups
 from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits, make_limits
 from sweeps.mirror import Mirror, blame_storage, open_out
+from sweeps.online import FOLDER as ONLINE
 from sweeps.online import continue_online
 from sweeps.priors import load_priors
 from sweeps.refit import FOLDER as REFIT
+from sweeps.refit import TRIALS as REFIT_TRIALS
 from sweeps.refit import refit_best
-from sweeps.report import best_record, describe_online, format_failures, write_trials
+from sweeps.report import best_record, describe_hours, describe_online, format_failures, write_trials
 from sweeps.resources import Resources
 from sweeps.search_flag import choices_of
 from sweeps.searcher import JournalSearch, epoch_scores
@@ -102,16 +105,20 @@ def complete(
     prepared, job = prepare_job(sweep, root, out, resources)
     job = replace(job, mirror=mirror)
     goals = make_goals(sweep, prepared)
-    run_trials(sweep, job, journal, limits, goals)
+    run_trials(sweep, job, journal, limits.search_share() if sweep.confirmation.num_best else limits, goals)
     found = choose_best(sweep, job, journal.read(), limits, goals)
     metrics = score_test_set(found.best, job, root, skip_missing=sweep.skip_missing)
     write_best(out, job.configure(found.best.parameters), num_unreadable=prepared.num_unreadable)
-    write_result(out, found.best, metrics, confirmed=found.outcome.describe() if found.outcome else None)
+    write_result(out, found.best, metrics, confirmed=found.describe_confirmation())
     notes = describe_choice(found, goals)
     if sweep.refit:
         runs = found.outcome.winning_runs if found.outcome else [found.best]
         failure = refit_best(found.best, runs, job, root, skip_missing=sweep.skip_missing)
         notes.append(f"--refit: {failure}" if failure else f"refitted on all database images: {out / REFIT}")
+        write_result(out, found.best, metrics, confirmed=found.describe_confirmation())  # with this use of testSet
+    everything = read_records(out, "", CONFIRM, ONLINE, REFIT_TRIALS)
+    write_trials(out / "trials.parquet", found.records, sweep.base, everything)
+    notes.append(f"everything that was trained, re-runs included: {describe_hours(everything)}")
     return format_result(out, found.records, found.best, metrics, num_unreadable=prepared.num_unreadable, notes=notes)
 
 
@@ -186,7 +193,20 @@ class Found:
     records: list[Record]  # of the search, and of the training that went on with its best
     best: Record
     outcome: Outcome | None  # of the confirmation; None: the result is unconfirmed
-    ended: str | None  # why the sweep ended before its last trial
+    unconfirmed: str  # why; empty if it is confirmed
+    ended: str | None  # why the search ended before its last trial
+
+    @property
+    def is_trained_on(self) -> bool:
+        """Whether the best trial is one that went on after the confirmation."""
+        return self.outcome is not None and self.best.name != self.outcome.best.name
+
+    def describe_confirmation(self) -> dict[str, Any]:
+        """What result.json holds of it."""
+        if self.outcome is None:
+            return {"status": "unconfirmed", "reason": self.unconfirmed}
+        status = "trained on since" if self.is_trained_on else "confirmed"
+        return {"status": status, **self.outcome.describe()}
 
 
 def choose_best(sweep: Sweep, job: Job, records: list[Record], limits: Limits, goals: Goals) -> Found:
@@ -197,13 +217,18 @@ def choose_best(sweep: Sweep, job: Job, records: list[Record], limits: Limits, g
     """
     trials = Path(job.out) / "trials.parquet"
     write_trials(trials, records, sweep.base)
-    best, reason = pick(records, goals), limits.reached(records)
+    best, reason = pick(records, goals), None
+    if sum(record.status != "running" for record in records) < sweep.num_trials:
+        reason = (limits.search_share() if sweep.confirmation.num_best else limits).reached(records)
     if reason:
         logger.warning("the search has ended: %s", reason)
     if best is None:
         told = f" ({reason})" if reason else ""
         raise UserError(f"no trial was completed{told}:\n{format_failures(records)}")
-    outcome = confirm_best(records, best, job, sweep.confirmation, limits)
+    found = confirm_best(records, best, job, sweep.confirmation, limits)
+    outcome, unconfirmed = (None, found) if isinstance(found, str) else (found, "")
+    if outcome is None:
+        logger.warning("unconfirmed: %s", unconfirmed)
     best = outcome.best if outcome else best
     online = continue_online(best, job, sweep.then_online) if sweep.then_online is not None else None
     if online is not None:
@@ -211,7 +236,7 @@ def choose_best(sweep: Sweep, job: Job, records: list[Record], limits: Limits, g
         records = [*records, online]
         write_trials(trials, records, sweep.base)
         best = best_record([best, online]) or best
-    return Found(records=records, best=best, outcome=outcome, ended=reason)
+    return Found(records=records, best=best, outcome=outcome, unconfirmed=unconfirmed, ended=reason)
 
 
 def describe_choice(found: Found, goals: Goals) -> list[str]:
@@ -220,8 +245,12 @@ def describe_choice(found: Found, goals: Goals) -> list[str]:
     if goals.groups:
         notes.append(format_front(found.records, goals))
     if found.outcome:
-        return [*notes, format_outcome(found.outcome)]
-    return [*notes, "unconfirmed: the score of the best trial is the largest of many, and too high (--confirm)"]
+        notes.append(format_outcome(found.outcome))
+        if found.is_trained_on:
+            notes.append(f"{found.best.name} was trained on after the confirmation, which says nothing of it")
+        return notes
+    too_high = "the score of the best trial is the largest of many, and too high"
+    return [*notes, f"unconfirmed ({found.unconfirmed}): {too_high}"]
 
 
 def score_test_set(best: Record, job: Job, root: Path, *, skip_missing: bool) -> dict[str, dict[str, float]]:

@@ -55,7 +55,11 @@ from sweeps.stream import stream_batches
 FINAL_KEYS = ("metrics", "objective", "history", FAILED, UNSCORED, "status")
 STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "running"}
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
-MAX_CONTROLLER_FAILURES = 3  # Ray's default is to retry for ever
+FAILURES = FailureConfig(
+    max_failures=0,  # whether another attempt can help is decided by `failures.judge`
+    max_preemption_failures=-1,  # type: ignore[call-arg]  # for ever: a preempted node is no failure
+    controller_failure_limit=3,  # type: ignore[call-arg]  # Ray's default is to retry for ever
+)
 
 
 def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
@@ -190,11 +194,7 @@ def make_torch_trainer(
             storage_filesystem=job.filesystem,
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            failure_config=FailureConfig(
-                max_preemption_failures=-1,  # type: ignore[call-arg]  # however often: it is no failure
-                max_failures=0,  # whether another attempt can help is decided by `failures.judge`
-                controller_failure_limit=MAX_CONTROLLER_FAILURES,  # type: ignore[call-arg]
-            ),
+            failure_config=FAILURES,
         ),
     )
 

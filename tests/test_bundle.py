@@ -33,6 +33,8 @@ from reid_core.decision import Outputs
 from reid_core.embed import embed
 from reid_core.matching import make_matcher
 from reid_core.prepare import load_prepared
+from reid_core.presets import tiny
+from reid_core.second import second_config
 from reid_core.synthetic import write_synthetic
 
 TINY_RUN = [
@@ -241,6 +243,18 @@ def test_checksums_cover_the_second_model(experiment, tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match=r"second/model\.safetensors: it is listed"):
         read_bundle(tmp_path / "two")
+
+
+def test_a_refitted_model_is_no_second_model(experiment, tmp_path):
+    first = read_bundle(experiment.out / "best")
+    write_bundle(tmp_path / "refit", dataclasses.replace(first, refitted_epochs=2))
+    for folder, config in ((experiment.out / "best", first.config), (tmp_path / "refit", None)):
+        asked = override(tiny(), {"fusion.second_model": str(folder)})
+        if config:
+            assert second_config(asked) == config
+        else:
+            with pytest.raises(UserError, match=r"refit: a refitted model, trained on every image"):
+                second_config(asked)
 
 
 def test_weights_of_another_model_are_refused(copy):

@@ -13,6 +13,7 @@ from sweeps.confirm import (
     Outcome,
     add_confirm_flags,
     choose_candidates,
+    count_whole_runs,
     format_outcome,
     make_confirmation,
     scores_of,
@@ -35,6 +36,19 @@ def parse(*arguments):
     parser = argparse.ArgumentParser()
     add_confirm_flags(parser)
     return make_confirmation(parser.parse_args(arguments))
+
+
+def test_a_confirmation_that_a_limit_ended_keeps_its_whole_runs():
+    candidates = [trial(1, 0.5), trial(0)]
+    ended = {f"trial-000{number}-run{run}": "completed" for number, run in ((1, 1), (0, 1), (1, 2), (0, 2), (1, 3))}
+    runs = {name: Record(name, {}, status) for name, status in ended.items()}
+    assert count_whole_runs(candidates, runs, 3) == 2  # trial-0000 has no third
+    runs["trial-0000-run3"] = Record("trial-0000-run3", {}, "running")
+    assert count_whole_runs(candidates, runs, 3) == 2
+    runs["trial-0000-run3"] = Record("trial-0000-run3", {}, "failed")
+    assert count_whole_runs(candidates, runs, 3) == 3
+    del runs["trial-0001-run1"]
+    assert count_whole_runs(candidates, runs, 3) == 0
 
 
 def test_flags():

@@ -8,10 +8,13 @@ import ray
 import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from reid_core.config import UserError
 from sweeps.failures import describe_failure, judge
+from sweeps.trial import FAILURES
 
 assert ray
 
@@ -19,6 +22,15 @@ assert ray
 def failed(*causes):
     wrapped = [UserExceptionWithTraceback(cause, "Traceback ...") for cause in causes]
     return WorkerGroupError("it failed", dict(enumerate(wrapped)))
+
+
+def test_a_preempted_node_counts_as_no_failure():
+    policy = DefaultFailurePolicy(FAILURES)
+    died = ActorDiedError()
+    died._preempted = True
+    preempted = WorkerGroupError("its node was taken away", {0: died})
+    assert all(policy.make_decision(preempted) == FailureDecision.RETRY for _ in range(100))
+    assert policy.make_decision(failed(ActorDiedError())) == FailureDecision.RAISE  # `judge` decides
 
 
 @pytest.mark.parametrize(

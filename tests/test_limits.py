@@ -47,6 +47,16 @@ def test_failures_end_a_sweep_and_pruned_trials_are_none():
     assert parse("--max-failures", "0").max_failures is None
 
 
+def test_a_search_leaves_a_third_of_the_budgets_to_its_confirmation():
+    limits = parse("--time-budget", "90m", "--max-gpu-hours", "6", "--max-failures", "3")
+    search = limits.search_share()
+    assert (search.time_budget_s, search.max_hours, search.max_failures) == (3600.0, 4.0, 3)
+    spent = [record("completed", gpu_hours=5.0)]
+    assert search.reached(spent) is not None
+    assert limits.reached(spent) is None
+    assert Limits().search_share().reached(spent) is None
+
+
 def test_time_is_that_of_this_session():
     limits = Limits(time_budget_s=60.0, started_s=time.monotonic() - 59)
     assert limits.reached([record("completed", seconds=1e6)]) is None

@@ -1,6 +1,5 @@
-"""The working folder of a sweep that is kept in a storage, and a sweep that outlives its machine."""
+"""The working folder of a sweep that is kept in a storage; test_sweep.py has a sweep that outlives its machine."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -8,19 +7,16 @@ import urllib.request
 from argparse import Namespace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from s3_server import s3_uri
-from test_sweep import ROOT, command, run_until, start
+from test_sweep import ROOT
 
-from reid_core.bundle import read_bundle
 from reid_core.checksums import CHECKSUMS, write_checksums
 from reid_core.cli import make_out
 from reid_core.config import UserError
 from sweeps import connect
 from sweeps.connect import check_shared
 from sweeps.export import hold_out
-from sweeps.journal import Journal
 from sweeps.mirror import LARGE_BYTES, MARK, Mirror, blame_storage, open_out
 from sweeps.storage import StorageError, open_storage
 
@@ -257,30 +253,3 @@ def test_a_full_disk_here_is_told_at_once(storage, tmp_path):
     (tmp_path / "work" / "y.part").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"work/y: cannot be written: No space left on device"):
         mirror.pull()
-
-
-def test_a_sweep_outlives_its_machine(moto, small_data, tmp_path):
-    uri, work = s3_uri(moto, "bucket/sweep"), tmp_path / "work"
-    more = ["--trials", "1", "--workers", "1", "--confirm", "0", "--set", "optim.epochs=4"]
-    arguments = [*command(small_data, uri, *more), "--work", str(work)]
-
-    def is_training():
-        return any(json.loads(file.read_text())["reports"] for file in work.glob("trials/*.json"))
-
-    run_until(is_training, arguments, tmp_path / "first.log")
-    storage = open_storage(uri)
-    (killed,) = (json.loads(storage.read(name)) for name in storage.list_files("trials") if name == RECORD)
-    assert killed["status"] == "running"
-    shutil.rmtree(work)  # the machine is gone, and all that it had
-
-    with (tmp_path / "second.log").open("w") as log:
-        assert start(arguments, log).wait(timeout=600) == 0, (tmp_path / "second.log").read_text()[-3000:]
-    told = (tmp_path / "second.log").read_text()
-    assert "resuming: 0 of 1 trials have ended" in told
-    assert "epoch 1:" not in told.split("trial-0000 started")[1]  # it is not trained again
-    (record,) = Journal(other_machine(storage, tmp_path / "other").folder / "trials").read()
-    assert [report["epoch"] for report in record.reports] == [1, 2, 3, 4]
-    assert record.reports[: len(killed["reports"])] == killed["reports"]
-    assert pq.read_table(tmp_path / "other" / "trials.parquet")["trial_id"].to_pylist() == ["trial-0000"]
-    assert read_bundle(tmp_path / "other" / "best").metrics["thresholdSet"]["mean_of_groups"] > 0
-    assert len(json.loads((tmp_path / "other" / "test_set_uses.json").read_text())["uses"]) == 1

@@ -18,7 +18,7 @@ from sweeps.limits import Limits
 from sweeps.resources import Resources
 from sweeps.search_flag import parse_searched
 from sweeps.searcher import FAILED, FINAL, FixedSearch, JournalSearch, epoch_scores
-from sweeps.space import metric_space
+from sweeps.space import base_point, metric_space
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -118,6 +118,15 @@ def test_a_resumed_search_repeats_nothing_and_continues_what_was_interrupted(tmp
     assert again[0]["parameters"] == parameters["trial-0001"]
     assert again[2]["parameters"] not in [parameters[name] for name in names]  # a new point, not the first draws again
     assert names == ["trial-0000", "trial-0001", "trial-0002", "trial-0003"]
+
+
+def test_a_preset_whose_record_was_lost_runs_again_under_its_name(tmp_path):
+    journal = Journal(tmp_path / "trials")
+    journal.write(Record("trial-0001", base_point(metric_space, tiny(), NOTHING) | {"optim.lr_head": 1e-3}, "pruned"))
+    search = make_search(tmp_path, journal)
+    first, second = (search.suggest(name) for name in "ab")
+    assert (first["name"], first["parameters"]) == ("trial-0000", base_point(metric_space, tiny(), NOTHING))
+    assert second["name"] == "trial-0002"
 
 
 def test_a_continued_trial_keeps_its_reports_once(tmp_path):

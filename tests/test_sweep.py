@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,18 @@ import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from s3_server import s3_uri
 
 from reid_core import predict
 from reid_core.bundle import read_bundle, read_config
 from reid_core.config import UserError, override
 from reid_core.presets import tiny
+from reid_core.uses import read_uses
 from sweeps import metric
+from sweeps.definition import make_parser
+from sweeps.groups import read_records
 from sweeps.journal import Journal
+from sweeps.mirror import open_out
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--set", "optim.epochs=2", "--set", "match.num_keypoints=32", "--set", "match.image_px=64"]
@@ -72,41 +78,49 @@ def run_until(condition, arguments, log_path):
         kill_everything(process)
 
 
-def test_a_sweep_killed_twice_is_resumed_and_gives_a_model(small_data, tmp_path):
+def test_a_sweep_killed_twice_that_lost_its_machine_is_resumed_and_gives_a_model(moto, small_data, tmp_path):
     # Reports reach the journal seconds late and several at once: enough epochs for a kill in the middle of them.
-    out, epochs = tmp_path / "out", 4
-    arguments = command(small_data, out, "--trials", "2", "--confirm", "0", "--set", f"optim.epochs={epochs}")
+    uri, work, epochs = s3_uri(moto, "bucket/killed"), tmp_path / "work", 4
+    more = ["--trials", "2", "--confirm", "0", "--set", f"optim.epochs={epochs}", "--work", str(work)]
+    arguments = command(small_data, uri, *more)
 
     def first_is_training():
-        return any(record.reports for record in Journal(out / "trials").read())
+        return any(json.loads(file.read_text())["reports"] for file in work.glob("trials/*.json"))
 
     def second_has_started():
-        return (out / "trials" / "trial-0001" / "config.json").exists()
+        return (work / "trials" / "trial-0001" / "config.json").exists()
+
+    def kept(folder):
+        """The sweep as the storage has it, and the names of the files of its first trial, which hold the time."""
+        options = make_parser("").parse_args(["--data", "x", "--out", uri, "--work", str(tmp_path / folder)])
+        _, mirror = open_out(options)
+        files = mirror.storage.list_files("trials/trial-0000")
+        return Journal(tmp_path / folder / "trials").read(), [name for name in files if "checkpoint_" in name]
 
     run_until(first_is_training, arguments, tmp_path / "first.log")
-    (killed,) = Journal(out / "trials").read()
+    (killed,), _ = kept("after-first")
     assert killed.status == "running"
-    assert 1 <= len(killed.reports) < epochs
+    assert len(killed.reports) < epochs
 
     run_until(second_has_started, arguments, tmp_path / "second.log")
-    finished, interrupted = Journal(out / "trials").read()
+    (finished, interrupted), written = kept("after-second")
     assert (finished.status, interrupted.status) == ("completed", "running")
     assert finished.reports[: len(killed.reports)] == killed.reports  # continued, not begun again
     assert [report["epoch"] for report in finished.reports] == list(range(1, epochs + 1))
-    files = sorted((out / "trials" / "trial-0000").rglob("*.safetensors"))
-    written = [path.stat().st_mtime_ns for path in files]
+    shutil.rmtree(work)  # the machine is gone, and all that it had
 
     with (tmp_path / "third.log").open("w") as log:
         assert start(arguments, log).wait(timeout=600) == 0, (tmp_path / "third.log").read_text()[-3000:]
     told = (tmp_path / "third.log").read_text()
     assert "resuming: 1 of 2 trials have ended" in told
-    records = Journal(out / "trials").read()
+    records, again = kept("after-third")
     assert records[0] == finished
-    assert [path.stat().st_mtime_ns for path in files] == written
+    assert again == written
     assert (records[1].name, records[1].parameters) == ("trial-0001", interrupted.parameters)
     assert records[1].status in ("completed", "pruned")
-    check_result(out, records, told)
-    check_predictions(out, small_data, tmp_path)
+    assert len(read_uses(tmp_path / "after-third")) == 1
+    check_result(tmp_path / "after-third", records, told)
+    check_predictions(tmp_path / "after-third", small_data, tmp_path)
 
 
 def check_result(out, records, told):
@@ -167,7 +181,13 @@ def check_confirmation(out):
     evaluated, refitted = (read_bundle(out / name) for name in ("best", "refit"))
     assert refitted.refitted_epochs in (1, 2)
     assert refitted.decision.thresholds == evaluated.decision.thresholds
-    assert len(json.loads((out / "test_set_uses.json").read_text())) == 2  # the score, and the refit
+    assert len(read_uses(out)) == 2  # the score, and the refit
+    result = json.loads((out / "result.json").read_text())
+    assert (result["test_set_uses"], confirmed["status"]) == (2, "confirmed")
+    everything = read_records(out, "", "confirm", "refit_trial")
+    hours = sum(record.cpu_hours for record in everything)
+    assert [record.name for record in everything][1:3] == ["trial-0000-run1", "trial-0000-run2"]
+    assert float(pq.read_schema(out / "trials.parquet").metadata[b"cpu_hours"]) == pytest.approx(hours)
 
 
 def test_the_plan_tells_everything_and_runs_nothing(small_data, tmp_path, capsys):
@@ -204,7 +224,7 @@ def test_wrong_flags_are_named(small_data, tmp_path, flags, told):
 
 
 def test_an_out_of_another_sweep_is_refused_by_what_differs(small_data, tmp_path):
-    from sweeps.definition import make_parser, make_sweep
+    from sweeps.definition import make_sweep
     from sweeps.sweep import claim_out
 
     def sweep(*more):
