@@ -170,11 +170,14 @@ def decide(
     return decision, metrics | {f"threshold.{group}": value for group, value in decision.thresholds.items()}
 
 
-def cosine_report(parts: Parts, outputs: Outputs, *, device: str = "cpu") -> dict[str, float]:
+def cosine_report(
+    parts: Parts, outputs: Outputs, *, of_worst_group: bool = False, device: str = "cpu"
+) -> dict[str, float]:
     """What a trial reports per epoch: no local matching, no calibration.
 
     Returns:
-        `geo_mean_cosine`: mean over groups of the best GEO_MEAN over cosine thresholds on `thresholdSet`;
+        `geo_mean_cosine`: mean over groups of the best GEO_MEAN over cosine thresholds on `thresholdSet`, or, as the
+        objective asks for it, the smallest;
         `accuracy_validating`: share of `validating` images whose most similar `training` image is the same animal;
         `accuracy_training`: the same of a fixed tenth of `training` (at least `MIN_SAMPLE`, at most all), an image
         being no candidate for itself and animals with a single training image left out (paper figure A.4).
@@ -196,9 +199,10 @@ def cosine_report(parts: Parts, outputs: Outputs, *, device: str = "cpu") -> dic
     chosen = choose_thresholds(
         answers, parts, groups=answers.group_Q, config=ThresholdConfig(smallest=-1.0, largest=1.0)
     )
-    values = np.array([choice.geo_mean for choice in chosen.values()])
+    values = [choice.geo_mean for choice in chosen.values() if not np.isnan(choice.geo_mean)]
+    aggregate = np.min if of_worst_group else np.mean
     return {
-        "geo_mean_cosine": float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else float("nan"),
+        "geo_mean_cosine": float(aggregate(values)) if values else float("nan"),
         "accuracy_validating": accuracy(parts.rows("validating")),
         "accuracy_training": accuracy(sample_training(parts)),
     }

@@ -178,7 +178,8 @@ def epoch_evaluation(config: TrialConfig, prepared: Prepared, place: Place) -> E
 
     def evaluate(model: ReidModel) -> dict[str, float]:
         outputs = outputs_of(config, prepared, model, place)
-        report = cosine_report(parts, outputs, device=place.device)
+        worst = config.threshold.objective == "worst_group"
+        report = cosine_report(parts, outputs, of_worst_group=worst, device=place.device)
         if outputs.logit_NK is not None:
             sample = sample_training(parts)
             of_training = classifier_report(outputs.logit_NK, code_N, sample, "training")

@@ -315,6 +315,18 @@ def test_cosine_report_by_hand():
     assert report == {}
 
 
+def test_the_epochs_of_a_sweep_for_the_worst_group_are_judged_by_it():
+    rows = [("cow", "ada", "training", 0, 1.0), ("cow", "bo", "training", 1, 1.0)]
+    rows += [("cow", "ada", "thresholdSet", 0, 0.9), ("cow", "bo", "thresholdSet", 1, 0.2)]
+    rows += [("cow", "yan", "thresholdSet", 0, 0.5)]  # above 0.5: BAKS 1/2, BAUS 1
+    rows += [("dog", "rex", "training", 2, 1.0), ("dog", "rex", "thresholdSet", 2, 0.9)]
+    rows += [("dog", "max", "thresholdSet", 2, 0.1)]  # above 0.1: all right
+    parts, embedding_ND = make_world(rows)
+    outputs = Outputs(embedding_ND)
+    assert cosine_report(parts, outputs)["geo_mean_cosine"] == pytest.approx((np.sqrt(1 / 2) + 1) / 2)
+    assert cosine_report(parts, outputs, of_worst_group=True)["geo_mean_cosine"] == pytest.approx(np.sqrt(1 / 2))
+
+
 def test_accuracy_on_training_images_leaves_out_the_image_itself_and_animals_with_one():
     rows = [("cow", "ada", "training", 0, 0.99), ("cow", "ada", "training", 0, 0.98)]  # each other's nearest
     rows += [("cow", "bo", "training", 1, 0.9), ("cow", "bo", "training", 0, 0.9)]  # the second looks like ada
