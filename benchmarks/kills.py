@@ -3,7 +3,7 @@
     python benchmarks/kills.py [--seed 0] [--kinds worker,disk] [--scratch FOLDER]
 
 Three short sweeps (one trial at a time, two workers in each, two trials at a time) are killed thirty times between them
-and continued with the same command each time; it takes about half an hour of two idle cores. A seeded generator chooses
+and continued with the same command each time; it takes about an hour of two idle cores. A seeded generator chooses
 kinds and moments. A moment is a count of events (lines printed, checkpoints, reports, ended trials), never a time.
 
 kinds that end a session: everything (kill -9 of the command and all its Ray processes), command (alone), cluster

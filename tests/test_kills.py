@@ -31,15 +31,13 @@ from sweeps.tuning import reopen, run_fixed
 def test_a_sweep_loses_nothing_by_kills_beside_another_ray(local_ray, small_data, tmp_path):
     # With two Rays on a machine, Ray's own cleaner of a stopped trial finds both, and ends with an error.
     sweep = KilledSweep(tmp_path, "sweep", small_data, num_trials=2)
-    sweep.run_session([Plan("checkpoint", Moment("start", 1)), Plan("interrupt", Moment("report", 1))])
-    sweep.run_session([Plan("everything", Moment("use", 1))])
+    kinds = [["checkpoint", "interrupt"], ["worker", "data", "cluster"], ["store", "trial driver", "everything"]]
+    for *outlived, last in kinds:
+        moment = Moment("use", 1) if last == "everything" else Moment("report", 1)
+        sweep.run_session([*(Plan(kind, Moment("report", 1)) for kind in outlived), Plan(last, moment)])
     sweep.finish()
     assert sweep.problems == []
-    assert [(kill.kind, kill.resumed) for kill in sweep.kills] == [
-        ("checkpoint", True),
-        ("interrupt", True),
-        ("everything", True),
-    ]
+    assert [(kill.kind, kill.resumed) for kill in sweep.kills] == [(kind, True) for kind in sum(kinds, [])]
     assert sweep.num_once == sweep.num_ended >= 2
 
 
