@@ -37,7 +37,7 @@ def test_a_sweep_loses_nothing_by_kills_beside_another_ray(local_ray, small_data
         sweep.run_session([*(Plan(kind, Moment("report", 1)) for kind in outlived), Plan(last, moment)])
     sweep.finish()
     assert sweep.problems == []
-    assert [(kill.kind, kill.resumed) for kill in sweep.kills] == [(kind, True) for kind in sum(kinds, [])]
+    assert [(kill.kind, kill.resumed) for kill in sweep.kills] == [(kind, True) for each in kinds for kind in each]
     assert sweep.num_once == sweep.num_ended >= 2
 
 
