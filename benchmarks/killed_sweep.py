@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from benchmarks.victims import POLL_S, Session, kill
 from reid_core.pair_store import PairStore
 from reid_core.train import SCORE
+from sweeps.checkpoints import UNFINISHED
 from sweeps.journal import Journal, Record
 from sweeps.sweep import make_scheduler
 
@@ -181,7 +182,8 @@ class KilledSweep:
         if event == "start":
             return session.text().count(" started: ")
         if event == "checkpoint":
-            self._checkpoints |= {str(path) for path in self.out.glob("trials/*/checkpoint_*")}
+            folders = self.out.glob("trials/*/checkpoint_*")
+            self._checkpoints |= {str(path) for path in folders if not path.name.endswith(UNFINISHED)}
             return len(self._checkpoints)
         if event == "use":
             return len(list(self.out.glob("test_set_uses.json")))

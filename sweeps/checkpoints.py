@@ -1,6 +1,6 @@
 """Checkpoints of one trial: which of them to continue from.
 
-trial folder → the newest checkpoint that is whole → trainer. Ray Train writes a folder per report and remembers them in
+trial folder → the newest checkpoint that is whole → trainer. Ray Train wants a folder per report and remembers them in
 a file of its own, which a crash can leave cut off or pointing nowhere, and then no run of that name starts again. The
 folders themselves, with their checksums, say all that is needed. They lie on any file system of `pyarrow.fs`.
 """
@@ -11,38 +11,69 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, copy_files
 from ray.train import Checkpoint
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 
-from reid_core.checksums import verify_checksums
+from reid_core.checksums import CHECKSUMS, verify_checksums
 from reid_core.config import UserError
 from reid_core.train import CHECKPOINT, KEPT_CHECKPOINTS, Trainer, load_newest
+from sweeps.storage import OBJECT_STORES
 
+UNFINISHED = ".part"  # how the name of a checkpoint ends while it is written
 logger = logging.getLogger(__name__)
 
 
 def list_checkpoints(filesystem: FileSystem, folder: str) -> list[Checkpoint]:
-    """Checkpoints of a trial, whole or not, newest first: their names hold the time."""
-    infos = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
-    named = [each for each in infos if each.type == FileType.Directory and each.base_name.startswith("checkpoint_")]
-    return [Checkpoint(path, filesystem=filesystem) for path in sorted((each.path for each in named), reverse=True)]
+    """Checkpoints of a trial, damaged ones too, newest first: their names hold the time."""
+    paths = [each.path for each in _list_folders(filesystem, folder) if not each.base_name.endswith(UNFINISHED)]
+    return [Checkpoint(path, filesystem=filesystem) for path in sorted(paths, reverse=True)]
+
+
+def upload(filesystem: FileSystem, folder: str, checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Copy a checkpoint into the folder of its trial; Ray Train's `checkpoint_upload_fn`, in place of its own.
+
+    It is written under another name and renamed. An object store renames no folders: there each file appears when it is
+    whole, and the checksums, without which a checkpoint is none, come last.
+
+    Args:
+        filesystem: Where it shall be.
+        folder: Of the trial.
+        checkpoint: Files of this machine.
+        name: Of the folder it gets.
+    """
+    path = f"{folder}/{name}"
+    written = path if filesystem.type_name in OBJECT_STORES else path + UNFINISHED
+    filesystem.create_dir(written)
+    for file in (*CHECKPOINT, CHECKSUMS):
+        copy_files(
+            posixpath.join(checkpoint.path, file),
+            f"{written}/{file}",
+            source_filesystem=checkpoint.filesystem,
+            destination_filesystem=filesystem,
+        )
+    if written != path:
+        filesystem.move(written, path)
+    return Checkpoint(path, filesystem=filesystem)
 
 
 def clear_for_restart(filesystem: FileSystem, folder: str) -> None:
-    """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints that are too old.
+    """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints of no use.
 
     Only whole ones count: a process that is killed twice while it writes leaves two that are none.
     """
     with suppress(FileNotFoundError):
         filesystem.delete_file(f"{folder}/{SNAPSHOT}")
+    useless = [each.path for each in _list_folders(filesystem, folder) if each.base_name.endswith(UNFINISHED)]
     num_whole = 0
     for checkpoint in list_checkpoints(filesystem, folder):
         if num_whole == KEPT_CHECKPOINTS:
-            with suppress(OSError):  # what cannot be deleted only takes room
-                filesystem.delete_dir(checkpoint.path)
+            useless.append(checkpoint.path)
         else:
             num_whole += is_whole(checkpoint)
+    for path in useless:
+        with suppress(OSError):  # what cannot be deleted only takes room
+            filesystem.delete_dir(path)
 
 
 @contextmanager
@@ -94,3 +125,9 @@ def load_finished(trainer: Trainer, checkpoint: Checkpoint) -> None:
     others = [each for each in list_checkpoints(checkpoint.filesystem, trial) if each.path != checkpoint.path]
     if not continue_newest(trainer, [checkpoint, *others]):
         raise UserError(f"{trial}: no checkpoint of this trial is whole")
+
+
+def _list_folders(filesystem: FileSystem, folder: str) -> list[FileInfo]:
+    """Of checkpoints, and of what was to become one."""
+    infos = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    return [each for each in infos if each.type == FileType.Directory and each.base_name.startswith("checkpoint_")]

@@ -7,7 +7,9 @@ import json
 import os
 import posixpath
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,7 @@ from reid_core.model import make_model
 from reid_core.pair_store import store_name
 from reid_core.prepare import Prepared, load_prepared
 from reid_core.train import KEPT_CHECKPOINTS, SCORE, Evaluate, Trainer, TrainingError
-from sweeps.checkpoints import clear_for_restart, continue_newest, fetch, list_checkpoints
+from sweeps.checkpoints import clear_for_restart, continue_newest, fetch, list_checkpoints, upload
 from sweeps.failures import describe_failure, judge
 from sweeps.job import Job
 from sweeps.progress import TOLD_BEFORE
@@ -225,6 +227,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     source = source_of(config, prepared)
     place = keep_activations(config, prepared, trainer, place)
     rest, retries = rest_of(plan, trainer), {"retries": settings["retries"]}
+    tell = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
     for report in trainer.history:
         ray.train.report(report | retries | {TOLD_BEFORE: True})
     kept = kept_batches(rest, source, trainer, config, place)
@@ -233,16 +236,16 @@ def train_worker(settings: dict[str, Any]) -> None:
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     try:
         for report in islice(trainer.fit(batches, evaluate), only_train and max(0, only_train - len(trainer.history))):
-            _report(trainer, report | retries, place)
+            tell(report | retries)
     except TrainingError as error:
-        return _report(trainer, {"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"}, place)
+        return tell({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
     if only_train is not None:
-        return _report(trainer, {"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history}, place)
+        return tell({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
     _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
     metrics |= sum_counts(counts, place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
     full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
-    return _report(trainer, {"epoch": best["epoch"], SCORE: best[SCORE], **full}, place)
+    return tell({"epoch": best["epoch"], SCORE: best[SCORE], **full})
 
 
 def prefer_last(trainer: Trainer) -> Evaluate:
@@ -299,14 +302,16 @@ def gather_arrays(array: np.ndarray) -> np.ndarray:
     return np.concatenate([part[: int(size)].cpu().numpy() for part, size in zip(parts, sizes, strict=True)])
 
 
-def _report(trainer: Any, report: dict[str, Any], place: Place) -> None:
+def _report(
+    trainer: Trainer, rank: int, upload: Callable[[Checkpoint, str], Checkpoint], report: dict[str, Any]
+) -> None:
     """Every rank reports equally often (it is a barrier); only rank 0 writes a checkpoint."""
-    if place.rank != 0:
+    if rank != 0:
         ray.train.report(report)
         return
     with tempfile.TemporaryDirectory() as folder:
         trainer.save(Path(folder))
-        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_fn=upload)
 
 
 def _describe_trial(job: Job, name: str, config: TrialConfig) -> None:

@@ -9,16 +9,26 @@ from types import SimpleNamespace
 
 import pytest
 import ray.tune
+from pyarrow.fs import LocalFileSystem
+from ray.train import Checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.killed_sweep import KilledSweep, Moment, Plan, check_rungs, continues, mount_small_disk, unmount
 from benchmarks.kills import KINDS, plan_kills
-from reid_core.checksums import verify_checksums, write_checksums
+from reid_core.checksums import CHECKSUMS, verify_checksums, write_checksums
 from reid_core.config import UserError
 from reid_core.presets import tiny
 from reid_core.train import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
-from sweeps.checkpoints import SNAPSHOT, clear_for_restart, continue_newest, list_checkpoints, load_finished
+from sweeps.checkpoints import (
+    SNAPSHOT,
+    clear_for_restart,
+    continue_newest,
+    is_whole,
+    list_checkpoints,
+    load_finished,
+    upload,
+)
 from sweeps.failures import is_full_disk
 from sweeps.job import Job
 from sweeps.journal import Journal, Record
@@ -111,6 +121,27 @@ def test_half_written_checkpoints_do_not_crowd_out_whole_ones(storage, tmp_path)
     write_checkpoint(storage, "g", tmp_path)
     clear_for_restart(*place)
     assert [each.path[-1] for each in list_checkpoints(*place)] == ["g", "f"]
+
+
+def test_an_upload_cut_off_anywhere_leaves_no_checkpoint(storage, tmp_path):
+    write_checkpoint(storage, "a", tmp_path)  # and as files of this machine
+    made, home = Checkpoint.from_directory(str(tmp_path / "checkpoint_a")), (storage.filesystem, storage.at("x"))
+    there = upload(*home, made, "checkpoint_1")
+    assert [each.path for each in list_checkpoints(*home)] == [there.path] == [f"{home[1]}/checkpoint_1"]
+    assert is_whole(there)
+    for missing in (*CHECKPOINT, CHECKSUMS):
+        file = tmp_path / "checkpoint_a" / missing
+        content = file.read_bytes()
+        file.unlink()  # copying ends here
+        with pytest.raises(FileNotFoundError):
+            upload(*home, made, "checkpoint_2")
+        file.write_bytes(content)
+        assert [each.path for each in list_checkpoints(*home) if is_whole(each)] == [there.path]
+        if isinstance(storage.filesystem, LocalFileSystem):  # it can rename: not even a name is left
+            assert len(list_checkpoints(*home)) == 1
+    clear_for_restart(*home)
+    assert is_whole(list_checkpoints(*home)[-1])
+    assert not [name for name in storage.list_files("x") if ".part/" in name]
 
 
 def test_a_full_disk_is_found_in_what_an_error_came_of():
