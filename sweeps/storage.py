@@ -23,7 +23,10 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from reid_core.config import UserError
 from reid_core.escape import escape_line
 
-WAITS_S = (2.0, 8.0, 30.0, 60.0)  # before each further attempt; the S3 client tries for some seconds each time
+CONTINUES = "the same command continues"
+# Before each further attempt. The S3 client tries for some seconds each time where it is refused, for minutes where it
+# gets no answer.
+WAITS_S = (2.0, 8.0, 30.0, 60.0)
 OBJECT_STORES = ("s3", "gcs", "abfs")  # there a file appears when it is whole; elsewhere it grows
 SHOWN_OPTIONS = ("allow_delayed_open", "enable_tls", "endpoint_override", "region", "retry_limit_seconds", "scheme")
 REASONS = (  # pattern of a message, what it means, whether another attempt is useless
@@ -181,7 +184,7 @@ class Storage:
                 reason, is_final = _judge(error)
                 told = f"--out {self.uri}: {what}: {reason}"
                 if wait_s is None or is_final:
-                    raise StorageError(f"{told}; once that is mended, the same command continues") from error
+                    raise StorageError(f"{told}; once that is mended, {CONTINUES}") from error
                 logger.warning("%s; again in %g s", told, wait_s)
                 time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")

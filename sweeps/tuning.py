@@ -26,7 +26,7 @@ from sweeps.mirror import Mirror
 from sweeps.progress import Progress
 from sweeps.resources import driver_resources
 from sweeps.searcher import FixedSearch
-from sweeps.storage import StorageError
+from sweeps.storage import CONTINUES, StorageError
 from sweeps.trial import MAX_RETRIES, run_trial
 
 
@@ -84,7 +84,8 @@ def run_tuner(
     records = journal.read()
     for record in records:
         if record.status == "running" and record.reason:
-            raise StorageError(f"{record.name} cannot go on: {record.reason}; once it can, the same command continues")
+            told = f"{record.name} cannot go on: {record.reason}"
+            raise StorageError(told if CONTINUES in told else f"{told}; once it can, {CONTINUES}")
     if sum(record.status != "running" for record in records) < num_trials and limits.reached(records) is None:
         raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
 
@@ -101,7 +102,7 @@ def fit(tuner: ray.tune.Tuner) -> None:
         tuner.fit()
     except Exception as error:
         if is_full_disk(error):
-            raise StorageError("no space is left on the device; once there is, the same command continues") from error
+            raise StorageError(f"no space is left on the device; once there is, {CONTINUES}") from error
         if told := find_user_error(error):
             raise told from error
         raise
