@@ -28,6 +28,16 @@ def format_metrics(metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def format_interval(low: float | None, high: float | None) -> str:
+    """A 95 % interval; empty where there is none.
+
+    Example:
+        >>> format_interval(0.25, 0.5), format_interval(math.nan, math.nan), format_interval(None, None)
+        ('0.250 … 0.500', '', '')
+    """
+    return "" if low is None or high is None or math.isnan(low) else f"{low:.3f} … {high:.3f}"
+
+
 def _bounds(name: str) -> tuple[str, str]:
     return f"{name}_low", f"{name}_high"
 
@@ -35,6 +45,5 @@ def _bounds(name: str) -> tuple[str, str]:
 def _line(name: str, values: dict[str, float], keys: tuple[str | None, ...], bounds: tuple[str, str]) -> str:
     scores = [values[key] if key else math.nan for key in keys]
     baks, baus, geo_mean = ("-" if math.isnan(score) else f"{score:.3f}" for score in scores)
-    low, high = (values[bound] for bound in bounds)
-    span = "" if math.isnan(low) else f"  {low:.3f} … {high:.3f}"
-    return f"  {name:<30}{baks:>7}{baus:>7}{geo_mean:>10}{span}"
+    span = format_interval(*(values[bound] for bound in bounds))
+    return f"  {name:<30}{baks:>7}{baus:>7}{geo_mean:>10}  {span}".rstrip()

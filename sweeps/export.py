@@ -124,6 +124,7 @@ def format_result(
     best: Record,
     metrics: dict[str, dict[str, float]],
     *,
+    objective: str,
     num_unreadable: int,
     notes: Sequence[str] = (),
 ) -> str:
@@ -134,6 +135,7 @@ def format_result(
         records: Of the search.
         best: The trial that was chosen.
         metrics: Of `finish.finish`.
+        objective: Name of the metric that was maximised.
         num_unreadable: Photographs that were left out.
         notes: What else is told of the choice, paragraph by paragraph, before the best configuration.
     """
@@ -141,7 +143,7 @@ def format_result(
     from reid_core.summary import format_metrics
     from reid_core.uses import describe_uses, read_uses
 
-    lines = ["", format_leaderboard(records), "", format_failures(records)]
+    lines = ["", format_leaderboard(records, objective), "", format_failures(records)]
     lines += [line for note in notes for line in (note, "")]
     lines += [f"best configuration ({best.name})"]
     lines += [f"  {key}: {value}" for key, value in best.parameters.items()]

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 
 from reid_core.escape import escape_line
+from reid_core.summary import format_interval
 from sweeps.journal import Record
 
 EACH_GROUP = "each_group"
@@ -95,12 +96,18 @@ def pick(records: Sequence[Record], goals: Goals) -> Record | None:
 
 
 def format_front(records: Sequence[Record], goals: Goals) -> str:
-    """The Pareto front as a table, best objective first."""
+    """The Pareto front as a table, best objective first; every group with its 95 % interval."""
     front = sorted(find_front(records, goals), key=lambda record: -(record.objective or 0.0))
     lines = [
-        f"{'Pareto front':<14}" + "".join(f"{escape_line(group):>22}" for group in goals.groups) + f"{'objective':>12}"
+        f"{'Pareto front':<14}" + "".join(f"{escape_line(group):>24}" for group in goals.groups) + f"{'objective':>12}"
     ]
     for record in front:
-        values = "".join(f"{value:>22.3f}" for value in goals.values(record) or ())
+        spans = [
+            format_interval(*(record.metrics.get(f"geo_mean_{end}.{group}") for end in ("low", "high")))
+            for group in goals.groups
+        ]
+        values = "".join(
+            f"{value:>9.3f}{span:>15}" for value, span in zip(goals.values(record) or (), spans, strict=True)
+        )
         lines.append(f"{record.name:<14}{values}{record.objective:>12.4f}")
     return "\n".join(lines)

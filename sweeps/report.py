@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reid_core.config import TrialConfig, flatten
+from reid_core.summary import format_interval
 from sweeps.journal import Record
 
 HOURS = ("cpu_hours", "gpu_hours")
@@ -86,13 +87,14 @@ def best_record(records: Sequence[Record]) -> Record | None:
     return max(completed, key=lambda record: record.objective or -math.inf, default=None)
 
 
-def format_leaderboard(records: Sequence[Record], count: int = 5) -> str:
-    """The best trials with their searched values, and how many ended in which way."""
+def format_leaderboard(records: Sequence[Record], objective: str, count: int = 5) -> str:
+    """The best trials with their searched values, and how many ended in which way; the interval is of `objective`."""
     completed = sorted((r for r in records if r.status == "completed"), key=lambda r: -(r.objective or 0.0))
-    lines = [f"{'trial':<12}{'objective':>10}{'epochs':>8}  searched values"]
+    lines = [f"{'trial':<12}{'objective':>10}  {'95 % interval':<15}{'epochs':>8}  searched values"]
     for record in completed[:count]:
         values = "  ".join(f"{key}={_short(value)}" for key, value in record.parameters.items())
-        lines.append(f"{record.name:<12}{record.objective:>10.4f}{len(record.reports):>8}  {values}")
+        span = format_interval(*(record.metrics.get(f"{objective}{end}") for end in BOUNDS[1:]))
+        lines.append(f"{record.name:<12}{record.objective:>10.4f}  {span:<15}{len(record.reports):>8}  {values}")
     counts = {status: sum(r.status == status for r in records) for status in sorted({r.status for r in records})}
     ended = ", ".join(f"{count} {_told(status)}" for status, count in counts.items())
     return "\n".join([*lines, f"{ended}; {describe_hours(records)}"])

@@ -119,7 +119,15 @@ def complete(
     everything = read_records(out, "", CONFIRM, ONLINE, REFIT_TRIALS)
     write_trials(out / "trials.parquet", found.records, sweep.base, everything)
     notes.append(f"everything that was trained, re-runs included: {describe_hours(everything)}")
-    return format_result(out, found.records, found.best, metrics, num_unreadable=prepared.num_unreadable, notes=notes)
+    return format_result(
+        out,
+        found.records,
+        found.best,
+        metrics,
+        objective=sweep.base.threshold.objective,
+        num_unreadable=prepared.num_unreadable,
+        notes=notes,
+    )
 
 
 def prepare_job(sweep: Sweep, root: Path, out: Path, resources: Resources) -> tuple[Prepared, Job]:

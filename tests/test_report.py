@@ -108,9 +108,12 @@ def test_the_additional_training_wins_or_not():
 
 
 def test_the_leaderboard_ranks_and_counts():
-    told = format_leaderboard(records())
+    told = format_leaderboard(records(), "mean_of_groups")
     assert told.index("trial-0003") < told.index("trial-0000")
     assert told.endswith("2 completed, 1 failed, 1 pruned; 0 hours of logical CPUs")
+    bounds = {"pooled_low": 0.25, "pooled_high": 0.5, "mean_of_groups_low": 0.1, "mean_of_groups_high": 0.9}
+    trial = Record("trial-0000", {}, "completed", metrics={"objective": 0.375, **bounds})
+    assert format_leaderboard([trial], "pooled").splitlines()[1].split()[1:5] == ["0.3750", "0.250", "…", "0.500"]
 
 
 def test_hours_are_told_per_trial_and_in_all(tmp_path):
@@ -122,7 +125,7 @@ def test_hours_are_told_per_trial_and_in_all(tmp_path):
     assert table.schema.metadata[b"cpu_hours"] == b"2.5"
     assert table.schema.metadata[b"gpu_hours"] == b"0.5"
     assert describe_hours(given) == "0.5 GPU-hours, 2.5 CPU-hours"
-    assert "2 unfinished" in format_leaderboard(given)
+    assert "2 unfinished" in format_leaderboard(given, "pooled")
     assert format_failures(records()) == "trial-0002 failed: the loss is nan in epoch 1"
 
 
