@@ -37,6 +37,7 @@ from sweeps.journal import Journal, Record
 from sweeps.mirror import Mirror, add_work_flag, blame_storage, open_out
 from sweeps.paper_report import write_report
 from sweeps.resources import Resources
+from sweeps.storage import continue_when_freed
 from sweeps.stream import ray_map
 from sweeps.sweep import finish_best
 from sweeps.trial import open_store
@@ -148,6 +149,7 @@ def print_plan(configs: dict[str, TrialConfig], options: argparse.Namespace) -> 
     return 2 if shortage else 0
 
 
+@continue_when_freed()
 def compare(
     configs: dict[str, TrialConfig],
     out: Path,

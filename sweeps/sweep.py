@@ -46,6 +46,7 @@ from sweeps.resources import Resources
 from sweeps.search_flag import choices_of
 from sweeps.searcher import JournalSearch, epoch_scores
 from sweeps.space import Space, most_epochs
+from sweeps.storage import continue_when_freed
 from sweeps.stream import ray_map
 from sweeps.trial import make_scorer, open_store
 from sweeps.tuning import reopen, run_tuner
@@ -97,6 +98,7 @@ def complete_group(sweep: Sweep, out: Path, limits: Limits, *, resources: Resour
     return complete(sweep, out, claim_out(out, sweep, resume="auto"), resources, limits, mirror=mirror)
 
 
+@continue_when_freed()
 def complete(
     sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits, *, mirror: Mirror | None = None
 ) -> str:
