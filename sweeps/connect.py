@@ -6,6 +6,9 @@ flags → `Resources`, with Ray initialised.
 import argparse
 import logging
 import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -120,6 +123,24 @@ def start_local_ray(logical_cpus: int) -> None:
             if not attempts_left:
                 raise UserError(f"a local Ray does not start: {error}; is this machine very busy?") from error
             logger.warning("a local Ray did not start (%s); once more", error)
+
+
+@contextmanager
+def ray_at_work() -> Iterator[None]:
+    """Leave Ray, or end the local one, however this ends.
+
+    What an error has left half read, a data set say, is closed before: later it would start another Ray to be closed.
+    """
+    try:
+        yield
+    except BaseException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        raise
+    finally:
+        ray.shutdown()
 
 
 def check_shared(options: argparse.Namespace, *, num_nodes: int) -> None:

@@ -30,7 +30,7 @@ from reid_core.experiment import plan_of
 from reid_core.prepare import SYNTHETIC, prepare, resolve_data
 from reid_core.presets import make_preset, shrink
 from reid_core.uses import record_use
-from sweeps.connect import add_resource_flags, find_shortage, start_ray
+from sweeps.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
 from sweeps.export import claim_out, read_result, write_result
 from sweeps.job import Job
 from sweeps.journal import Journal, Record
@@ -128,14 +128,12 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {"script": "paper", "data": data, "skip_missing": options.skip_missing, "scale": options.scale}
     claim_out(out, settings | {"seed": choose_base(configs).seed}, resume=options.resume)
     resources = start_ray(options)
-    try:
+    with ray_at_work():
         with blame_storage(mirror):
             failures = compare(configs, out, data, options, resources, mirror)
         if mirror:
             mirror.push(everything=True)
             print(f"all of it: {mirror.storage.uri}")
-    finally:
-        ray.shutdown()
     return 1 if failures else 0
 
 

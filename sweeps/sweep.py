@@ -24,7 +24,7 @@ from reid_core.uses import Use, record_use
 from sweeps.checkpoints import load_finished
 from sweeps.confirm import FOLDER as CONFIRM
 from sweeps.confirm import Outcome, confirm_best, format_outcome
-from sweeps.connect import start_ray
+from sweeps.connect import ray_at_work, start_ray
 from sweeps.definition import Sweep, make_sweep
 from sweeps.dry_run import print_plan
 from sweeps.export import claim_out as claim_folder
@@ -68,7 +68,7 @@ def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
     groups = claim_groups(out, sweep, options.group, resume=options.resume) if options.group else {}
     journal = None if groups else claim_out(out, sweep, resume=options.resume)
     resources = start_ray(options)
-    try:
+    with ray_at_work():
         limits = make_limits(options, resources)
         with blame_storage(mirror):
             if journal is None:
@@ -78,8 +78,6 @@ def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
         if mirror:
             mirror.push(everything=True)
             print(f"{'all of it':<20}{mirror.storage.uri}")
-    finally:
-        ray.shutdown()
     return 0
 
 

@@ -9,7 +9,7 @@ import ray
 from test_sweep import ROOT
 
 from reid_core.config import UserError
-from sweeps.connect import start_local_ray
+from sweeps.connect import ray_at_work, start_local_ray
 
 ASK = """
 import urllib.error, urllib.request
@@ -46,3 +46,29 @@ def test_a_ray_that_does_not_start_is_tried_once_more_and_told(monkeypatch):
         start_local_ray(3)
     assert [settings["num_cpus"] for settings in attempts] == [3, 3]
     assert {settings["dashboard_host"] for settings in attempts} == {"127.0.0.1"}
+
+
+def test_what_an_error_left_half_read_is_closed_before_ray_ends(monkeypatch):
+    order = []
+    monkeypatch.setattr(ray, "shutdown", lambda: order.append("shutdown"))
+
+    def read():
+        try:
+            yield 1
+            yield 2
+        finally:
+            order.append("closed")
+
+    def fail_in_the_middle():
+        rows = read()
+        try:
+            raise OSError(next(rows))
+        except OSError as error:
+            raise UserError("told") from error
+
+    with pytest.raises(UserError, match="told"), ray_at_work():
+        fail_in_the_middle()
+    assert order == ["closed", "shutdown"]
+    with ray_at_work():
+        pass
+    assert order[2:] == ["shutdown"]
