@@ -1,4 +1,4 @@
-"""Checkpoints of one trial: which of them to continue from.
+"""Checkpoints of one trial: how they are kept, and which of them to continue from.
 
 trial folder → the newest checkpoint that is whole → trainer. Ray Train wants a folder per report and remembers them in
 a file of its own, which a crash can leave cut off or pointing nowhere, and then no run of that name starts again. The

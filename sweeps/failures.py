@@ -5,11 +5,14 @@ exception of a training run → its causes on the workers → one line, and what
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from reid_core.config import UserError
+from sweeps.storage import CONTINUES, StorageError
 
 # Another attempt would end in the same way: the configuration cannot be run here, or the program has a fault.
 FAULTS = (
@@ -66,6 +69,25 @@ def is_full_disk(error: BaseException | None) -> bool:
     if error is None:
         return False
     return any(full in str(error) for full in FULL_DISK) or is_full_disk(error.__cause__ or error.__context__)
+
+
+@contextmanager
+def continue_when_freed() -> Iterator[None]:
+    """Tell of a disk of this machine that has no room as of what can be mended, whoever ran into it.
+
+    Raises:
+        StorageError: In place of another error that came of it; with its text, if that is for people and says so.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        is_told = isinstance(error, UserError) and any(full in str(error) for full in FULL_DISK)
+        told = str(error) if is_told else "no space is left on the device"
+        raise StorageError(told if CONTINUES in told else f"{told}; once there is, {CONTINUES}") from error
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:

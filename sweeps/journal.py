@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reid_core.config import UserError
+from sweeps.storage import CONTINUES
 
 CHECKSUM = "checksum"  # in a record's file, of all its other values
 Status = Literal["running", "completed", "pruned", "failed", "infeasible"]
@@ -68,9 +69,7 @@ class Journal:
             part.write_text(json.dumps(values | {CHECKSUM: _digest(values)}))
             part.replace(path)
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written: {error.strerror}; once it can, the same command continues"
-            ) from error
+            raise UserError(f"{path}: cannot be written: {error.strerror}; once it can, {CONTINUES}") from error
 
 
 def _read_record(path: Path) -> Record:

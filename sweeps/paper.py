@@ -32,12 +32,12 @@ from reid_core.presets import make_preset, shrink
 from reid_core.uses import record_use
 from sweeps.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
 from sweeps.export import claim_out, read_result, write_result
+from sweeps.failures import continue_when_freed
 from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.mirror import Mirror, add_work_flag, blame_storage, open_out
 from sweeps.paper_report import write_report
 from sweeps.resources import Resources
-from sweeps.storage import continue_when_freed
 from sweeps.stream import ray_map
 from sweeps.sweep import finish_best
 from sweeps.trial import open_store
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {"script": "paper", "data": data, "skip_missing": options.skip_missing, "scale": options.scale}
     claim_out(out, settings | {"seed": choose_base(configs).seed}, resume=options.resume)
     resources = start_ray(options)
-    with ray_at_work():
+    with ray_at_work(), continue_when_freed():
         with blame_storage(mirror):
             failures = compare(configs, out, data, options, resources, mirror)
         if mirror:
@@ -147,7 +147,6 @@ def print_plan(configs: dict[str, TrialConfig], options: argparse.Namespace) -> 
     return 2 if shortage else 0
 
 
-@continue_when_freed()
 def compare(
     configs: dict[str, TrialConfig],
     out: Path,

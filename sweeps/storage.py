@@ -11,8 +11,7 @@ import posixpath
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -47,23 +46,6 @@ logger = logging.getLogger(__name__)
 
 class StorageError(UserError):
     """There is no room, or no way to the storage: no trial's fault, and the same command may succeed later."""
-
-
-@contextmanager
-def continue_when_freed() -> Iterator[None]:
-    """A file that finds no room on a disk of this machine ends the command, and is told as what can be mended.
-
-    Raises:
-        StorageError: In place of another `UserError` that says so.
-    """
-    try:
-        yield
-    except StorageError:
-        raise
-    except UserError as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise StorageError(f"{error}; once there is, {CONTINUES}") from error
-        raise
 
 
 def show_uri(uri: str) -> str:

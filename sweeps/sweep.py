@@ -29,6 +29,7 @@ from sweeps.definition import Sweep, make_sweep
 from sweeps.dry_run import print_plan
 from sweeps.export import claim_out as claim_folder
 from sweeps.export import format_result, read_result, write_best, write_result
+from sweeps.failures import continue_when_freed
 from sweeps.goals import Goals, format_front, pick
 from sweeps.groups import claim_groups, load_tried, plan_groups, read_records, run_groups
 from sweeps.job import Job
@@ -46,7 +47,6 @@ from sweeps.resources import Resources
 from sweeps.search_flag import choices_of
 from sweeps.searcher import JournalSearch, epoch_scores
 from sweeps.space import Space, most_epochs
-from sweeps.storage import continue_when_freed
 from sweeps.stream import ray_map
 from sweeps.trial import make_scorer, open_store
 from sweeps.tuning import reopen, run_tuner
@@ -68,7 +68,7 @@ def run_sweep(name: str, space: Space, options: argparse.Namespace) -> int:
     groups = claim_groups(out, sweep, options.group, resume=options.resume) if options.group else {}
     journal = None if groups else claim_out(out, sweep, resume=options.resume)
     resources = start_ray(options)
-    with ray_at_work():
+    with ray_at_work(), continue_when_freed():
         limits = make_limits(options, resources)
         with blame_storage(mirror):
             if journal is None:
@@ -91,12 +91,12 @@ def claim_out(out: Path, sweep: Sweep, *, resume: str) -> Journal:
     return Journal(out / "trials")
 
 
+@continue_when_freed()  # else it would be this group's failure, and the next group's too
 def complete_group(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, mirror: Mirror | None) -> str:
     """The sweep of one group, in a folder of its own, begun or continued; the result as text."""
     return complete(sweep, out, claim_out(out, sweep, resume="auto"), resources, limits, mirror=mirror)
 
 
-@continue_when_freed()
 def complete(
     sweep: Sweep, out: Path, journal: Journal, resources: Resources, limits: Limits, *, mirror: Mirror | None = None
 ) -> str:

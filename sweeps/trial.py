@@ -302,16 +302,14 @@ def gather_arrays(array: np.ndarray) -> np.ndarray:
     return np.concatenate([part[: int(size)].cpu().numpy() for part, size in zip(parts, sizes, strict=True)])
 
 
-def _report(
-    trainer: Trainer, rank: int, upload: Callable[[Checkpoint, str], Checkpoint], report: dict[str, Any]
-) -> None:
+def _report(trainer: Trainer, rank: int, keep: Callable[[Checkpoint, str], Checkpoint], report: dict[str, Any]) -> None:
     """Every rank reports equally often (it is a barrier); only rank 0 writes a checkpoint."""
     if rank != 0:
         ray.train.report(report)
         return
     with tempfile.TemporaryDirectory() as folder:
         trainer.save(Path(folder))
-        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_fn=upload)
+        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_fn=keep)
 
 
 def _describe_trial(job: Job, name: str, config: TrialConfig) -> None:

@@ -17,8 +17,9 @@ import ray.tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from reid_core.config import UserError
 from reid_core.train import SCORE
-from sweeps.failures import find_user_error, is_full_disk
+from sweeps.failures import continue_when_freed, find_user_error
 from sweeps.job import Job
 from sweeps.journal import Journal, Record
 from sweeps.limits import Limits
@@ -99,10 +100,11 @@ def fit(tuner: ray.tune.Tuner) -> None:
     # It prints tracebacks of what it then raises.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     try:
-        tuner.fit()
+        with continue_when_freed():
+            tuner.fit()
+    except UserError:
+        raise
     except Exception as error:
-        if is_full_disk(error):
-            raise StorageError(f"no space is left on the device; once there is, {CONTINUES}") from error
         if told := find_user_error(error):
             raise told from error
         raise

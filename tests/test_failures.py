@@ -12,8 +12,10 @@ from ray.train.v2._internal.execution.failure_handling.default import DefaultFai
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from reid_core.checksums import replace_file
 from reid_core.config import UserError
-from sweeps.failures import describe_failure, judge
+from sweeps.failures import continue_when_freed, describe_failure, judge
+from sweeps.storage import CONTINUES, StorageError
 from sweeps.trial import FAILURES
 
 assert ray
@@ -60,3 +62,30 @@ def test_the_reason_is_the_last_line_of_the_first_cause():
     assert describe_failure(failed(RuntimeError("first\nsecond\n"), ValueError("other"))) == "second"
     assert describe_failure(failed(RuntimeError())) == "RuntimeError"
     assert len(describe_failure(failed(RuntimeError("x" * 10_000)))) == 500
+
+
+def test_a_disk_without_room_is_told_as_what_can_be_mended(tmp_path):
+    (tmp_path / "x.part").symlink_to("/dev/full")
+    told = r"x: cannot be written: No space left on device; once there is, the same command continues$"
+    with pytest.raises(StorageError, match=told), continue_when_freed():
+        replace_file(tmp_path / "x", b"content")
+    with pytest.raises(UserError, match="another") as other, continue_when_freed():
+        raise UserError("another")
+    assert not isinstance(other.value, StorageError)
+    with (
+        pytest.raises(StorageError, match=r"left on device; once there is, the same command continues$"),
+        continue_when_freed(),
+        continue_when_freed(),
+    ):
+        raise UserError("No space left on device")
+    # What other code and Ray's tasks raise is no text for people.
+    for raw in (
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError(f"RayTaskError: {os.strerror(errno.ENOSPC)}"),
+    ):
+        with pytest.raises(StorageError, match=r"^no space is left on the device; once"), continue_when_freed():
+            raise raw
+    with pytest.raises(OSError, match="denied"), continue_when_freed():
+        raise OSError(errno.EACCES, "denied")
+    with pytest.raises(StorageError, match=rf"once it can, {CONTINUES}$"), continue_when_freed():
+        raise UserError(f"x: No space left on device; once it can, {CONTINUES}")

@@ -58,9 +58,8 @@ def test_the_front_is_told_best_first():
     assert [line.split()[0] for line in lines[1:]] == ["trial-0003", "trial-0001", "trial-0000", "trial-0005"]
     assert lines[1].split()[1:] == ["0.300", "0.900", "0.6000"]
     metrics = {"objective": 0.6, "geo_mean.cow": 0.3, "geo_mean_low.cow": 0.1, "geo_mean_high.cow": 0.5}
-    (line,) = format_front([Record("a", {}, "completed", metrics=metrics | {"geo_mean.pig": 0.9})], BOTH).splitlines()[
-        1:
-    ]
+    alone = Record("a", {}, "completed", metrics=metrics | {"geo_mean.pig": 0.9})
+    (line,) = format_front([alone], BOTH).splitlines()[1:]
     assert line.split()[1:] == ["0.300", "0.100", "…", "0.500", "0.900", "0.6000"]
 
 

@@ -10,9 +10,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from s3_server import SECRET, s3_uri
 
-from reid_core.checksums import replace_file
 from reid_core.config import UserError
-from sweeps.storage import Storage, StorageError, continue_when_freed, open_storage, work_folder
+from sweeps.storage import Storage, StorageError, open_storage, work_folder
 
 
 class Faulty(LocalFileSystem):
@@ -133,19 +132,3 @@ def test_an_outage_is_waited_for_and_then_told(tmp_path, caplog):
     with pytest.raises(StorageError, match="x cannot be written: access is denied"):
         storage.write("x", b"2")
     assert faults.failures == 2  # no second attempt at what cannot succeed
-
-
-def test_a_disk_without_room_is_told_as_what_can_be_mended(tmp_path):
-    (tmp_path / "x.part").symlink_to("/dev/full")
-    told = r"x: cannot be written: No space left on device; once there is, the same command continues$"
-    with pytest.raises(StorageError, match=told), continue_when_freed():
-        replace_file(tmp_path / "x", b"content")
-    with pytest.raises(UserError, match="another") as other, continue_when_freed():
-        raise UserError("another")
-    assert not isinstance(other.value, StorageError)
-    with (
-        pytest.raises(StorageError, match=r"left on device; once there is, the same command continues$"),
-        continue_when_freed(),
-        continue_when_freed(),
-    ):
-        raise UserError("No space left on device")
