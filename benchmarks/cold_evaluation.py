@@ -32,12 +32,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.config import MatchConfig, TrialConfig
-from reid_core.images import ImageCache, build_cache, decode_image
-from reid_core.local_features import DESCRIPTOR_SCALE, Extractor, LocalFeatures, build_features, extract_features
-from reid_core.matching import Matcher, MutualNearestNeighbours, make_matcher
-from reid_core.prepare import load_database, split_database
-from reid_core.synthetic import write_synthetic
+from reid_core.config.parameters import MatchConfig, TrialConfig
+from reid_core.data.image_cache import ImageCache, build_cache, decode_image
+from reid_core.data.synthetic import write_synthetic
+from reid_core.experiment.prepare import load_database, split_database
+from reid_core.matching.extractors import DESCRIPTOR_SCALE, Extractor, extract_features
+from reid_core.matching.local_features import LocalFeatures, build_features
+from reid_core.matching.matchers import Matcher, MutualNearestNeighbours, make_matcher
 
 NUM_THREADS = 2
 SHORTLIST = 20

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reid_core import __main__ as one_configuration
-from reid_core.bundle import read_config, write_config
-from reid_core.config import override
-from reid_core.metrics import Shares, bootstrap_mean_of_groups, compute_shares, interval, mean_of_groups
+from reid_core.config.values import override
+from reid_core.config.yaml_files import read_config, write_config
+from reid_core.metrics.geo_mean import Shares, compute_shares, mean_of_groups
+from reid_core.metrics.intervals import bootstrap_mean_of_groups, interval
 from sweeps import metric
 
 FROZEN = {"model.head": "none", "model.unfrozen_stages": 0, "optim.epochs": 0}

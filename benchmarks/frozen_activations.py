@@ -30,17 +30,20 @@ import torch
 from timm.models import register_model
 from timm.models.swin_transformer import SwinTransformer
 
-from reid_core.activations import KeptActivations
-from reid_core.batches import Source, local_batches, make_source
-from reid_core.boundary import KeptBatch, activation_batches, build_activations
-from reid_core.config import TrialConfig, override
-from reid_core.embed import embed
-from reid_core.images import ImageCache, cache_schema, write_arrow
-from reid_core.loss import Loss, make_loss
-from reid_core.model import ReidModel, make_model
-from reid_core.optim import make_optimizer
-from reid_core.plan import make_plan, make_pool
-from reid_core.variants import PixelSource, build_variants
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import override
+from reid_core.data.image_cache import ImageCache, cache_schema
+from reid_core.data.pixel_source import PixelSource
+from reid_core.files.atomic import write_arrow
+from reid_core.model.embed import embed
+from reid_core.model.frozen.activations import KeptActivations
+from reid_core.model.frozen.boundary import build_activations
+from reid_core.model.reid_model import ReidModel, make_model
+from reid_core.training.batch_plan import make_plan, make_pool
+from reid_core.training.batches import KeptBatch, Source, activation_batches, local_batches, make_source
+from reid_core.training.loss import Loss, make_loss
+from reid_core.training.optim import make_optimizer
+from reid_core.training.variants import build_variants
 
 IMAGES_PER_IDENTITY = 4
 RECORD = Path(__file__).with_name("variants.json")  # of record_variants.py

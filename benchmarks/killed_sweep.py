@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.victims import POLL_S, Session, kill
-from reid_core.pair_store import PairStore
-from reid_core.train import SCORE
-from sweeps.checkpoints import UNFINISHED
-from sweeps.journal import Journal, Record
-from sweeps.sweep import make_scheduler
+from reid_core.matching.pairs.store import PairStore
+from reid_core.training.trainer import SCORE
+from sweeps.results.journal import Journal, Record
+from sweeps.stages.sweep import make_scheduler
+from sweeps.trials.checkpoints import UNFINISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 6  # with ASHA's rungs at 1, 2 and 4

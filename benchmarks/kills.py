@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of severa
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.killed_sweep import ENDING, KilledSweep, Moment, Plan, mount_small_disk, unmount
-from reid_core.synthetic import write_synthetic
+from reid_core.data.synthetic import write_synthetic
 
 KINDS = {
     **{"everything": 4, "command": 3, "cluster": 2, "interrupt": 3, "disk": 2},

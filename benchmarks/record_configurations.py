@@ -23,14 +23,18 @@ from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.batches import local_batches
-from reid_core.config import TrialConfig, fingerprint, flatten, override
-from reid_core.experiment import Place, epoch_evaluation, make_trainer, plan_of, source_of
-from reid_core.prepare import Prepared, prepare
-from reid_core.presets import make_preset
-from reid_core.synthetic import write_synthetic
-from reid_core.train import SCORE, TrainingError
-from sweeps.space import NOTHING, base_point, metric_space
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.presets import make_preset
+from reid_core.config.values import fingerprint, flatten, override
+from reid_core.data.synthetic import write_synthetic
+from reid_core.errors import TrainingError
+from reid_core.experiment.place import Place
+from reid_core.experiment.prepare import prepare
+from reid_core.experiment.prepared import Prepared
+from reid_core.experiment.run import epoch_evaluation, make_trainer, plan_of, source_of
+from reid_core.training.batches import local_batches
+from reid_core.training.trainer import SCORE
+from sweeps.search.space import NOTHING, base_point, metric_space
 
 RECORD = Path(__file__).with_name("configurations.parquet")
 # Eight epochs, as ASHA halves at 2, 4 and 8 then: the shape of 5, 10 and 20 of the paper's preset.

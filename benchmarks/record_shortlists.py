@@ -15,14 +15,17 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.batches import local_batches
-from reid_core.candidates import find_candidates
-from reid_core.config import TrialConfig, override
-from reid_core.experiment import Place, epoch_evaluation, make_trainer, outputs_of, plan_of, source_of
-from reid_core.prepare import Prepared, prepare
-from reid_core.presets import make_preset
-from sweeps.goals import Goals
-from sweeps.space import base_point, metric_space
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.presets import make_preset
+from reid_core.config.values import override
+from reid_core.experiment.place import Place
+from reid_core.experiment.prepare import prepare
+from reid_core.experiment.prepared import Prepared
+from reid_core.experiment.run import epoch_evaluation, make_trainer, outputs_of, plan_of, source_of
+from reid_core.scoring.candidates import find_candidates
+from reid_core.training.batches import local_batches
+from sweeps.search.goals import Goals
+from sweeps.search.space import base_point, metric_space
 
 RECORD = Path(__file__).with_name("shortlists.npz")
 SETTINGS = {

@@ -23,11 +23,16 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.batches import Source, local_batches
-from reid_core.config import TrialConfig, override
-from reid_core.evaluate import Parts
-from reid_core.experiment import (
-    Place,
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.presets import make_preset
+from reid_core.config.values import override
+from reid_core.data.splits.parts import Parts
+from reid_core.data.test_set import record_use
+from reid_core.experiment.final_test import finish
+from reid_core.experiment.place import Place
+from reid_core.experiment.prepare import prepare, read_truth
+from reid_core.experiment.prepared import Prepared
+from reid_core.experiment.run import (
     epoch_evaluation,
     keep_activations,
     kept_batches,
@@ -36,12 +41,9 @@ from reid_core.experiment import (
     pool_of,
     source_of,
 )
-from reid_core.finish import finish
-from reid_core.model import ReidModel
-from reid_core.prepare import Prepared, prepare, read_truth
-from reid_core.presets import make_preset
-from reid_core.train import Evaluate, Trainer
-from reid_core.uses import record_use
+from reid_core.model.reid_model import ReidModel
+from reid_core.training.batches import Source, local_batches
+from reid_core.training.trainer import Evaluate, Trainer
 
 RECORD = Path(__file__).with_name("variants.json")
 SETTINGS: dict[str, Any] = {

@@ -31,12 +31,13 @@ from ray.tune.schedulers import TrialScheduler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.config import TrialConfig, flatten, override
-from reid_core.train import SCORE
-from sweeps.drawing import Series, add_legend, draw_lines, make_panels, save_png
-from sweeps.goals import Goals
-from sweeps.space import NOTHING, all_distributions, base_point, metric_space
-from sweeps.sweep import make_scheduler
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import flatten, override
+from reid_core.training.trainer import SCORE
+from sweeps.comparison.drawing import Series, add_legend, draw_lines, make_panels, save_png
+from sweeps.search.goals import Goals
+from sweeps.search.space import NOTHING, all_distributions, base_point, metric_space
+from sweeps.stages.sweep import make_scheduler
 
 RECORD = Path(__file__).with_name("configurations.parquet")
 RANDOM, TPE, OURS = "random", "TPE", "TPE + ASHA"

@@ -26,8 +26,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.confirmation import advise, confirm
-from reid_core.metrics import Shares, bootstrap, estimate_geo_mean, estimate_mean, estimate_share, interval
+from reid_core.metrics.advice import advise
+from reid_core.metrics.confirmation import confirm
+from reid_core.metrics.geo_mean import Shares
+from reid_core.metrics.intervals import bootstrap, estimate_geo_mean, estimate_mean, estimate_share, interval
 
 # Letters: C configurations, R runs, T trials, K identities, M simulated samples, B resamples.
 NUM_TRIALS, SPREAD, MEAN_SCORE = 50, 0.03, 0.6

@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from record_shortlists import RECORD, base_config
 
-from reid_core.config import MatchConfig
-from reid_core.images import ImageCache
-from reid_core.local_features import LocalFeatures
-from reid_core.matching import SYMMETRIC, make_matcher, score_settings
-from reid_core.pair_store import YOURS, PairStore, store_name
-from reid_core.prepare import Prepared, load_database, prepare
+from reid_core.config.parameters import MatchConfig
+from reid_core.data.image_cache import ImageCache
+from reid_core.experiment.prepare import load_database, prepare
+from reid_core.experiment.prepared import Prepared
+from reid_core.matching.local_features import LocalFeatures
+from reid_core.matching.matchers import SYMMETRIC, make_matcher, score_settings
+from reid_core.matching.pairs.store import YOURS, PairStore, store_name
 
 Pairs = tuple[np.ndarray, np.ndarray]  # rows of queries and of gallery images
 
@@ -89,7 +90,7 @@ def replay(
 
 def score_every(handle, owner: str, trials: list[Pairs], keys: list[str], features: str, config: MatchConfig) -> int:
     """Ask the store for the pairs of every trial; the pairs that were scored here. Runs as a Ray task."""
-    from sweeps.store import SharedScorer
+    from sweeps.trials.pair_actor import SharedScorer
 
     matcher, local = make_matcher(config), LocalFeatures.open(Path(features))
     assert matcher is not None
@@ -103,7 +104,7 @@ def count_scored(trials: list[Pairs], prepared: Prepared, config: MatchConfig) -
     """Pairs that two concurrent Ray tasks scored, each asking for every trial's, and distinct pairs asked for."""
     import ray
 
-    from sweeps.store import start_store
+    from sweeps.trials.pair_actor import start_store
 
     folders = f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
     ray.init(

@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.similarity import shortlist
+from reid_core.scoring.shortlist import shortlist
 
 SIZE = 20
 INPUTS, RESULTS = ("query.npy", "gallery.npy"), ("index.npy", "cosine.npy")

@@ -22,21 +22,22 @@ from torch import nn
 
 from reid_core import cli
 from reid_core.__main__ import main as run_experiment
-from reid_core.bundle import read_bundle
-from reid_core.config import MatchConfig, TrialConfig
-from reid_core.config_files import read_config
-from reid_core.experiment import Place, keep_activations, make_trainer, outputs_of, plan_of, source_of
-from reid_core.images import ImageCache, build_cache, decode_image
-from reid_core.local_features import LocalFeatures, build_features
-from reid_core.pair_store import PairStore
-from reid_core.photographs import digest
-from reid_core.prepare import SYNTHETIC, prepare
-from reid_core.records import COLUMNS, digest_records, load_records, load_submission_order
-from reid_core.synthetic import write_synthetic
-from reid_core.uses import read_uses, record_use
-from reid_core.variants import PixelSource
-from sweeps.export import claim_out, read_result, write_result
-from sweeps.journal import Journal, Record
+from reid_core.config.parameters import MatchConfig, TrialConfig
+from reid_core.config.yaml_files import read_config
+from reid_core.data.image_cache import ImageCache, build_cache, decode_image
+from reid_core.data.metadata import COLUMNS, digest_records, load_records, load_submission_order
+from reid_core.data.photographs import digest
+from reid_core.data.pixel_source import PixelSource
+from reid_core.data.synthetic import SYNTHETIC, write_synthetic
+from reid_core.data.test_set import read_uses, record_use
+from reid_core.experiment.bundle import read_bundle
+from reid_core.experiment.place import Place
+from reid_core.experiment.prepare import prepare
+from reid_core.experiment.run import keep_activations, make_trainer, outputs_of, plan_of, source_of
+from reid_core.matching.local_features import LocalFeatures, build_features
+from reid_core.matching.pairs.store import PairStore
+from sweeps.results.journal import Journal, Record
+from sweeps.results.result_folder import claim_out, read_result, write_result
 
 SETTINGS = (
     *("--preset", "tiny", "--seed", "1"),

@@ -20,8 +20,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.identify import GRID, Threshold, choose_threshold, name_queries, threshold_curve
-from reid_core.metrics import NEW, Shares, compute_shares, summarise
+from reid_core.metrics.geo_mean import NEW, Shares, compute_shares
+from reid_core.metrics.summary import summarise
+from reid_core.scoring.thresholds import GRID, Threshold, choose_threshold, name_queries, threshold_curve
 
 RESAMPLES = 2000  # of the peer
 IDENTITIES = {"lynx": 60, "salamander": 400, "turtle": 250}  # AnimalCLEF25's groups: few and many animals

@@ -8,26 +8,28 @@ from pathlib import Path
 import pyarrow as pa
 
 from reid_core import cli
-from reid_core.batches import local_batches
-from reid_core.bundle import write_config
-from reid_core.environment import describe_environment
-from reid_core.experiment import (
+from reid_core.config.yaml_files import write_config
+from reid_core.data.synthetic import resolve_data
+from reid_core.data.test_set import describe_uses, read_uses, record_use
+from reid_core.experiment.environment import describe_environment
+from reid_core.experiment.final_test import finish
+from reid_core.experiment.place import local_place
+from reid_core.experiment.prepare import prepare, read_truth
+from reid_core.experiment.prepared import Prepared
+from reid_core.experiment.run import (
     epoch_evaluation,
     keep_activations,
     kept_batches,
-    local_place,
     make_trainer,
     plan_of,
     rest_of,
     source_of,
 )
-from reid_core.finish import finish
-from reid_core.leaks import format_leaks, read_leaks
-from reid_core.model import describe_parts
-from reid_core.prepare import Prepared, prepare, read_truth, resolve_data
-from reid_core.summary import format_metrics
-from reid_core.train import KEPT_CHECKPOINTS, Trainer, load_newest
-from reid_core.uses import describe_uses, read_uses, record_use
+from reid_core.metrics.summary import format_metrics
+from reid_core.model.reid_model import describe_parts
+from reid_core.scoring.leaks import format_leaks, read_leaks
+from reid_core.training.batches import local_batches
+from reid_core.training.trainer import KEPT_CHECKPOINTS, Trainer, load_newest
 
 
 def make_parser() -> argparse.ArgumentParser:

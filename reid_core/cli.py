@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from reid_core.backbone import check_weights_file
-from reid_core.bundle import read_config
-from reid_core.config import TrialConfig, UserError, fingerprint, override, parse_value
-from reid_core.escape import escape_lines
-from reid_core.prepare import SYNTHETIC
-from reid_core.presets import PRESETS, make_preset, shrink
-from reid_core.train import TrainingError
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.presets import PRESETS, make_preset, shrink
+from reid_core.config.values import fingerprint, override, parse_value
+from reid_core.config.yaml_files import read_config
+from reid_core.data.synthetic import SYNTHETIC
+from reid_core.errors import TrainingError, UserError
+from reid_core.files.escape import escape_lines
+from reid_core.files.weights_file import check_weights_file
 
 logger = logging.getLogger(__name__)
 CLAIM = "configuration.txt"  # in OUT: whose result it holds
@@ -25,7 +26,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second
 
 
 def is_uri(text: str) -> bool:
-    """Whether a text names a storage (`sweeps/storage.py`) and no local folder.
+    """Whether a text names a storage (`sweeps/results/storage.py`) and no local folder.
 
     Example:
         >>> is_uri("s3://bucket/runs"), is_uri("runs/demo"), is_uri("/mnt/shared/runs")

@@ -1,7 +1,7 @@
 """Name every query photograph, or call it new: `python -m reid_core.predict BUNDLE --data PATH --out submission.csv`.
 
 bundle + photographs → submission.csv (`image_id,identity`) and candidates.csv (top 5 identities per query).
-A routing bundle (`routing.py`) has a model for each group; a query is answered by its group's.
+A routing bundle (`experiment/routing.py`) has a model for each group; a query is answered by its group's.
 submission.csv has every name exactly as the data have it, for programs. candidates.csv is for people and their
 spreadsheets: a name that one would take for a formula begins with an apostrophe there (`escape.escape_cell`).
 """
@@ -18,22 +18,23 @@ import numpy as np
 import pyarrow as pa
 
 from reid_core import cli
-from reid_core.bundle import Bundle, read_bundle
-from reid_core.candidates import ScorePairs
-from reid_core.config import UserError
-from reid_core.decision import Answers, Outputs
-from reid_core.embed import embed
-from reid_core.escape import escape_cell
-from reid_core.evaluate import Parts, gather_candidates
-from reid_core.experiment import local_place
-from reid_core.images import ImageCache, build_cache
-from reid_core.local_features import LocalFeatures, build_features
-from reid_core.matching import make_matcher
-from reid_core.metrics import NEW
-from reid_core.model import ReidModel
-from reid_core.records import load_records, load_submission_order
-from reid_core.routing import is_routing, read_routing
-from reid_core.sides import parse_sides
+from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.data.metadata import load_records, load_submission_order
+from reid_core.data.sides import parse_sides
+from reid_core.data.splits.parts import Parts
+from reid_core.errors import UserError
+from reid_core.experiment.bundle import Bundle, read_bundle
+from reid_core.experiment.place import local_place
+from reid_core.experiment.routing import is_routing, read_routing
+from reid_core.files.escape import escape_cell
+from reid_core.matching.local_features import LocalFeatures, build_features
+from reid_core.matching.matchers import make_matcher
+from reid_core.metrics.geo_mean import NEW
+from reid_core.model.embed import embed
+from reid_core.model.reid_model import ReidModel
+from reid_core.scoring.candidates import ScorePairs
+from reid_core.scoring.decision import Answers, Outputs
+from reid_core.scoring.evaluate import gather_candidates
 
 NUM_CANDIDATES = 5
 NO_MODEL = "there is no model for this group"  # note
@@ -56,7 +57,7 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
     Args:
         bundle: The exported model.
         root: Data folder.
-        queries: Rows of `records.load_records`.
+        queries: Rows of `metadata.load_records`.
         cache_folder: Where decoded pixels and local features are kept.
     """
     config, paths = bundle.config, queries["path"].to_pylist()

@@ -26,10 +26,10 @@ import torch
 from PIL import Image
 
 from reid_core import cli
-from reid_core.bundle import Bundle
-from reid_core.config import UserError
-from reid_core.images import to_square
-from reid_core.records import COLUMNS, NEW_INDIVIDUAL, REQUIRED, load_records
+from reid_core.data.metadata import COLUMNS, NEW_INDIVIDUAL, REQUIRED, load_records
+from reid_core.data.photographs import to_square
+from reid_core.errors import UserError
+from reid_core.experiment.bundle import Bundle
 
 INSTALL = "pip install --constraint constraints.txt --editable '.[wildlife]'"
 
@@ -49,7 +49,7 @@ class Dataset(Protocol):
 def load_wildlife(
     dataset: Dataset, *, group: str | None = None, folder: Path | None = None, skip_missing: bool = False
 ) -> pa.Table:
-    """Records of a dataset, as `records.load_records` gives them; writes its metadata.csv (`write_metadata`)."""
+    """Records of a dataset, as `metadata.load_records` gives them; writes its metadata.csv (`write_metadata`)."""
     return load_records(write_metadata(dataset, group=group, folder=folder), skip_missing=skip_missing)
 
 

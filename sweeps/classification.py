@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit` puts only sweeps/ on the path
 
 from reid_core import cli
-from sweeps.definition import make_parser
-from sweeps.space import classification_space
-from sweeps.sweep import run_sweep
+from sweeps.search.space import classification_space
+from sweeps.stages.definition import make_parser
+from sweeps.stages.sweep import run_sweep
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit` puts only sweeps/ on the path
 
 from reid_core import cli
-from reid_core.config import UserError
-from sweeps.definition import make_parser
-from sweeps.space import efficientnet_space
-from sweeps.sweep import run_sweep
+from reid_core.errors import UserError
+from sweeps.search.space import efficientnet_space
+from sweeps.stages.definition import make_parser
+from sweeps.stages.sweep import run_sweep
 
 ATTEMPTS = {"direct": "efficientnet_b4", "frozen": "efficientnet_b4_frozen"}  # presets
 

@@ -25,23 +25,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 import ray
 
 from reid_core import cli
-from reid_core.config import TrialConfig, UserError, flatten, get, override
-from reid_core.experiment import plan_of
-from reid_core.prepare import SYNTHETIC, prepare, resolve_data
-from reid_core.presets import make_preset, shrink
-from reid_core.uses import record_use
-from sweeps.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
-from sweeps.export import claim_out, read_result, write_result
-from sweeps.failures import continue_when_freed
-from sweeps.job import Job
-from sweeps.journal import Journal, Record
-from sweeps.mirror import Mirror, add_work_flag, blame_storage, open_out
-from sweeps.paper_report import write_report
-from sweeps.resources import Resources
-from sweeps.stream import ray_map
-from sweeps.sweep import finish_best
-from sweeps.trial import open_store
-from sweeps.tuning import run_fixed
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.presets import make_preset, shrink
+from reid_core.config.values import flatten, get, override
+from reid_core.data.synthetic import SYNTHETIC, resolve_data
+from reid_core.data.test_set import record_use
+from reid_core.errors import UserError
+from reid_core.experiment.prepare import prepare
+from reid_core.experiment.run import plan_of
+from sweeps.comparison.report import write_report
+from sweeps.machines.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
+from sweeps.machines.resources import Resources
+from sweeps.results.journal import Journal, Record
+from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, open_out
+from sweeps.results.result_folder import claim_out, read_result, write_result
+from sweeps.stages.sweep import finish_best
+from sweeps.trials.driver import open_store
+from sweeps.trials.failures import continue_when_freed
+from sweeps.trials.job import Job
+from sweeps.trials.stream import ray_map
+from sweeps.trials.tuning import run_fixed
 
 TABLE_62 = ("batch16", "batch32", "batch64", "batch64_warmup", "batch64_complex_head", "metric", "efficientnet_b4")
 BASELINE = "starter"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from s3_server import moto, storage, uri  # noqa: F401  # fixtures
 
-from reid_core.synthetic import write_synthetic
+from reid_core.data.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from sweeps.storage import open_storage
+from sweeps.results.storage import open_storage
 
 SERVER = """
 import logging, sys

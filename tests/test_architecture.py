@@ -3,81 +3,50 @@
 import ast
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
+from repository import FILES, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("reid_core", "sweeps", "cluster", "tests", "benchmarks")
-FILES = {f"{path.parent.name}.{path.stem}": path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
-CORE = sorted(name.removeprefix("reid_core.") for name in FILES if name.startswith("reid_core."))
+# Rooms from the ground up: a room imports from those before it, and its own files. A file at the top is a room too.
+ROOMS = {
+    package: order.split()
+    for package, order in {
+        "reid_core": "errors files config data metrics matching model scoring training experiment cli predict wildlife "
+        "__main__",
+        "sweeps": "results machines search trials comparison stages metric classification efficientnet paper",
+    }.items()
+}
 FORBIDDEN_NAMES = {"utils", "common", "base", "registry", "interfaces"}
 TRACKERS = {"wandb", "mlflow", "tensorboard", "tensorboardX", "comet_ml", "neptune"}
-# Modules of sweeps that can be loaded without Ray and torch.
+# What must load without Ray and torch: people read results with it, or write a search space.
 LIGHT = (
-    "asker",
-    "drawing",
-    "export",
-    "figures",
-    "goals",
-    "group_result",
-    "journal",
-    "limits",
-    "report",
-    "resources",
-    "search_flag",
-    "space",
-    "tables",
+    "sweeps.results",
+    "sweeps.machines.limits",
+    "sweeps.machines.resources",
+    "sweeps.search.candidates",
+    "sweeps.search.goals",
+    "sweeps.search.paper_numbers",
+    "sweeps.search.search_flag",
+    "sweeps.search.space",
+    "sweeps.comparison.drawing",
+    "sweeps.comparison.figures",
+    "sweeps.comparison.tables",
+    "sweeps.stages.group_result",
+    "reid_core.cli",
 )
+PROGRAM = sorted(name for name in FILES if name.split(".")[0] in ROOMS and not name.endswith("__init__"))
 
-# Stages that import more than `config`: the modules whose types they take. A new entry is a decision.
-STAGES = {
-    "activations": {"images"},
-    "batches": {"augment", "plan", "variants"},
-    "boundary": {"activations", "batches", "embed", "images", "model", "variants"},
-    "candidates": {"sides", "similarity"},
-    "confirmation": {"metrics"},
-    "embed": {"activations", "heads", "images", "model"},
-    "checksums": {"escape"},
-    "config_files": {"escape"},
-    "feature_files": {"images"},
-    "fresh_splits": {"encounters", "share_splits", "splits", "time_splits"},
-    "identify": {"metrics"},
-    "images": {"escape", "photographs"},
-    "leaks": {"encounters", "escape", "similarity", "splits"},
-    "local_features": {"feature_files", "images", "weights"},
-    "loss": {"heads"},
-    "matching": {"images", "local_features", "weights"},
-    "model": {"backbone", "heads"},
-    "optim": {"model"},
-    "pair_store": {"images", "pair_log", "pair_table"},
-    "share_splits": {"encounters"},
-    "photographs": {"escape"},
-    "records": {"escape"},
-    "routing": {"checksums", "escape"},
-    "splits": {"encounters", "share_splits", "time_splits"},
-    "time_splits": {"encounters"},
-    "uses": {"checksums"},
-    "validation": {"similarity"},
-    "variants": {"augment", "images", "plan"},
-}
-# Composers import stages and the composers before them; every other module of reid_core is a stage.
-COMPOSERS = (
-    "summary",
-    "train",
-    "decision",
-    "evaluate",
-    "bundle",
-    "second",
-    "prepare",
-    "cli",
-    "experiment",
-    "finish",
-    "refit",
-    "predict",
-    "wildlife",
-    "__main__",
-)
+
+def room_of(name: str) -> str:
+    """The room that a module is in: "data" of `reid_core.data.splits.by_time`."""
+    return name.split(".")[1]
+
+
+def module_of(name: str) -> str | None:
+    """The module of ours that a dotted name is, or is in."""
+    while name and name not in FILES:
+        name = name.rpartition(".")[0]
+    return name or None
 
 
 def imports(name: str, *, at_import: bool = False) -> set[str]:
@@ -92,41 +61,73 @@ def imports(name: str, *, at_import: bool = False) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         if not (at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
             todo.extend(ast.iter_child_nodes(node))
-    return {full.split(".")[0] for full in found} | {".".join(full.split(".")[:2]) for full in found} & set(FILES)
+    return {full.split(".")[0] for full in found} | {module for full in found if (module := module_of(full))}
 
 
-def test_config_needs_only_the_standard_library():
-    assert imports("reid_core.config") <= sys.stdlib_module_names
+def loaded_by(name: str) -> set[str]:
+    """All that is loaded when a module is: packages and own modules."""
+    seen, todo = set(), {name}
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        if module in FILES:
+            todo |= imports(module, at_import=True) - seen
+    return seen
 
 
-@pytest.mark.parametrize("name", CORE)
-def test_core_imports_downwards_and_knows_neither_ray_nor_sweeps(name):
-    stages = set(CORE) - set(COMPOSERS)
-    below = stages | set(COMPOSERS[: COMPOSERS.index(name)]) if name in COMPOSERS else STAGES.get(name, set())
-    found = imports(f"reid_core.{name}")
-    assert found & set(FILES) <= {f"reid_core.{other}" for other in below | {"config"}}
-    assert not found & ({"ray", "sweeps"} | TRACKERS)
+def test_every_room_has_its_place_in_the_order():
+    assert {(name.split(".")[0], room_of(name)) for name in PROGRAM} == {
+        (package, room) for package, rooms in ROOMS.items() for room in rooms
+    }
+
+
+@pytest.mark.parametrize("name", PROGRAM)
+def test_a_room_imports_from_the_rooms_below_it(name):
+    package = name.split(".")[0]
+    order = ROOMS[package]
+    found = {other for other in imports(name) if other.startswith(f"{package}.")}
+    assert {room_of(other) for other in found} <= set(order[: order.index(room_of(name)) + 1])
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAM if name.startswith("reid_core.")])
+def test_the_core_knows_neither_ray_nor_sweeps_nor_trackers(name):
+    assert not imports(name) & ({"ray", "sweeps"} | TRACKERS)
+
+
+@pytest.mark.parametrize("name", ["parameters", "presets", "ranges", "values"])
+def test_configuration_needs_only_the_standard_library(name):
+    assert loaded_by(f"reid_core.config.{name}") <= sys.stdlib_module_names | set(FILES) | {"reid_core"}
 
 
 def test_nothing_imports_in_a_circle():
     TopologicalSorter({name: imports(name) & set(FILES) for name in FILES}).prepare()  # CycleError names the circle
+    rooms: dict[str, set[str]] = {}
+    for name in PROGRAM:
+        folder = name.rpartition(".")[0]
+        rooms.setdefault(folder, set()).update(
+            other.rpartition(".")[0] for other in imports(name) & set(PROGRAM) if other.rpartition(".")[0] != folder
+        )
+    for folder, others in rooms.items():  # a room may hold a smaller one, and either may need the other's files
+        rooms[folder] = {other for other in others if not other.startswith(folder) and not folder.startswith(other)}
+    TopologicalSorter(rooms).prepare()
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_modules_load_neither_ray_nor_torch(name):
-    seen, todo = set(), {f"sweeps.{name}"}
-    while todo:
-        module = todo.pop()
-        seen.add(module)
-        found = imports(module, at_import=True)
-        assert not found & {"ray", "torch"}, f"sweeps.{name} loads {module}"
-        todo |= found & set(FILES) - seen
+@pytest.mark.parametrize("name", [name for name in PROGRAM if name.startswith(LIGHT)])
+def test_what_shows_results_loads_neither_ray_nor_torch(name):
+    assert not loaded_by(name) & {"ray", "torch"}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_place_name_and_docstring(name):
     place = FILES[name].relative_to(ROOT)
-    assert len(place.parts) == 2, "two levels, never three"
+    assert len(place.parts) <= 4, "three levels, never four"
     assert not {*place.parts, place.stem} & FORBIDDEN_NAMES
     assert ast.get_docstring(ast.parse(FILES[name].read_text())), "a module begins with what it is"
-    assert place.parts[0] in ("sweeps", "tests", "benchmarks") or "ray" not in imports(name)
+    assert place.parts[0] in ("sweeps", "tests", "benchmarks", "docs") or "ray" not in imports(name)
+
+
+@pytest.mark.parametrize("folder", sorted({FILES[name].parent for name in PROGRAM}))
+def test_a_room_is_small_and_says_what_it_is_for(folder):
+    assert len(list(folder.glob("*.py"))) <= 13, "a dozen files, and what the room is"
+    text = (folder / "__init__.py").read_text()
+    assert "→" in text or folder.parent == ROOT, "what comes in and what goes out"

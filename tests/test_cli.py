@@ -7,15 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from reid_core import cli
 from reid_core.__main__ import main
-from reid_core.bundle import write_config
-from reid_core.config import TrialConfig, UserError, override
-from reid_core.presets import make_preset, shrink
-from reid_core.synthetic import write_synthetic
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.presets import make_preset, shrink
+from reid_core.config.values import override
+from reid_core.config.yaml_files import write_config
+from reid_core.data.synthetic import write_synthetic
+from reid_core.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["--preset", "tiny", "--set", "optim.epochs=0", "--set", "match.matcher=none"]
 
 

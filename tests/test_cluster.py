@@ -21,11 +21,11 @@ from packaging.requirements import Requirement
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 from ray.autoscaler._private.util import prepare_config, validate_config
+from repository import ROOT
 
-from sweeps.definition import make_parser
-from sweeps.resources import Resources
+from sweeps.machines.resources import Resources
+from sweeps.stages.definition import make_parser
 
-ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
 RAY_VERSION = version("ray")
 OBJECT_STORE_SHARE = 0.3  # of a pod's memory, in /dev/shm

@@ -16,11 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.killed_sweep import KilledSweep, Moment, Plan, check_rungs, continues, mount_small_disk, unmount
 from benchmarks.kills import KINDS, plan_kills
-from reid_core.checksums import CHECKSUMS, verify_checksums, write_checksums
-from reid_core.config import UserError
-from reid_core.presets import tiny
-from reid_core.train import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
-from sweeps.checkpoints import (
+from reid_core.config.presets import tiny
+from reid_core.errors import UserError
+from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksums
+from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
+from sweeps.machines.resources import Resources
+from sweeps.results.journal import Journal, Record
+from sweeps.search.notes import FINAL
+from sweeps.trials.checkpoints import (
     SNAPSHOT,
     clear_for_restart,
     continue_newest,
@@ -29,12 +32,9 @@ from sweeps.checkpoints import (
     load_finished,
     upload,
 )
-from sweeps.failures import is_full_disk
-from sweeps.job import Job
-from sweeps.journal import Journal, Record
-from sweeps.resources import Resources
-from sweeps.searcher import FINAL
-from sweeps.tuning import reopen, run_fixed
+from sweeps.trials.failures import is_full_disk
+from sweeps.trials.job import Job
+from sweeps.trials.tuning import reopen, run_fixed
 
 
 @pytest.mark.realdata  # with `make test-real`: minutes; its short version is in test_sweep.py

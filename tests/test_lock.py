@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_architecture import FILES
+from repository import FILES
 
 from reid_core.__main__ import train
-from reid_core.config import override
-from reid_core.experiment import evaluate_fully, local_place, make_trainer, plan_of
-from reid_core.prepare import load_database, load_prepared, prepare, prepare_fresh_split, read_truth, split_database
-from reid_core.presets import tiny
-from reid_core.records import COLUMNS
-from reid_core.synthetic import write_synthetic
-from reid_core.uses import record_use
+from reid_core.config.presets import tiny
+from reid_core.config.values import override
+from reid_core.data.metadata import COLUMNS
+from reid_core.data.synthetic import write_synthetic
+from reid_core.data.test_set import record_use
+from reid_core.experiment.place import local_place
+from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth, split_database
+from reid_core.experiment.prepared import load_prepared
+from reid_core.experiment.run import evaluate_fully, make_trainer, plan_of
 
 SMALL = {"optim.epochs": 1, "match.num_keypoints": 32, "match.shortlist": 5, "model.embedding_dim": 16}
 CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "optim.batch_size": 8, **SMALL})
@@ -26,20 +28,20 @@ CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "op
 READERS = {
     "load_records": {
         "reid_core.predict.main",  # its query rows
-        "reid_core.prepare.load_database",
+        "reid_core.experiment.prepare.load_database",
         "reid_core.wildlife.load_wildlife",  # checks what it has written
     },
     "load_database": {
-        "reid_core.prepare.prepare",  # splits
-        "reid_core.prepare.read_truth",
-        "sweeps.dry_run.print_plan",  # splits, to show the sizes of the parts
-        "sweeps.groups.choose_groups",  # the names of the groups
-        "sweeps.paper_report.draw_data",  # after every row was scored
+        "reid_core.experiment.prepare.prepare",  # splits
+        "reid_core.experiment.prepare.read_truth",
+        "sweeps.stages.dry_run.print_plan",  # splits, to show the sizes of the parts
+        "sweeps.stages.groups.choose_groups",  # the names of the groups
+        "sweeps.comparison.report.draw_data",  # after every row was scored
     },
     "read_truth": {
         "reid_core.__main__.main",
-        "sweeps.sweep.finish_best",
-        "sweeps.refit.open_refit",  # after testSet was scored: its images are trained on
+        "sweeps.stages.sweep.finish_best",
+        "sweeps.stages.refit.open_refit",  # after testSet was scored: its images are trained on
     },
 }
 
@@ -180,7 +182,7 @@ def test_a_use_comes_from_its_record():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", None)) == "Use"
     }
-    assert calls == {"reid_core.uses"}
+    assert calls == {"reid_core.data.test_set"}
 
 
 def test_only_these_open_the_metadata():
@@ -192,4 +194,5 @@ def test_only_these_open_the_metadata():
         if isinstance(node, ast.Constant) and node.value == "metadata.csv"
     }
     # `prepare` names it in a message; `synthetic` and `wildlife` write it.
-    assert constants == {f"reid_core.{name}" for name in ("records", "synthetic", "wildlife", "prepare")}
+    modules = ("data.metadata", "data.synthetic", "experiment.prepare", "wildlife")
+    assert constants == {f"reid_core.{name}" for name in modules}

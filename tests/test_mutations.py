@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.mutations import GOOD, KINDS, attempt, damage, run_mutations
 from benchmarks.subjects import Subject, make_subjects
-from reid_core.config import UserError
+from reid_core.errors import UserError
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's about damaged photographs

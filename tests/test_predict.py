@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_bundle import Experiment, run_experiment
+from tiny_experiment import Experiment, run_experiment
 
 from reid_core import predict
-from reid_core.config import UserError
-from reid_core.metrics import NEW
+from reid_core.errors import UserError
+from reid_core.metrics.geo_mean import NEW
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid_core.config import override
-from reid_core.experiment import epoch_evaluation, local_place, pair_scorer
-from reid_core.images import ImageCache
-from reid_core.model import make_model
-from reid_core.prepare import prepare
-from reid_core.presets import tiny
+from reid_core.config.presets import tiny
+from reid_core.config.values import override
+from reid_core.data.image_cache import ImageCache
+from reid_core.experiment.place import local_place
+from reid_core.experiment.prepare import prepare
+from reid_core.experiment.run import epoch_evaluation, pair_scorer
+from reid_core.model.reid_model import make_model
 
 pytestmark = pytest.mark.realdata
 

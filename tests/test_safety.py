@@ -1,16 +1,11 @@
 """Nothing that is read is executed: no module reads a pickle, or runs text as code. Read from the source with `ast`."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from repository import FILES
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCE = {
-    f"{path.parent.name}/{path.name}": path
-    for folder in ("reid_core", "sweeps", "cluster", "benchmarks")
-    for path in (ROOT / folder).glob("*.py")
-}
+SOURCE = {name: path for name, path in FILES.items() if not name.startswith("tests.")}
 # Whatever reads a pickle, or runs text as code.
 MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "code", "runpy"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}

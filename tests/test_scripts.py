@@ -5,13 +5,13 @@ import pickle
 
 import pytest
 
-from reid_core.config import UserError
-from reid_core.presets import make_preset, shrink
+from reid_core.config.presets import make_preset, shrink
+from reid_core.errors import UserError
 from sweeps import classification, efficientnet, metric
-from sweeps.asker import Choices
-from sweeps.definition import make_parser, make_sweep
-from sweeps.space import base_point, classification_space, efficientnet_space, metric_space
-from sweeps.sweep import claim_out
+from sweeps.search.candidates import Choices
+from sweeps.search.space import base_point, classification_space, efficientnet_space, metric_space
+from sweeps.stages.definition import make_parser, make_sweep
+from sweeps.stages.sweep import claim_out
 
 
 @pytest.fixture

@@ -15,15 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from reid_core.config import UserError, override
-from reid_core.embed import embed
-from reid_core.identify import name_queries
-from reid_core.images import ImageCache, build_cache
-from reid_core.metrics import NEW, baks, baus, compute_shares
-from reid_core.model import make_model
-from reid_core.presets import tiny
-from reid_core.records import load_records
-from reid_core.similarity import shortlist
+from reid_core.config.presets import tiny
+from reid_core.config.values import override
+from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.data.metadata import load_records
+from reid_core.errors import UserError
+from reid_core.metrics.geo_mean import NEW, baks, baus, compute_shares
+from reid_core.model.embed import embed
+from reid_core.model.reid_model import make_model
+from reid_core.scoring.shortlist import shortlist
+from reid_core.scoring.thresholds import name_queries
 from reid_core.wildlife import INSTALL, load_wildlife, main, open_dataset, transform, write_metadata
 
 
@@ -300,7 +301,7 @@ def folder(variable):
 def exported_model(out, small_data):
     """Embedded data, and the model that one epoch on them exports."""
     from reid_core.__main__ import main as run
-    from reid_core.bundle import read_bundle
+    from reid_core.experiment.bundle import read_bundle
 
     assert run(["--data", str(small_data), "--out", str(out), *TINY_RUN]) == 0
     return small_data, read_bundle(out / "best")

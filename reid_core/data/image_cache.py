@@ -1,0 +1,218 @@
+"""The image cache: every photograph decoded and resized once, for every epoch of every trial.
+
+paths of photographs → one memory-mapped Arrow file of uint8 pixels, one row per image in the order given.
+Rows are keyed by the content of the file, so a changed photograph gives another cache.
+
+Letters: B rows asked for, H W C height, width, channels.
+"""
+
+import functools
+import hashlib
+import logging
+import math
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from reid_core.data.chunks import CHUNK_IMAGES, MapChunks, count_rows, local_map
+from reid_core.data.photographs import UNREADABLE_KEY, digest, digest_file, open_photograph, read_photograph, to_square
+from reid_core.errors import UserError
+from reid_core.files.atomic import write_arrow
+from reid_core.files.escape import escape_line
+
+SHOWN_LETTERS = 300  # of the reason why an image cannot be read
+DECODER = "1"  # part of the file name; raise it when the same photograph gives other pixels than before
+
+logger = logging.getLogger(__name__)
+
+
+def build_cache(
+    folder: Path, root: Path, paths: list[str], image_px: int, *, map_chunks: MapChunks = local_map
+) -> Path:
+    """Write the image cache, or find the one that a former call wrote; images that cannot be read are logged.
+
+    Args:
+        folder: Where the cache is written; made if needed.
+        root: Data folder.
+        paths: Photographs, relative to `root`.
+        image_px: Width and height in pixels of the squares that photographs are squashed to.
+        map_chunks: Like `local_map`; its function is a partial of a module-level one and takes a list of paths.
+
+    Returns:
+        Path of the Arrow file: `key, error, pixels, checksum` (see `ImageCache`), one row per path.
+
+    Raises:
+        UserError: If the folder cannot be written, or the disk is full.
+    """
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        keys = list(pool.map(lambda path: digest_file(Path(root, path)), paths))
+    name = hashlib.blake2b("\n".join([DECODER, *keys]).encode(), digest_size=8).hexdigest()
+    path = folder / f"images-{image_px}-{name}.arrow"
+    if not is_intact(path, keys, image_px):
+        decode = functools.partial(decode_chunk, root=str(root), image_px=image_px)
+        chunks = [paths[start : start + CHUNK_IMAGES] for start in range(0, len(paths), CHUNK_IMAGES)]
+        write_cache(path, count_rows(map_chunks(decode, chunks), len(paths), f"images {image_px} px"), image_px)
+    _warn_of_unreadable(ImageCache(path), root, paths)
+    return path
+
+
+def cache_schema(image_px: int) -> pa.Schema:
+    """Columns of what fills an image cache: content key, error (null when readable), HWC RGB pixels."""
+    pixels = pa.list_(pa.uint8(), image_px * image_px * 3)
+    return pa.schema([("key", pa.string()), ("error", pa.string()), ("pixels", pixels)])
+
+
+def decode_chunk(paths: list[str], *, root: str, image_px: int) -> pa.Table:
+    """Decode photographs to rows of the cache; an unreadable one has zero pixels and the reason in `error`."""
+    keys, errors = [], []
+    pixels_BHWC = np.zeros((len(paths), image_px, image_px, 3), dtype=np.uint8)
+    for row, path in enumerate(paths):
+        key, error = UNREADABLE_KEY, None
+        try:
+            data = read_photograph(Path(root, path))
+            key = digest(data)
+            pixels_BHWC[row] = decode_image(data, image_px)
+        # Damaged files make decoders raise nearly anything: OSError, ValueError, SyntaxError, struct.error, ...
+        except Exception as reason:
+            error = escape_line(f"{type(reason).__name__}: {reason}")[:SHOWN_LETTERS]
+        keys.append(key)
+        errors.append(error)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(pixels_BHWC.reshape(-1)), image_px * image_px * 3)
+    return pa.table([pa.array(keys, pa.string()), pa.array(errors, pa.string()), pixels], cache_schema(image_px))
+
+
+def decode_image(data: bytes, image_px: int) -> np.ndarray:
+    """Decode an image file's bytes to upright RGB, squashed to a square by bicubic resampling.
+
+    Args:
+        data: Content of an image file of one of `photographs.FORMATS`, of any mode.
+        image_px: Width and height of the result in pixels.
+
+    Returns:
+        Pixels, uint8, shape (image_px, image_px, 3).
+
+    Raises:
+        ValueError: If it is no such file, or has more than `photographs.MAX_PIXELS` pixels.
+        Exception: Whatever Pillow raises for a damaged file.
+    """
+    with open_photograph(data) as image:
+        return to_square(image, image_px)
+
+
+class ImageCache:
+    """A memory-mapped image cache; opening it reads no pixels.
+
+    Attributes:
+        path: The Arrow file.
+        image_px: Width and height of every image in pixels.
+        keys: Digest of each photograph's content, hexadecimal; UNREADABLE_KEY where it could not be opened.
+        error: Why an image is all zeros, None where it was read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map a file.
+
+        Raises:
+            UserError: If it is missing or damaged.
+        """
+        self.path = Path(path)
+        table = _map(path)
+        self.image_px = math.isqrt(table.schema.field("pixels").type.list_size // 3)
+        self.keys: list[str] = table["key"].to_pylist()
+        self.error: list[str | None] = table["error"].to_pylist()
+        shape = (-1, self.image_px, self.image_px, 3)
+        self._chunks = [c.flatten().to_numpy().reshape(shape) for c in table["pixels"].chunks if len(c)]
+        self._starts = np.cumsum([0, *(len(c) for c in self._chunks)])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __reduce__(self) -> tuple:
+        return ImageCache, (self.path,)  # another process maps the file again instead of receiving its pixels
+
+    def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Copy the pixels of some rows; uint8, shape (B, image_px, image_px, 3), RGB.
+
+        Raises:
+            IndexError: If a row is negative or beyond the last.
+        """
+        rows_B = np.asarray(rows, dtype=np.int64)
+        if len(rows_B) and not 0 <= rows_B.min() <= rows_B.max() < len(self):
+            raise IndexError(f"rows {rows_B.min()} … {rows_B.max()} of an image cache of {len(self)}")
+        pixels_BHWC = np.empty((len(rows_B), self.image_px, self.image_px, 3), dtype=np.uint8)
+        chunk_B = np.searchsorted(self._starts, rows_B, side="right") - 1
+        for position, (row, chunk) in enumerate(zip(rows_B, chunk_B, strict=True)):
+            pixels_BHWC[position] = self._chunks[chunk][row - self._starts[chunk]]
+        return pixels_BHWC
+
+
+def write_cache(path: Path, tables: Iterable[pa.Table], image_px: int) -> None:
+    """Write tables of `cache_schema` as an image cache, each row with its checksum; as `write_arrow`."""
+    schema = _file_schema(image_px)
+    write_arrow(path, (pa.table([*rows.columns, _checksums(rows)], schema) for rows in tables), schema)
+
+
+def _file_schema(image_px: int) -> pa.Schema:
+    return cache_schema(image_px).append(pa.field("checksum", pa.uint32()))
+
+
+def _checksums(rows: pa.Table) -> pa.Array:
+    """CRC-32 of each row's key, error and pixels."""
+    pixels_BP = rows["pixels"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+    texts = map(repr, zip(rows["key"].to_pylist(), rows["error"].to_pylist(), strict=True))
+    starts = (zlib.crc32(text.encode()) for text in texts)
+    return pa.array(map(zlib.crc32, pixels_BP, starts), pa.uint32())
+
+
+def is_intact(path: Path, keys: list[str], image_px: int) -> bool:
+    """Whether a file is a whole image cache with these content keys and every row as it was written; damage is told.
+
+    Reads the whole file, as the photographs themselves are read to see whether they changed.
+    """
+    if not path.exists():
+        return False
+    try:
+        table = _map(path)
+        known = table.schema in (_file_schema(image_px), cache_schema(image_px))
+        if known and table["key"].to_pylist() == keys and _fits_checksums(table):
+            return True
+        problem: object = "other rows than expected"
+    except UserError as error:
+        problem = error
+    logger.warning("%s is damaged and is built again: %s", path, problem)
+    return False
+
+
+def _fits_checksums(table: pa.Table) -> bool:
+    if "checksum" not in table.column_names:  # of an earlier version
+        return True
+    batches = [pa.Table.from_batches([batch]) for batch in table.to_batches()]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return all(pool.map(lambda batch: _checksums(batch).equals(batch["checksum"].chunk(0)), batches))
+
+
+def _map(path: Path) -> pa.Table:
+    """An image cache as a table; damaged offsets and lengths, which would lead anywhere in memory, are refused."""
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)
+        if table["key"].null_count or table["pixels"].null_count:
+            raise pa.ArrowInvalid("a row without key or pixels")
+        return table
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # a name that is no UTF-8 is a ValueError
+        raise UserError(f"{path}: this image cache is missing or damaged; give the command again ({error})") from error
+
+
+def _warn_of_unreadable(cache: ImageCache, root: Path, paths: list[str]) -> None:
+    unreadable = [
+        f"{escape_line(path)} ({error})" for path, error in zip(paths, cache.error, strict=True) if error is not None
+    ]
+    if unreadable:
+        more = ", ..." if len(unreadable) > 3 else ""
+        first = ", ".join(unreadable[:3])
+        logger.warning("%s: %d of %d images cannot be read: %s%s", root, len(unreadable), len(paths), first, more)

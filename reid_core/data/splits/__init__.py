@@ -1,0 +1,4 @@
+"""Which image plays which part.
+
+identity, group, date (N,) → part (N,): training, validating, thresholdSet, testSet.
+"""

@@ -1,0 +1,108 @@
+"""The end of an experiment: `testSet` once, every answer written down, and the model exported.
+
+prepared data + truth + chosen model → metrics, predictions.parquet, leaks.csv, bundle (paper §6.3).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.data.splits.parts import Parts
+from reid_core.experiment.bundle import Bundle, Second, write_bundle
+from reid_core.experiment.place import Place
+from reid_core.experiment.prepared import Prepared
+from reid_core.experiment.run import SEEN, decide_trial, outputs_of, pair_scorer
+from reid_core.experiment.second_model import load_second
+from reid_core.metrics.summary import summarise
+from reid_core.model.reid_model import ReidModel
+from reid_core.scoring.decision import Answers, Decision, Outputs
+from reid_core.scoring.evaluate import gather_candidates, shares_of
+from reid_core.scoring.leaks import leak_report, write_leaks
+
+
+def finish(
+    config: TrialConfig, prepared: Prepared, truth: Parts, model: ReidModel, out: Path, place: Place
+) -> dict[str, dict[str, float]]:
+    """Score `testSet` once and write the bundle (`out/best`) and every single answer (`out/predictions.parquet`).
+
+    Args:
+        config: The chosen configuration.
+        prepared: The data its trials saw.
+        truth: From `prepare.read_truth`: the same parts with the identities of `testSet`.
+        model: With the chosen weights.
+        out: Result folder; gets `leaks.csv` too (`leaks.leak_report`).
+        place: Of the one process that does this.
+
+    Returns:
+        Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not.
+    """
+    outputs = outputs_of(config, prepared, model, place, (*SEEN, "testSet"))
+    scorer = pair_scorer(config, prepared, place)
+    decision, threshold_metrics = decide_trial(config, truth, outputs, scorer, place)
+    answers = {}
+    for part in ("thresholdSet", "testSet"):
+        candidates = gather_candidates(
+            truth,
+            outputs,
+            truth.rows(part),
+            scorer,
+            match=config.match,
+            predict=config.predict,
+            device=place.device,
+        )
+        answers[part] = decision.answer(candidates, outputs, truth.identity_N)
+    tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
+    pq.write_table(pa.concat_tables(tables), out / "predictions.parquet", write_page_checksum=True)
+    leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, outputs.embedding_ND)
+    write_leaks(out / "leaks.csv", leaks)
+    test_metrics = summarise(shares_of(answers["testSet"], decision, truth))
+    metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
+    write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, metrics))
+    return metrics
+
+
+def _bundle(
+    config: TrialConfig,
+    prepared: Prepared,
+    truth: Parts,
+    model: ReidModel,
+    decision: Decision,
+    outputs: Outputs,
+    metrics: dict[str, dict[str, float]],
+) -> Bundle:
+    everything = np.flatnonzero(truth.part_N != "unreadable")
+    second = None
+    if outputs.second_ND is not None:
+        second = Second(*load_second(config), outputs.second_ND[everything])
+    return Bundle(
+        config=config,
+        model=model,
+        decision=decision,
+        identity_G=truth.identity_N[everything],
+        group_G=truth.group_N[everything],
+        embedding_GD=outputs.embedding_ND[everything],
+        sides_G6=prepared.sides_N6[everything],
+        features=prepared.local_features.select(everything) if prepared.local_features else None,
+        metrics=metrics,
+        class_identity_K=outputs.class_identity_K,
+        class_group_K=outputs.class_group_K,
+        second=second,
+    )
+
+
+def _table_of_answers(part: str, answers: Answers, decision: Decision, truth: Parts, prepared: Prepared) -> pa.Table:
+    return pa.table(
+        {
+            "part": [part] * len(answers.query_Q),
+            "image_id": list(prepared.image_id_N[answers.query_Q]),
+            "group": list(answers.group_Q),
+            "identity": list(truth.identity_N[answers.query_Q]),
+            "known": truth.known(answers.query_Q),
+            "answer": list(answers.name(decision.thresholds)),
+            "candidate": list(answers.identity_Q),
+            "probability": answers.score_Q.astype(np.float32),
+        }
+    )

@@ -1,0 +1,207 @@
+"""Everything that is done once, before the first trial: records, image caches, local features, parts.
+
+data folder + configuration → files in one folder, and `Prepared`, which any process can open again from there.
+`testSet` identities are left out of those files: no trial can read them (`read_truth` is for the final step), and the
+fresh splits that confirm a result are made without them.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import override
+from reid_core.data.chunks import MapChunks, local_map
+from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.data.metadata import digest_records, load_records
+from reid_core.data.sides import parse_sides
+from reid_core.data.splits.assign import assign_parts, describe_parts
+from reid_core.data.splits.fresh import resplit
+from reid_core.data.splits.parts import Parts
+from reid_core.data.test_set import Use
+from reid_core.errors import UserError
+from reid_core.experiment.prepared import UNREADABLE, Prepared, column_of, load_prepared, save_prepared
+from reid_core.experiment.second_model import build_second
+from reid_core.files.checksums import read_sealed, write_sealed
+from reid_core.matching.local_features import build_features
+
+DATA = "data.json"  # in the folder: which data it was prepared from
+logger = logging.getLogger(__name__)
+
+
+def load_database(root: Path, *, skip_missing: bool = False, group: str | None = None) -> pa.Table:
+    """The labelled rows of a data folder, or of one `group` of it; row i is row i of everything that is prepared."""
+    records = load_records(root, skip_missing=skip_missing)
+    database = records.filter(pa.compute.equal(records["split"], "database"))
+    return database if group is None else database.filter(pa.compute.equal(database["group"], group))
+
+
+def prepare(
+    root: Path,
+    folder: Path,
+    config: TrialConfig,
+    *,
+    skip_missing: bool = False,
+    group: str | None = None,
+    second_models: Sequence[str] = (),
+    map_chunks: MapChunks = local_map,
+    map_networks: MapChunks = local_map,
+) -> Prepared:
+    """Read, check, decode, extract and split; what is already there and unchanged is not done again.
+
+    Args:
+        root: Data folder.
+        folder: Where caches and the table of parts are kept; on a cluster, a folder that every node sees.
+        config: Of the trials; `seed`, `data` and `match` are used.
+        skip_missing: Leave out rows without a photograph.
+        group: Whose rows alone are prepared; None: every group's.
+        second_models: Values of `fusion.second_model` that trials may have, besides that of `config`.
+        map_chunks: How decoding is spread, and what else needs no network.
+        map_networks: How chunks are spread that go through a network, and are faster where a GPU is.
+
+    Raises:
+        UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
+            in `thresholdSet`; or if metadata.csv or a photograph is no longer what the folder was prepared from.
+    """
+    database = load_database(root, skip_missing=skip_missing, group=group)
+    paths = database["path"].to_pylist()
+    image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=map_chunks)
+    _check_same_data(folder, root, database, ImageCache(image_cache).keys)
+    match_cache, features = image_cache, None
+    if config.match.matcher != "none":
+        match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=map_chunks)
+        spread = map_chunks if config.match.matcher == "sift-mnn" else map_networks
+        features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=spread)
+    second = {}
+    for name in {config.fusion.second_model, *second_models} - {None, ""}:
+        of_name = override(config, {"fusion.second_model": name})
+        second[name] = build_second(folder, root, paths, of_name, map_chunks=map_networks)
+    parts = split_database(database, ImageCache(image_cache).error, config)
+    logger.info("%s", describe_parts(parts.part_N, parts.identity_N, parts.group_N))
+    _check_objective(parts, root)
+    prepared = Prepared(
+        str(image_cache),
+        str(match_cache),
+        str(features) if features else None,
+        image_id_N=column_of(database, "image_id"),
+        parts=parts,
+        date_N=column_of(database, "date"),
+        second={str(name): str(path) for name, path in second.items()},
+        group=group,
+    )
+    save_prepared(prepared, folder)
+    return load_prepared(folder)
+
+
+def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[str]) -> None:
+    """Refuse data that changed since the folder was prepared: trials before and after it could not be compared."""
+    file, photographs = folder / DATA, hashlib.blake2b("".join(keys).encode(), digest_size=8).hexdigest()
+    now = {"metadata.csv": digest_records(database), "photographs": photographs}
+    before = read_sealed(file) if file.exists() else now
+    changed = [name for name in now if now[name] != before.get(name)]
+    if changed:
+        raise UserError(
+            f"{root}: changed since {folder} was prepared from it: {', '.join(changed)}; bring back the former files, "
+            "or begin with a new result folder"
+        )
+    write_sealed(file, now)
+
+
+def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
+    """Divide availableSet anew (`fresh.resplit`); caches, features and second models are shared, not copied.
+
+    It needs no identity of `testSet` and reads nothing but the prepared folder. Given again, it writes the same.
+
+    Args:
+        folder: Of `prepare`.
+        number: Of the fresh split, from 1 on.
+        config: That `folder` was prepared with; `seed` and `data` are used.
+
+    Returns:
+        A folder in `folder` for `load_prepared`. Its `testSet` is not to be scored: see `fresh.resplit`.
+
+    Raises:
+        UserError: If the number is below 1, or no group has both known and new animals in `thresholdSet`.
+    """
+    prepared = load_prepared(folder)
+    parts = prepared.parts
+    part_N = resplit(
+        parts.part_N,
+        parts.identity_N,
+        parts.group_N,
+        number=number,
+        date_N=prepared.date_N,
+        **_split_settings(config),
+    )
+    fresh = replace(prepared, parts=replace(parts, part_N=part_N))
+    target = folder / f"split-{number:04d}"
+    logger.info("fresh split %d\n%s", number, describe_parts(part_N, parts.identity_N, parts.group_N))
+    _check_objective(fresh.parts, target)
+    target.mkdir(exist_ok=True)
+    save_prepared(fresh, target)
+    return target
+
+
+def split_database(database: pa.Table, error_N: list[str | None], config: TrialConfig) -> Parts:
+    """Who plays which part; unreadable photographs play none."""
+    identity_N, group_N = column_of(database, "identity"), column_of(database, "group")
+    readable = np.array([error is None for error in error_N])
+    part_N = np.full(len(identity_N), UNREADABLE, dtype=object)
+    part_N[readable] = assign_parts(
+        identity_N[readable],
+        group_N[readable],
+        date_N=column_of(database, "date")[readable],
+        **_split_settings(config),
+    )
+    return Parts(identity_N, group_N, part_N, parse_sides(column_of(database, "orientation")))
+
+
+def _split_settings(config: TrialConfig) -> dict[str, Any]:
+    """What `assign_parts` and `resplit` take from a configuration."""
+    return {
+        "strategy": config.data.split,
+        "seed": config.seed,
+        "cutoff_date": config.data.cutoff_date,
+        "whole_encounters": config.data.whole_encounters,
+    }
+
+
+def read_truth(root: Path, prepared: Prepared, *, use: Use, skip_missing: bool = False) -> Parts:
+    """The parts with every identity, those of `testSet` too. Only the final step may call this.
+
+    Args:
+        root: Data folder.
+        prepared: What the trials saw.
+        use: From `test_set.record_use`: the proof that this look at `testSet` was written down first.
+        skip_missing: As the data were prepared.
+
+    Raises:
+        UserError: If the data folder no longer says what was prepared.
+    """
+    logger.info("testSet: use %d, by %s", use.number, use.trial)
+    database = load_database(root, skip_missing=skip_missing, group=prepared.group)
+    identity_N, parts = column_of(database, "identity"), prepared.parts
+    same = np.array_equal(column_of(database, "image_id"), prepared.image_id_N)
+    if not same or (identity_N != parts.identity_N)[parts.part_N != "testSet"].any():
+        raise UserError(
+            f"{root / 'metadata.csv'}: its rows or identities are no longer those that the trials saw; "
+            "bring back the former file, or begin with a new result folder"
+        )
+    return replace(parts, identity_N=identity_N)
+
+
+def _check_objective(parts: Parts, where: Path) -> None:
+    queries = parts.rows("thresholdSet")
+    known_Q, group_Q = parts.known(queries), parts.group_N[queries]
+    if not any(0 < known_Q[group_Q == group].mean() < 1 for group in set(group_Q)):
+        raise UserError(
+            f"{where}: no group has both known and new animals in thresholdSet, so GEO_MEAN is undefined everywhere; "
+            "a group needs several identities, some of them with at least 3 photographs. The split:\n"
+            + describe_parts(parts.part_N, parts.identity_N, parts.group_N)
+        )

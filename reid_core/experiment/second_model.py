@@ -1,0 +1,169 @@
+"""A second global model in the fusion: another backbone, or the model of a bundle, as it is (paper §7.3).
+
+photographs → its embeddings (N, D) float32 in one file with its checksum, computed once per sweep, because no trial
+changes them.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import flatten, override
+from reid_core.data.chunks import MapChunks, local_map
+from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.errors import UserError
+from reid_core.experiment.bundle import is_refitted, read_model
+from reid_core.files.checksums import file_digest, verify_checksums, write_checksums
+from reid_core.model.embed import autocast, embed_block
+from reid_core.model.heads import NUM_SIDES
+from reid_core.model.reid_model import ReidModel, make_model
+
+EMBEDDINGS = "embeddings.npy"
+_CHUNK_IMAGES = 64
+_loading = threading.Lock()
+logger = logging.getLogger(__name__)
+# What a backbone on its own is made with; data.image_px, mean and std are those of the trial.
+_BARE = {
+    "model.unfrozen_stages": 0,
+    "model.head": "none",
+    "model.orientation": "none",
+    "model.drop_path": 0.0,
+    "loss.name": "triplet",
+    "predict.rule": "threshold",
+    "optim.head_only_epochs": 0,
+}
+
+
+def second_config(config: TrialConfig) -> TrialConfig:
+    """The configuration of the second model that a trial's configuration names.
+
+    Raises:
+        UserError: If it names a folder that holds no bundle, or that of a model which has seen `testSet`.
+    """
+    name = config.fusion.second_model or ""
+    if Path(name).is_dir():
+        if is_refitted(Path(name)):
+            raise UserError(
+                f"fusion.second_model={name}: a refitted model, trained on every image of its data set, maybe on those "
+                "of testSet and thresholdSet here: no score with it would mean anything; take the evaluated one"
+            )
+        return read_model(Path(name))[0]
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"fusion.second_model={name}: no such folder")
+    weights = {"model.backbone": name, "model.weights": config.fusion.second_weights}
+    return override(config, weights | _BARE | {"fusion.second_model": None})
+
+
+def load_second(config: TrialConfig) -> tuple[TrialConfig, ReidModel]:
+    """The second model and its configuration."""
+    name = config.fusion.second_model or ""
+    if Path(name).is_dir():
+        return second_config(config), read_model(Path(name))[1]
+    settings = second_config(config)
+    return settings, make_model(settings)
+
+
+def build_second(
+    folder: Path, root: Path, paths: list[str], config: TrialConfig, *, map_chunks: MapChunks = local_map
+) -> Path:
+    """Embed every photograph with the second model, unless a file made with the same model and photographs is there.
+
+    Args:
+        folder: Where the file is kept.
+        root: Data folder.
+        paths: Photographs, relative to `root`.
+        config: Of the trials; `fusion` names the model.
+        map_chunks: Applies a function to chunks of row numbers and yields the results in order.
+
+    Returns:
+        Path of a NumPy file, (N, D) float32, rows of length 1.
+
+    Raises:
+        UserError: If the model cannot be had.
+    """
+    settings = second_config(config)
+    images = ImageCache(build_cache(folder, root, paths, settings.data.image_px, map_chunks=map_chunks))
+    digest = hashlib.blake2b(json.dumps([_identify(config, settings), images.keys]).encode(), digest_size=8)
+    kept = folder / f"second-{digest.hexdigest()}"
+    if is_whole(kept):
+        return kept / EMBEDDINGS
+    load_second(config)  # a model that cannot be had is told before any work
+    chunks = [list(range(i, min(i + _CHUNK_IMAGES, len(images)))) for i in range(0, len(images), _CHUNK_IMAGES)]
+    work = partial(embed_chunk, cache_path=str(images.path.resolve()), values=tuple(_hashable(flatten(config)).items()))
+    tables = tqdm(map_chunks(work, chunks), total=len(chunks), desc="second model", unit="chunk", disable=None)
+    embedding_ND = np.concatenate(list(_embeddings(tables)))
+    part = kept.with_suffix(".part")
+    for former in (part, kept):
+        shutil.rmtree(former, ignore_errors=True)
+    part.mkdir()
+    np.save(part / EMBEDDINGS, embedding_ND, allow_pickle=False)
+    write_checksums(part, [EMBEDDINGS])
+    part.replace(kept)
+    return kept / EMBEDDINGS
+
+
+def is_whole(kept: Path) -> bool:
+    """Whether a folder holds embeddings as they were written; damage is told."""
+    if not kept.exists():
+        return False
+    try:
+        verify_checksums(kept, [EMBEDDINGS])
+    except UserError as error:
+        logger.warning("%s; the second model embeds all photographs again", error)
+        return False
+    return True
+
+
+def embed_chunk(rows: list[int], *, cache_path: str, values: tuple) -> pa.Table:
+    """Embeddings of some rows; runs in any process."""
+    settings, model = _load_once(values)
+    sides_B6 = np.zeros((len(rows), NUM_SIDES), np.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.inference_mode(), autocast(device, settings.optim.precision):
+        pixels_BHWC = ImageCache(Path(cache_path)).pixels(rows)
+        embedding_BD = embed_block(model.to(device).eval(), pixels_BHWC, sides_B6, device)
+    width = embedding_BD.shape[1] - model.num_identities
+    flat = pa.array(np.ascontiguousarray(embedding_BD[:, :width]).reshape(-1))
+    return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, width)})
+
+
+def _load_once(values: tuple) -> tuple[TrialConfig, ReidModel]:
+    with _loading:  # chunks run in threads: two that drew random weights at once would share one generator
+        return _load(values)
+
+
+@cache
+def _load(values: tuple) -> tuple[TrialConfig, ReidModel]:
+    return load_second(override(TrialConfig(), dict(values)))
+
+
+def _hashable(values: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _embeddings(tables) -> Iterator[np.ndarray]:
+    for table in tables:
+        column = table["embedding"].combine_chunks()
+        yield column.flatten().to_numpy().reshape(len(table), -1)
+
+
+def _identify(config: TrialConfig, settings: TrialConfig) -> list:
+    """What the embeddings depend on besides the photographs."""
+    name = config.fusion.second_model or ""
+    if Path(name).is_dir():
+        return [file_digest(Path(name) / "model.safetensors")]
+    weights = settings.model.weights
+    content = file_digest(Path(weights)) if weights.endswith(".safetensors") else weights
+    seed = settings.seed if weights == "random" else None
+    return [settings.model.backbone, content, seed, settings.data.image_px, settings.data.mean, settings.data.std]

@@ -1,0 +1,170 @@
+"""The boundary between frozen and trained stages: what lies before it is computed once per image and shared by trials.
+
+model + pixels → `KeptActivations` of the images asked for; plan + those → batches of activations (DESIGN §6).
+Kept and computed activations are equal to the last bit (same batch, same device), in float32 and in bfloat16; only
+those that are float32 under bfloat16 autocast are kept as float16, whose rounding is an eighth of bfloat16's own.
+
+Letters: U different images, B batch, X shape of one activation.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from tqdm import tqdm
+
+from reid_core.config.parameters import ModelConfig, TrialConfig
+from reid_core.data.image_cache import DECODER
+from reid_core.data.pixel_source import PixelSource, keys_of
+from reid_core.errors import UserError
+from reid_core.model.embed import Gather, alone, autocast, images_of, uses_bfloat16
+from reid_core.model.frozen.activations import KeptActivations, Layout
+from reid_core.model.reid_model import ReidModel
+
+MAKER = "2"  # part of the folder's name; raise it when the same model and pixels give other bytes than before
+CHUNK_IMAGES = 64  # computed and written at a time; what a crash loses
+logger = logging.getLogger(__name__)
+
+
+def check_keepable(config: ModelConfig) -> None:
+    """Find out without a model whether keeping activations is possible and pays.
+
+    Raises:
+        UserError: If not.
+    """
+    if config.orientation == "input":
+        raise UserError(
+            "model.keep_activations with model.orientation=input: the image is changed by a trained layer before the "
+            "backbone, so no activation stays the same; use model.orientation=embedding"
+        )
+    if config.unfrozen_stages >= 2:
+        raise UserError(
+            f"model.keep_activations with model.unfrozen_stages={config.unfrozen_stages}: with two trained stages "
+            "keeping activations saves only 1.07× of the training FLOPs; set model.unfrozen_stages to 0 or 1"
+        )
+
+
+@torch.inference_mode()
+def find_layout(model: ReidModel, config: TrialConfig, *, device: str = "cpu") -> Layout:
+    """Prove on two probe images that the backbone can be cut at the boundary, and see what comes out there.
+
+    Args:
+        model: On `device`; left in eval mode.
+        config: Of the trial.
+        device: Where the model is.
+
+    Raises:
+        UserError: If the backbone gives other features from the boundary on than as a whole.
+    """
+    model.eval()
+    image_px = config.data.image_px
+    pixels_BHWC = np.random.default_rng(0).integers(0, 256, (2, image_px, image_px, 3), dtype=np.uint8)
+    images_BCHW = images_of(model, pixels_BHWC, device)
+    refusal = f"model.keep_activations: model.backbone={config.model.backbone} cannot be cut at the boundary"
+    if not model.frozen_modules():
+        raise UserError(f"{refusal}: model.unfrozen_stages={config.model.unfrozen_stages} leaves nothing frozen")
+    with autocast(device, config.optim.precision):
+        try:
+            activation_BX = model.frozen_features(images_BCHW)
+            feature_BD = model.features_from(activation_BX)
+        except Exception as error:  # whatever a network raises whose modules are no chain
+            raise UserError(f"{refusal}: its modules are no chain ({error})") from error
+        if not torch.equal(feature_BD, model.features(images_BCHW)):
+            raise UserError(f"{refusal}: it gives other features from there on; set model.keep_activations=false")
+    return Layout.of(activation_BX, half=uses_bfloat16(device, config.optim.precision))
+
+
+def build_activations(
+    folder: Path,
+    source: PixelSource,
+    row_N: np.ndarray,
+    model: ReidModel,
+    config: TrialConfig,
+    *,
+    device: str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Gather = alone,
+) -> KeptActivations:
+    """Compute the activations of some images that nobody has kept yet, and open all of them.
+
+    Every rank computes its share; trials that do so at once share the work, and at worst do some of it twice.
+
+    Args:
+        folder: Where the folder of this network is; every node must see it.
+        source: Photographs and variants.
+        row_N: Rows of `source` that are asked for.
+        model: On `device`; left in eval mode.
+        config: Of the trial.
+        device: Where the model is.
+        rank: Whose share.
+        world_size: Number of ranks.
+        gather: Over the ranks; waits for all of them.
+
+    Raises:
+        UserError: If activations cannot be kept (`check_keepable`, `find_layout`), or there is no room for them.
+    """
+    check_keepable(config.model)
+    layout = find_layout(model, config, device=device)
+    name = f"activations-{config.data.image_px}-{_digest(model, config, layout, device)}"
+    kept = KeptActivations(folder / name, layout)
+    row_of = _different(source, row_N)
+    keys = list(row_of)
+    kept.check_room(keys, config.model.activations_gb, told=rank == 0)
+    chunks = [keys[start : start + CHUNK_IMAGES] for start in range(0, len(keys), CHUNK_IMAGES)]
+    bar = tqdm(chunks[rank::world_size], desc="activations", unit="batch", disable=None)
+    with torch.inference_mode(), autocast(device, config.optim.precision):
+        try:
+            for chunk in bar:
+                _keep_missing(kept, {key: row_of[key] for key in chunk}, source, model, device)
+        except UserError as error:  # the disk is full, though there seemed to be room
+            logger.warning("the activations of some images are not kept, and are computed each time: %s", error)
+    gather(np.array([rank]))
+    kept.refresh()
+    return kept
+
+
+def _keep_missing(
+    kept: KeptActivations, row_of: dict[str, int], source: PixelSource, model: ReidModel, device: str
+) -> None:
+    """Compute and write one file of activations."""
+    kept.refresh()  # another trial may have been here
+    missing = [key for key in row_of if key not in kept]
+    if missing:
+        pixels_BHWC = source.pixels([row_of[key] for key in missing])
+        kept.write(missing, model.frozen_features(images_of(model, pixels_BHWC, device)))
+
+
+def _different(source: PixelSource, row_N: np.ndarray) -> dict[str, int]:
+    """A row of each different image, in the order of the rows."""
+    row_of: dict[str, int] = {}
+    rows = np.unique(row_N).tolist()
+    for row, key in zip(rows, keys_of(source, rows), strict=True):
+        row_of.setdefault(key, row)
+    return row_of
+
+
+def _digest(model: ReidModel, config: TrialConfig, layout: Layout, device: str) -> str:
+    """Of all that an activation depends on besides the image: the frozen weights themselves, not where they come from.
+
+    Processors round differently, and so may versions of the libraries.
+    """
+    recipe = {
+        "maker": [MAKER, DECODER, torch.__version__, timm.__version__],
+        "backbone": [config.model.backbone, len(model.frozen_modules()), config.data.image_px],
+        "layout": [layout.shape, layout.order, layout.computed, layout.kept],
+        "device": [torch.device(device).type, uses_bfloat16(device, config.optim.precision)],
+    }
+    digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
+    states: list[dict[str, torch.Tensor]] = [{"mean": model.mean, "std": model.std}]
+    states.append(dict(model.backbone.named_parameters(recurse=False)))
+    states += [module.state_dict() for module in model.frozen_modules()]
+    for i, state in enumerate(states):
+        for name, value in state.items():
+            digest.update(f"{i} {name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

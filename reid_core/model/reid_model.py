@@ -1,0 +1,230 @@
+"""The model: a backbone, an embedding head, and where the loss needs it a classifier.
+
+normalised images (B, 3, H, W) → embeddings of length 1 (B, D), logits (B, K) (paper §4.1.1, §4.1.3.1, §4.1.4.2).
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import override
+from reid_core.errors import UserError
+from reid_core.model.backbone import Part, find_parts, make_backbone
+from reid_core.model.heads import (
+    NUM_SIDES,
+    SIDE_FEATURES,
+    SideEmbedding,
+    SideInput,
+    embedding_size,
+    make_classifier,
+    make_head,
+)
+
+
+class ReidModel(nn.Module):
+    """Backbone, head and classifier; knows which parts are trained and how its input is normalised."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        unfrozen_stages: int,
+        mean: list,
+        std: list,
+        classifier: nn.Module | None = None,
+        num_identities: int = 0,
+        side_input: SideInput | None = None,
+        side_embedding: SideEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.classifier = backbone, head, classifier
+        self.num_identities = num_identities if classifier is not None else 0  # K
+        self.side_input, self.side_embedding = side_input, side_embedding
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self._parts = find_parts(backbone)
+        num_stages = len(self._parts) - 2
+        if unfrozen_stages > num_stages:
+            raise UserError(f"model.unfrozen_stages={unfrozen_stages}: the backbone has {num_stages} stages")
+        frozen_stages = num_stages - unfrozen_stages
+        # The stem is trained only when every stage is.
+        self._frozen = self._parts[: frozen_stages + 1] if frozen_stages else []
+        for part in self._frozen:
+            for parameter in part.parameters:
+                parameter.requires_grad_(False)
+
+    def normalise(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB (B, H, W, 3) → normalised float32 (B, 3, H, W)."""
+        return (pixels_BHWC.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+
+    def features(self, images_BCHW: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
+        """What the head gives, before normalisation; (B, D), float32.
+
+        Args:
+            images_BCHW: From `normalise`.
+            sides_B6: Photographed sides (`sides.parse_sides`); None: unknown. Used only where the model has been
+                made with `model.orientation`.
+        """
+        if sides_B6 is None:
+            sides_B6 = images_BCHW.new_zeros(len(images_BCHW), NUM_SIDES)
+        if self.side_input is not None:
+            images_BCHW = self.side_input(images_BCHW, sides_B6)
+        return self._finish(self.backbone(images_BCHW), sides_B6)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The frozen part of the backbone, in the order in which it runs; empty if every stage is trained."""
+        return [module for part in self._frozen for module in part.modules]
+
+    def frozen_features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """What the frozen part makes of the images: the same for the same pixels in every epoch of every trial.
+
+        Only for a backbone that is a chain of its modules, which `boundary.find_boundary` proves.
+
+        Args:
+            images_BCHW: From `normalise`.
+
+        Returns:
+            Activation at the boundary between frozen and trained stages; (B, ...), without gradient.
+        """
+        activation_BX = images_BCHW
+        with torch.no_grad():
+            for module in self.frozen_modules():
+                activation_BX = module(activation_BX)
+        return activation_BX
+
+    def features_from(self, activation_BX: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
+        """`features` from the boundary on; (B, D), float32.
+
+        Args:
+            activation_BX: From `frozen_features`.
+            sides_B6: As in `features`.
+        """
+        if sides_B6 is None:
+            sides_B6 = activation_BX.new_zeros(len(activation_BX), NUM_SIDES, dtype=torch.float32)
+        with _passing_through(self.frozen_modules()):
+            feature_BF = self.backbone(activation_BX)
+        return self._finish(feature_BF, sides_B6)
+
+    def _finish(self, feature_BF: torch.Tensor, sides_B6: torch.Tensor) -> torch.Tensor:
+        if self.side_embedding is not None:
+            feature_BF = self.side_embedding(feature_BF, sides_B6)
+        return self.head(feature_BF).float()
+
+    def forward(self, images_BCHW: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings of length 1; (B, D)."""
+        return nn.functional.normalize(self.features(images_BCHW, sides_B6), dim=1)
+
+    def train(self, mode: bool = True) -> "ReidModel":
+        """Training mode for what is trained; frozen parts and every batch norm stay in eval mode.
+
+        M-per-identity batches hold few animals, so their statistics would not be those of the data.
+        """
+        super().train(mode)
+        for part in self._frozen:
+            for module in part.modules:
+                module.eval()
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def parts(self) -> list[Part]:
+        """All parts in order; the last, the head, is everything that is not the backbone."""
+        new = (self.side_input, self.side_embedding, self.head, self.classifier)
+        modules = [module for module in new if module is not None]
+        return [*self._parts, Part("head", modules, [p for module in modules for p in module.parameters()])]
+
+    def trainable_state(self) -> dict[str, torch.Tensor]:
+        """Copies of the trained parameters on the CPU: with the configuration, all that a checkpoint needs."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value.detach().cpu().clone() for name, value in self.state_dict().items() if name in trained}
+
+    def load_trainable_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put back what `trainable_state` gave.
+
+        Raises:
+            ValueError: If names differ from those of the trained parameters.
+        """
+        if state.keys() != self.trainable_state().keys():
+            raise ValueError("the checkpoint's parameters are not those of this configuration")
+        self.load_state_dict(state, strict=False)
+
+
+@contextlib.contextmanager
+def _passing_through(modules: list[nn.Module]) -> Iterator[None]:
+    """Let modules return their input; the network around them runs its own code on what is left."""
+    for module in modules:
+        vars(module)["forward"] = _return_input
+    try:
+        yield
+    finally:
+        for module in modules:
+            del vars(module)["forward"]
+
+
+def _return_input(input_BX: torch.Tensor) -> torch.Tensor:
+    return input_BX
+
+
+def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
+    """The model of a trial, what is new in it initialised from the trial's seed.
+
+    Args:
+        config: Of the trial.
+        num_identities: K, identities that the classifier tells apart; 0: no classifier, whatever the loss.
+    """
+    torch.manual_seed(config.seed)
+    backbone = make_backbone(config.model, config.data.image_px)
+    num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
+    orientation = config.model.orientation
+    num_features += SIDE_FEATURES if orientation == "embedding" else 0
+    pretrained = getattr(backbone, "pretrained_cfg", None) or {}
+    mean = config.data.mean if config.data.mean is not None else pretrained.get("mean", (0.485, 0.456, 0.406))
+    std = config.data.std if config.data.std is not None else pretrained.get("std", (0.229, 0.224, 0.225))
+    head, classifier = make_head(config.model, num_features), None
+    if config.loss.name != "triplet" and num_identities:
+        size = embedding_size(config.model, num_features)
+        classifier = make_classifier(config.model, config.loss, size, num_identities)
+    return ReidModel(
+        backbone,
+        head,
+        classifier=classifier,
+        num_identities=num_identities,
+        side_input=SideInput() if orientation == "input" else None,
+        side_embedding=SideEmbedding() if orientation == "embedding" else None,
+        unfrozen_stages=config.model.unfrozen_stages,
+        mean=np.broadcast_to(mean, 3).tolist(),
+        std=np.broadcast_to(std, 3).tolist(),
+    )
+
+
+def describe_model(config: TrialConfig, *, num_identities: int = 0) -> str:
+    """`describe_parts` of a configuration, without its weights: nothing is loaded or allocated.
+
+    Returns:
+        The table, or why it cannot be made (a hub name whose architecture only the hub knows).
+    """
+    try:
+        with torch.device("meta"):
+            return describe_parts(
+                make_model(override(config, {"model.weights": "random"}), num_identities=num_identities)
+            )
+    except UserError as error:
+        return str(error)
+
+
+def describe_parts(model: ReidModel) -> str:
+    """A table of the parts: parameter tensors, parameters, and whether they are trained."""
+    lines = [f"{'part':<10}{'tensors':>9}{'parameters':>14}  trained"]
+    for part in model.parts():
+        count = sum(parameter.numel() for parameter in part.parameters)
+        trained = "yes" if any(parameter.requires_grad for parameter in part.parameters) else "no"
+        lines.append(f"{part.name:<10}{len(part.parameters):>9}{count:>14,}  {trained}")
+    return "\n".join(lines)

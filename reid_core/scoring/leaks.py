@@ -1,0 +1,128 @@
+"""Leak report: how much of the queries the gallery gives away by scene rather than by animal (paper §3.4, §7.2).
+
+part, identity, group, date (N,), embedding (N, D) → table, one row per group and query set.
+
+Letters: N images, Q queries, G gallery, D embedding.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from reid_core.data.splits.encounters import QUERY_SETS, day_of
+from reid_core.errors import UserError
+from reid_core.files.escape import escape_cell, escape_line
+from reid_core.scoring.shortlist import shortlist
+
+SCHEMA = pa.schema(
+    [
+        ("group", pa.string()),
+        ("part", pa.string()),
+        ("num_queries", pa.int64()),
+        ("same_encounter", pa.float64()),
+        ("near_duplicate", pa.float64()),
+    ]
+)
+
+
+def leak_report(
+    part_N: np.ndarray,
+    identity_N: np.ndarray,
+    group_N: np.ndarray,
+    date_N: Sequence[str | None] | np.ndarray,
+    embedding_ND: np.ndarray,
+    *,
+    near_duplicate: float = 0.99,
+) -> pa.Table:
+    """Count the query images that share identity and date, or nearly the pixels, with a gallery image of their group.
+
+    Args:
+        part_N: Part of each image; the gallery is `training`.
+        identity_N: Identity of each image, None where it is unknown or locked.
+        group_N: Species group of each image.
+        date_N: ISO dates, None where there is none.
+        embedding_ND: Embeddings; shape (N, D), NaN where an image has none. They need not have length 1.
+        near_duplicate: Cosine similarity from which two images are near-duplicates, in [-1, 1].
+
+    Returns:
+        Columns group, part ("thresholdSet", "testSet"), num_queries, and two shares of the query images in [0, 1]:
+        same_encounter is null where queries or gallery have no date, or the queries' identities are locked;
+        near_duplicate, of the queries with an embedding, is null where queries or gallery have none.
+    """
+    day_N = np.array([day_of(date) for date in date_N], dtype=object)
+    rows = []
+    for group in sorted(set(map(str, group_N))):
+        gallery_G = np.flatnonzero((group_N == group) & (part_N == "training"))
+        for part in QUERY_SETS:
+            query_Q = np.flatnonzero((group_N == group) & (part_N == part))
+            encounter = _share_of_encounters(query_Q, gallery_G, identity_N, day_N)
+            duplicate = _share_of_duplicates(embedding_ND[query_Q], embedding_ND[gallery_G], near_duplicate)
+            rows.append((group, part, len(query_Q), encounter, duplicate))
+    return pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
+
+
+def _share_of_encounters(
+    query_Q: np.ndarray, gallery_G: np.ndarray, identity_N: np.ndarray, day_N: np.ndarray
+) -> float | None:
+    met = {(identity_N[row], day_N[row]) for row in gallery_G if day_N[row] is not None}
+    answerable = any(day_N[row] is not None and identity_N[row] is not None for row in query_Q)
+    if not met or not answerable:
+        return None
+    return float(np.mean([(identity_N[row], day_N[row]) in met for row in query_Q]))
+
+
+def _share_of_duplicates(query_QD: np.ndarray, gallery_GD: np.ndarray, near_duplicate: float) -> float | None:
+    query_QD, gallery_GD = _of_length_one(query_QD), _of_length_one(gallery_GD)
+    if not len(query_QD) or not len(gallery_GD):
+        return None
+    _, cosine_Q1 = shortlist(query_QD, gallery_GD, 1)
+    return float(np.mean(cosine_Q1 >= near_duplicate))
+
+
+def _of_length_one(embedding_ND: np.ndarray) -> np.ndarray:
+    """Embeddings scaled to length 1, as float32, without those that hold a NaN."""
+    there_ND = embedding_ND[~np.isnan(embedding_ND).any(axis=1)].astype(np.float32)
+    return there_ND / np.maximum(np.linalg.norm(there_ND, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def format_leaks(table: pa.Table) -> str:
+    """Printable leak report in percent; - where there is nothing to say.
+
+    Example:
+        >>> row = {"group": "cow", "part": "testSet", "num_queries": 8, "same_encounter": 0.25, "near_duplicate": None}
+        >>> print(format_leaks(pa.Table.from_pylist([row], schema=SCHEMA)))
+        shared with training  queries  same encounter  near duplicate
+        cow testSet                 8          25.0 %               -
+    """
+    lines = [["shared with training", "queries", "same encounter", "near duplicate"]]
+    for row in table.to_pylist():
+        shares = ["-" if row[name] is None else f"{row[name]:.1%}" for name in ("same_encounter", "near_duplicate")]
+        shares = [share.replace("%", " %") for share in shares]
+        lines.append([f"{escape_line(row['group'])} {row['part']}", str(row["num_queries"]), *shares])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, [line[0].ljust(widths[0]), *line[1:]], widths)) for line in lines)
+
+
+def write_leaks(path: Path, table: pa.Table) -> None:
+    """Write a leak report as CSV for people (`escape.escape_cell`); what is undefined is empty."""
+    group = pa.array([escape_cell(name) for name in table["group"].to_pylist()], pa.string())
+    pa_csv.write_csv(table.set_column(table.schema.get_field_index("group"), "group", group), path)
+
+
+def read_leaks(path: Path) -> pa.Table:
+    """Read what `write_leaks` wrote.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    types = {field.name: field.type for field in SCHEMA}
+    try:
+        table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(column_types=types))
+        if table.schema.names == SCHEMA.names:
+            return table
+    except (OSError, ValueError) as error:  # Arrow's errors of parsing are ValueErrors
+        raise UserError(f"{path}: missing or damaged: {error}") from error
+    raise UserError(f"{path}: damaged: its columns are {', '.join(table.schema.names)}")

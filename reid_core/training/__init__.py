@@ -1,0 +1,4 @@
+"""Fine-tuning.
+
+prepared images + configuration → batches → loss → a report per epoch, checkpoints.
+"""

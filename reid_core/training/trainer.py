@@ -1,0 +1,202 @@
+"""The training loop: a generator that yields one report per epoch and does not know who listens.
+
+model + batches + evaluation → reports; the trainer's state is saved and restored by whoever listens (paper §4.1).
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.errors import TrainingError, UserError
+from reid_core.files.checksums import verify_checksums, write_checksums
+from reid_core.model.embed import Gather, alone, autocast, images_of
+from reid_core.model.reid_model import ReidModel
+from reid_core.training.batches import Batch, KeptBatch
+from reid_core.training.loss import Loss, make_loss
+from reid_core.training.optim import make_optimizer, make_schedule
+
+KEPT_CHECKPOINTS = 2  # the last one, and the one before it in case that is damaged
+CHECKPOINT = ("last.safetensors", "best.safetensors", "trainer.pt")
+SCORE = "geo_mean_cosine"  # per epoch: decides the best epoch, early stopping and pruning
+logger = logging.getLogger(__name__)
+Evaluate = Callable[[ReidModel], dict[str, float]]
+
+
+def load_newest(trainer: "Trainer", checkpoints: Sequence[Path]) -> bool:
+    """Continue from the first checkpoint that is whole; False if none is, and nothing is changed then.
+
+    Args:
+        trainer: Of the same configuration.
+        checkpoints: Folders that `Trainer.save` wrote, newest first. A damaged one is told; the trial then repeats an
+            epoch.
+    """
+    for checkpoint in checkpoints:
+        try:
+            trainer.load(checkpoint)
+            return True
+        except UserError as error:
+            logger.warning("%s; the checkpoint before it is tried", error)
+    return False
+
+
+class LossOfImages(nn.Module):
+    """Model and loss as one module, so that DistributedDataParallel sees every trained parameter used."""
+
+    def __init__(self, model: ReidModel, loss: Loss, device: str, precision: str) -> None:
+        super().__init__()
+        self.model, self.loss, self.device, self.precision = model, loss, device, precision
+
+    def forward(
+        self, input_BX: torch.Tensor, sides_B6: torch.Tensor, identity_B: torch.Tensor, *, kept: bool
+    ) -> torch.Tensor:
+        """Scalar loss of this rank's images, or of their kept activations at the boundary."""
+        features = self.model.features_from if kept else self.model.features
+        with autocast(self.device, self.precision):
+            feature_BD = features(input_BX, sides_B6)
+        return self.loss(feature_BD, identity_B)
+
+
+class Trainer:
+    """Everything that training changes: weights, optimiser, schedule, epoch counter, reports, best weights."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        model: ReidModel,
+        *,
+        steps_per_epoch: int,
+        device: str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Gather = alone,
+        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    ) -> None:
+        self.config, self.model, self.device = config, model.to(device), device
+        if "cuda" in device:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.rank, self.steps_per_epoch, self.gather = rank, steps_per_epoch, gather
+        self.optimizer = make_optimizer(config.optim, model)
+        self.schedule = make_schedule(config.optim, self.optimizer, steps_per_epoch)
+        # The triplet loss comes multiplied by the number of ranks (`loss.make_triplet_loss`).
+        self.loss_scale = world_size if config.loss.name == "triplet" else 1
+        loss = make_loss(config.loss, model.classifier, world_size=world_size)
+        self.wrapped = wrap(LossOfImages(self.model, loss, device, config.optim.precision))
+        self.history: list[dict[str, Any]] = []  # one report per finished epoch
+        self.best_state = model.trainable_state()
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Report of the epoch with the best `SCORE`; the first of equals."""
+        return max(self.history, key=lambda report: report[SCORE])
+
+    def fit(self, batches: Iterator[Batch | KeptBatch], evaluate: Evaluate) -> Iterator[dict[str, Any]]:
+        """Train from the epoch after the last finished one to the end, or until patience runs out.
+
+        Args:
+            batches: Of this rank, from the first unfinished epoch on.
+            evaluate: Called on every rank after each epoch; its dictionary must hold `SCORE`, and is part of the
+                report.
+
+        Yields:
+            One report per epoch: `epoch` (from 1), `loss` (mean over steps), `seconds`, and what `evaluate` gave.
+
+        Raises:
+            TrainingError: If the loss or `SCORE` is not finite.
+        """
+        for epoch in range(len(self.history) + 1, self.config.optim.epochs + 1):
+            if self._out_of_patience():
+                return
+            started = time.monotonic()
+            loss = self._train_epoch(epoch, islice(batches, self.steps_per_epoch))
+            report = {"epoch": epoch, "loss": loss, **evaluate(self.model)}
+            if not math.isfinite(report[SCORE]):
+                raise TrainingError(f"{SCORE} is {report[SCORE]} after epoch {epoch}")
+            self.history.append({**report, "seconds": time.monotonic() - started})
+            if self.best["epoch"] == epoch:
+                self.best_state = self.model.trainable_state()
+            yield self.history[-1]
+
+    def _out_of_patience(self) -> bool:
+        patience, key = self.config.optim.patience_epochs, self.config.optim.patience_on
+        if not patience or not self.history:
+            return False
+        sign = -1 if key.startswith("loss") else 1
+        # A report without the value (no image in `validating`) is never the best.
+        values = [sign * report[key] if math.isfinite(report[key]) else -math.inf for report in self.history]
+        return len(values) - 1 - values.index(max(values)) >= patience
+
+    def _train_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch]) -> float:
+        """Mean loss of one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same."""
+        torch.manual_seed(hash((self.config.seed, epoch, self.rank)))
+        self.wrapped.train()
+        losses = [self._train_step(batch) for batch in batches]
+        if len(losses) != self.steps_per_epoch:
+            raise TrainingError(f"epoch {epoch} got {len(losses)} of {self.steps_per_epoch} batches")
+        mine = torch.stack(losses).mean().item() / self.loss_scale  # the only wait for the device in an epoch
+        loss = float(np.mean(self.gather(np.array([mine]))))  # the same on all ranks, so that all stop if it is NaN
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} in epoch {epoch}; a smaller learning rate may help")
+        return loss
+
+    def _train_step(self, batch: Batch | KeptBatch) -> torch.Tensor:
+        identity, sides = (
+            torch.from_numpy(array).to(self.device, non_blocking=True) for array in (batch.identity_B, batch.sides_B6)
+        )
+        if isinstance(batch, KeptBatch):
+            loss = self.wrapped(batch.activation_BX, sides, identity, kept=True)
+        else:
+            loss = self.wrapped(images_of(self.model, batch.pixels_BHWC, self.device), sides, identity, kept=False)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.detach()
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs into a folder: trained parameters (last, best), optimiser, schedule, reports."""
+        save_file(self.model.trainable_state(), folder / "last.safetensors")
+        save_file(self.best_state, folder / "best.safetensors")
+        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        torch.save({**state, "history": self.history}, folder / "trainer.pt")
+        write_checksums(folder, CHECKPOINT)
+
+    def load(self, folder: Path) -> None:
+        """Continue from a folder that `save` wrote, with the same configuration.
+
+        Raises:
+            UserError: If a file of it is missing or damaged; nothing is loaded then.
+        """
+        verify_checksums(folder, CHECKPOINT)
+        self.model.load_trainable_state(load_file(folder / "last.safetensors", device=self.device))
+        self.best_state = load_file(folder / "best.safetensors")
+        state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = state["history"]
+
+    def start_from(self, folder: Path) -> None:
+        """Take over the best weights of another trial with the same model, from a folder that its `save` wrote.
+
+        Raises:
+            UserError: If a file of it is missing or damaged.
+        """
+        verify_checksums(folder, CHECKPOINT)
+        self.best_state = load_file(folder / "best.safetensors")
+        self.restore_best()
+
+    def restore_best(self) -> ReidModel:
+        """The model with the weights of the best epoch (the initial ones if nothing was trained)."""
+        self.model.load_trainable_state(self.best_state)
+        return self.model

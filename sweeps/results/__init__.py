@@ -1,0 +1,4 @@
+"""What a sweep writes down, and where.
+
+records of trials ↔ result folder or storage; records → tables for people.
+"""

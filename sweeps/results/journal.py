@@ -1,0 +1,91 @@
+"""The journal of a sweep: one JSON file per trial, written as it goes, read again to resume. No Ray, no torch.
+
+FOLDER/trial-0007.json ↔ `Record`. It is the only memory of a sweep: searcher, leaderboard and trials.parquet are made
+from it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from reid_core.errors import UserError
+from sweeps.results.storage import CONTINUES
+
+CHECKSUM = "checksum"  # in a record's file, of all its other values
+Status = Literal["running", "completed", "pruned", "failed", "infeasible"]
+
+
+@dataclass
+class Record:
+    """What is known of one trial."""
+
+    name: str  # "trial-0007"; names the trial's folder too
+    parameters: dict[str, Any]  # by dotted key, what differs from the base: searched values, or a fixed row's
+    status: Status = "running"
+    reason: str = ""  # why it failed
+    reports: list[dict[str, Any]] = field(default_factory=list)  # one per epoch
+    metrics: dict[str, float] = field(default_factory=dict)  # of the full evaluation; empty unless completed
+    checkpoint: str = ""
+    seconds: float = 0.0  # over all sessions
+    cpu_hours: float = 0.0  # logical CPUs that it held × hours
+    gpu_hours: float = 0.0
+    retries: int = 0  # how often its training failed and was tried again
+    source: str = ""  # where its values come from, if not from the base or the searcher
+    start: str = ""  # checkpoint folder whose best weights it began with; empty: the configuration's own weights
+
+    @property
+    def objective(self) -> float | None:
+        """What the searcher maximises; None unless the trial completed."""
+        return self.metrics.get("objective")
+
+
+class Journal:
+    """The records of one sweep, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> list[Record]:
+        """All records in the order of their names.
+
+        Raises:
+            UserError: If a file is damaged; names it.
+        """
+        return [_read_record(path) for path in sorted(self.folder.glob("*.json"))]
+
+    def write(self, record: Record) -> None:
+        """Replace a record in one step: a reader, or a crash, sees the old or the new one.
+
+        Raises:
+            UserError: If it cannot be written (the disk is full).
+        """
+        path = self.folder / f"{record.name}.json"
+        part = path.with_suffix(".part")
+        values = asdict(record)
+        try:
+            part.write_text(json.dumps(values | {CHECKSUM: _digest(values)}))
+            part.replace(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}; once it can, {CONTINUES}") from error
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        values = json.loads(path.read_text())
+        written = values.pop(CHECKSUM)
+        if written != _digest(values):
+            raise ValueError("its content does not fit its checksum")
+        if values["name"] != path.stem:
+            raise ValueError(f"it is the record of {values['name']}")
+        return Record(**values)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path}: the record of this trial is damaged ({error}); delete the file; another trial takes its place"
+        ) from error
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,124 @@
+"""What a sweep tells people: journal → trials.parquet and a leaderboard. No Ray, no torch."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import flatten
+from reid_core.metrics.summary import format_interval
+from sweeps.results.journal import Record
+
+HOURS = ("cpu_hours", "gpu_hours")
+AGGREGATES = ("mean_of_groups", "pooled", "pooled_baks", "pooled_baus", "worst_group", "competition")
+PAIRS = ("pairs_hits", "pairs_misses", "pairs_scored")
+OF_GROUP = ("geo_mean", "baks", "baus")
+BOUNDS = ("", "_low", "_high")  # a metric, and its 95 % interval
+
+
+def write_trials(
+    path: Path, records: Sequence[Record], base: TrialConfig, everything: Sequence[Record] | None = None
+) -> None:
+    """One row per trial: name, status, reason, objective, epochs, seconds, CPU- and GPU-hours, retries, metrics per
+    group and over groups, each with its interval, and the whole configuration.
+
+    The file's metadata holds the hours in all (`cpu_hours`, `gpu_hours`): of `everything`, if that is given.
+    """
+    hours = {name: sum_hours(records if everything is None else everything, name) for name in HOURS}
+    write_rows(path, [_row(record, base) for record in records], hours)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], hours: dict[str, float]) -> None:
+    """Rows of trials, each with the keys it has, as Parquet; `hours` go into the file's metadata."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    part = path.with_suffix(".part")
+    in_all = {name: str(value) for name, value in hours.items()}
+    pq.write_table(pa.table(columns).replace_schema_metadata(in_all), part)
+    part.replace(path)
+
+
+def sum_hours(records: Sequence[Record], name: str) -> float:
+    """`cpu_hours` or `gpu_hours` of all trials."""
+    return sum(getattr(record, name) for record in records)
+
+
+def describe_hours(records: Sequence[Record]) -> str:
+    """What all trials have held, for people."""
+    gpu, cpu = sum_hours(records, "gpu_hours"), sum_hours(records, "cpu_hours")
+    return f"{gpu:.3g} GPU-hours, {cpu:.3g} CPU-hours" if gpu else f"{cpu:.3g} hours of logical CPUs"
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """An Arrow column; what has several types (a mean of one or of three numbers) is told as text."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "trial_id": record.name,
+        "status": record.status,
+        "reason": record.reason,
+        "objective": record.objective,
+        **{f"objective{end}": record.metrics.get(f"{base.threshold.objective}{end}") for end in BOUNDS[1:]},
+        "epochs": len(record.reports),
+        "seconds": record.seconds,
+        **{name: getattr(record, name) for name in HOURS},
+        "retries": record.retries,
+        "source": record.source,
+    }
+    for metric in (*(f"{metric}{end}" for metric in OF_GROUP for end in BOUNDS), "threshold"):
+        row |= {key: value for key, value in record.metrics.items() if key.startswith(f"{metric}.")}
+    row |= {f"{name}{end}": record.metrics.get(f"{name}{end}") for name in AGGREGATES for end in BOUNDS}
+    row |= {name: record.metrics.get(name) for name in PAIRS}
+    # Not by `override`: the values of an infeasible trial may contradict each other.
+    return row | {f"config.{key}": value for key, value in (flatten(base) | record.parameters).items()}
+
+
+def best_record(records: Sequence[Record]) -> Record | None:
+    """The completed trial with the largest objective; the first of equals; None if none completed."""
+    completed = [record for record in records if record.objective is not None]
+    return max(completed, key=lambda record: record.objective or -math.inf, default=None)
+
+
+def format_leaderboard(records: Sequence[Record], objective: str, count: int = 5) -> str:
+    """The best trials with their searched values, and how many ended in which way; the interval is of `objective`."""
+    completed = sorted((r for r in records if r.status == "completed"), key=lambda r: -(r.objective or 0.0))
+    lines = [f"{'trial':<12}{'objective':>10}  {'95 % interval':<15}{'epochs':>8}  searched values"]
+    for record in completed[:count]:
+        values = "  ".join(f"{key}={_short(value)}" for key, value in record.parameters.items())
+        span = format_interval(*(record.metrics.get(f"{objective}{end}") for end in BOUNDS[1:]))
+        lines.append(f"{record.name:<12}{record.objective:>10.4f}  {span:<15}{len(record.reports):>8}  {values}")
+    counts = {status: sum(r.status == status for r in records) for status in sorted({r.status for r in records})}
+    ended = ", ".join(f"{count} {_told(status)}" for status, count in counts.items())
+    return "\n".join([*lines, f"{ended}; {describe_hours(records)}"])
+
+
+def format_failures(records: Sequence[Record]) -> str:
+    """One line per failed trial with its reason."""
+    failed = [record for record in records if record.status in ("failed", "infeasible")]
+    return "\n".join(f"{record.name} {record.status}: {record.reason}" for record in failed)
+
+
+def describe_online(best: Record, online: Record) -> str:
+    """One line: what the additional training of the best trial gave, on `thresholdSet`."""
+    told = f"{best.name}: objective {best.objective:.4f}; trained on with online augmentation as {online.name}: "
+    if online.objective is None:
+        return told + f"{online.status} ({online.reason}); {best.name} stays the best"
+    better = online.objective > (best.objective or 0.0)
+    return told + f"{online.objective:.4f}; {online.name if better else best.name} is the best"
+
+
+def _told(status: str) -> str:
+    return "unfinished" if status == "running" else status
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,165 @@
+"""What lies in a result folder: whose it is, and in the end best.yaml, environment.json, result.json, and a text.
+
+No Ray, no torch at import.
+"""
+
+import fcntl
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.errors import UserError
+from reid_core.files.checksums import read_sealed, write_sealed
+from sweeps.results.journal import Record
+from sweeps.results.report import format_failures, format_leaderboard
+
+OPTIMISTIC = "thresholdSet chose the trial and the thresholds: its numbers are optimistic."
+_held: dict[Path, IO[str]] = {}  # locks of this process, by result folder
+logger = logging.getLogger(__name__)
+SETTINGS = "sweep.json"  # in OUT: what must be the same when the sweep is resumed
+
+
+def hold_out(out: Path, *, patience_s: float = 30.0) -> Path:
+    """Keep every other process from this result folder, as long as this one lives, however it ends.
+
+    Args:
+        out: Result folder.
+        patience_s: A process that was killed a moment ago may not have ended yet.
+
+    Returns:
+        The same folder.
+
+    Raises:
+        UserError: If another process has it.
+    """
+    if out in _held:
+        return out
+    lock = (out / ".lock").open("a")
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline_s:
+                raise UserError(f"--out {out}: another process is at work there; wait until it has ended") from error
+            time.sleep(0.2)
+        except OSError as error:  # some network file systems know no locks
+            logger.warning("%s: cannot be locked (%s): start no second sweep there", out, error.strerror)
+            break
+        else:
+            break
+    _held[out] = lock
+    return out
+
+
+def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
+    """Mark a result folder as that of a sweep with these settings, to be continued by the same only.
+
+    Args:
+        out: Result folder.
+        settings: What JSON can hold, by name.
+        resume: "auto", or "never" if it must be new.
+
+    Raises:
+        UserError: If the folder holds another sweep, or one that must not be resumed; names what differs.
+    """
+    from reid_core.cli import CLAIM
+
+    file = out / SETTINGS
+    if (out / CLAIM).exists():
+        raise UserError(f"--out {out} holds a single run of python -m reid_core; choose another folder")
+    if file.exists():
+        if resume == "never":
+            raise UserError(f"--out {out} holds a sweep; --resume auto continues it, or choose another folder")
+        before = read_sealed(file)
+        different = [key for key in settings | before if settings.get(key) != before.get(key)]
+        if different:
+            told = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
+            raise UserError(f"--out {out} holds a sweep with other settings ({told}); choose another folder")
+    write_sealed(file, settings)
+
+
+def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
+    """Write the best configuration (`--config` reads it) and what it was found with."""
+    from reid_core.config.yaml_files import write_config
+    from reid_core.experiment.environment import describe_environment
+
+    write_config(out / "best.yaml", config)
+    about = describe_environment() | {"seed": config.seed, "unreadable_photographs": num_unreadable}
+    (out / "environment.json").write_text(json.dumps(about, indent=1))
+
+
+def write_result(
+    out: Path,
+    best: Record,
+    metrics: dict[str, dict[str, float]],
+    *,
+    confirmed: dict[str, Any] | None = None,
+) -> None:
+    """Write down which trial was scored on `testSet`, how, how often that was used, and what confirmed it."""
+    from reid_core.data.test_set import describe_uses, read_uses
+
+    uses = read_uses(out)
+    told = {"test_set_uses": len(uses), "test_set": describe_uses(uses)}
+    write_sealed(out / "result.json", {"trial": best.name, "metrics": metrics, "confirmation": confirmed, **told})
+
+
+def read_result(out: Path, best: Record) -> dict[str, dict[str, float]] | None:
+    """The metrics of a trial that was scored on `testSet` before; None if it was not: a trial is scored there once.
+
+    Raises:
+        UserError: If the result is damaged.
+    """
+    file = out / "result.json"
+    written = read_sealed(file) if file.exists() else {}
+    return written["metrics"] if written.get("trial") == best.name else None
+
+
+def format_result(
+    out: Path,
+    records: Sequence[Record],
+    best: Record,
+    metrics: dict[str, dict[str, float]],
+    *,
+    objective: str,
+    num_unreadable: int,
+    notes: Sequence[str] = (),
+) -> str:
+    """Leaderboard, best configuration, its metrics with intervals on both sets, and where everything lies.
+
+    Args:
+        out: Result folder.
+        records: Of the search.
+        best: The trial that was chosen.
+        metrics: Of `final_test.finish`.
+        objective: Name of the metric that was maximised.
+        num_unreadable: Photographs that were left out.
+        notes: What else is told of the choice, paragraph by paragraph, before the best configuration.
+    """
+    from reid_core.data.test_set import describe_uses, read_uses
+    from reid_core.metrics.summary import format_metrics
+    from reid_core.scoring.leaks import format_leaks, read_leaks
+
+    lines = ["", format_leaderboard(records, objective), "", format_failures(records)]
+    lines += [line for note in notes for line in (note, "")]
+    lines += [f"best configuration ({best.name})"]
+    lines += [f"  {key}: {value}" for key, value in best.parameters.items()]
+    lines += [f"  trained on from {best.start}"] if best.start else []
+    lines += ["", format_metrics(metrics), ""]
+    lines += [f"{OPTIMISTIC} {describe_uses(read_uses(out))}"]
+    lines += ["", format_leaks(read_leaks(out / "leaks.csv")), ""]
+    if num_unreadable:
+        lines += [f"{num_unreadable} unreadable photographs were left out."]
+    for name, file in (
+        ("trials", "trials.parquet"),
+        ("best configuration", "best.yaml"),
+        ("model", "best"),
+        ("every answer", "predictions.parquet"),
+        ("leaks", "leaks.csv"),
+    ):
+        lines.append(f"{name:<20}{out / file}")
+    return "\n".join(lines)

@@ -1,0 +1,4 @@
+"""Which configuration is tried next.
+
+search space + results so far → the next trial's name and values.
+"""

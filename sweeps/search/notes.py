@@ -1,0 +1,97 @@
+"""What Ray Tune reports of its trials, written into the journal.
+
+reports by Tune's own trial id → `Record`s.
+"""
+
+import math
+from typing import Any
+
+from reid_core.training.trainer import SCORE
+from sweeps.machines.limits import Limits
+from sweeps.results.journal import Journal, Record
+from sweeps.search.goals import Goals
+
+FINAL = "final"  # key of the driver's last report
+UNSCORED = "unscored"  # key in the last report of a trial that only trains
+FAILED = "failed"  # key of the reason, in the last report of a trial that failed
+REPORTED = ("epoch", "loss", "seconds", SCORE)
+MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
+UNLIMITED, ONE_GOAL = Limits(), Goals()
+
+
+class Notes:
+    """Writes into the journal what Tune tells of its trials, by Tune's own id of each."""
+
+    def __init__(self, journal: Journal, limits: Limits) -> None:
+        self.journal, self.limits = journal, limits
+        self.records: dict[str, Record] = {}
+        self._told_s: dict[str, float] = {}  # seconds of this session that the record has already
+
+    def begin(self, trial_id: str, new: Record) -> None:
+        """A trial starts, or goes on if the journal knows its name: it is in the journal before it runs."""
+        earlier = {record.name: record for record in self.journal.read()}
+        record = self.records[trial_id] = earlier.get(new.name, new)
+        record.reason = ""
+        self._told_s[trial_id] = 0.0
+        self.journal.write(record)
+
+    def note(self, trial_id: str, result: dict) -> bool:
+        """Note an epoch's report; False for the final report and for an epoch that is known already."""
+        record = self.records[trial_id]
+        if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
+            return False
+        record.reports.append(_report(result))
+        self._count_time(trial_id, result)
+        self.journal.write(record)
+        return True
+
+    def end(self, trial_id: str, result: dict, *, error: bool) -> Record:
+        """Close the record; one that the sweep's limits have ended stays open, for a sweep with other limits."""
+        record = self.records[trial_id]
+        self._count_time(trial_id, result)
+        if error or result.get(FINAL) or not self.is_over():
+            _close(record, result, error=error)
+        self.journal.write(record)
+        return record
+
+    def is_over(self) -> bool:
+        """Whether a limit has ended the sweep."""
+        return self.limits.reached(self.journal.read()) is not None
+
+    def _count_time(self, trial_id: str, result: dict) -> None:
+        """Add what has passed since the last report; Tune counts from its own start of the trial."""
+        record, total_s = self.records[trial_id], result.get("time_total_s", 0.0)
+        more_s = max(0.0, total_s - self._told_s[trial_id])
+        self._told_s[trial_id] = max(total_s, self._told_s[trial_id])
+        self.limits.count(record, more_s)
+
+
+def _close(record: Record, result: dict, *, error: bool) -> None:
+    record.retries += int(result.get("retries", 0))
+    objective = result.get("objective")
+    if result.get(FINAL) and FAILED in result:
+        record.status, record.reason = result["status"], result[FAILED]
+    elif error:
+        record.status, record.reason = "failed", "the trial's process ended (killed, or out of memory)"
+    elif not result.get(FINAL):
+        record.status = "pruned"
+    elif result.get(UNSCORED):
+        record.status, record.checkpoint = "completed", result["checkpoint_path"]
+        record.reports = [_report(report) for report in result["history"]]
+    elif objective is None or math.isnan(objective):
+        record.status, record.reason = "failed", f"the objective is {objective}"
+    else:
+        record.status, record.checkpoint = "completed", result["checkpoint_path"]
+        record.metrics = _metrics(result) | {"objective": objective}
+        # A trial that was killed between its checkpoint and our note of it knows more epochs than the journal.
+        record.reports = [_report(report) for report in result["history"]]
+
+
+def _report(result: dict) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key in REPORTED or key.startswith(MEASURED)}
+
+
+def _metrics(result: dict) -> dict[str, float]:
+    """The defined metrics of a final report; Tune flattens its nested dictionaries with slashes."""
+    found = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
+    return {key: value for key, value in found.items() if not math.isnan(value)}

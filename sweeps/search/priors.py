@@ -1,0 +1,136 @@
+"""Known results first: trials of another sweep, and the paper's table, told to the searcher with their source.
+
+OTHER_OUT/trials, the paper's rows → `Prior`s within this sweep's space. They guide what is tried; none of them is a
+trial of this sweep, so none can be its best. The best of another sweep is also tried here, early.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.presets import make_preset
+from reid_core.config.values import flatten
+from reid_core.errors import UserError
+from reid_core.files.checksums import read_sealed
+from sweeps.results.journal import Journal, Record
+from sweeps.results.result_folder import SETTINGS
+from sweeps.search.goals import Goals
+from sweeps.search.paper_numbers import PAPER_62
+from sweeps.search.space import Space, distributions
+
+PAPER = "paper"  # value of `--warm-start`
+FILE = "priors.json"  # in OUT
+NUM_TRIED = 3  # of the best trials of another sweep that are tried here too
+# A result of another kind of model says nothing about this space, unless the space searches the kind.
+KIND = ("loss.name", "predict.rule", "model.head")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """A result from elsewhere: values of this space's keys, and what they reached there."""
+
+    source: str  # "OTHER_OUT trial-0007", "paper, table 6.2: metric"
+    parameters: dict[str, Any]
+    values: list[float]  # one per goal; none: nothing is told, it is only tried
+    is_tried: bool = False  # whether it is among this sweep's first trials as well
+
+
+def load_priors(
+    out: Path, sources: Sequence[str], space: Space, base: TrialConfig, fixed: frozenset[str], goals: Goals
+) -> list[Prior]:
+    """The priors of a sweep: read once, kept in `out`, and the same whenever it is resumed.
+
+    Args:
+        out: Result folder.
+        sources: Result folders of other sweeps, and `PAPER`.
+        space: Of this sweep; what lies outside is left out, and told.
+        base: Of this sweep.
+        fixed: Of this sweep.
+        goals: Of this sweep; the paper has no result for several.
+
+    Raises:
+        UserError: If a folder holds no sweep, or the priors in `out` are damaged.
+    """
+    if not sources:
+        return []
+    file = out / FILE
+    if file.exists():
+        return _read(file)
+    found: list[Prior] = []
+    for source in sources:
+        given = _paper_results(base, goals) if source == PAPER else _results_of(Path(source), goals)
+        kept = [prior for one in given if (prior := _restrict(*one, space, base, fixed)) is not None]
+        kept = _mark_best(kept, goals) if source != PAPER else kept
+        logger.info("--warm-start %s: %d of %d results lie in this search space", source, len(kept), len(given))
+        found += kept
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps([asdict(prior) for prior in found], indent=1))
+    part.replace(file)
+    return found
+
+
+def _read(file: Path) -> list[Prior]:
+    try:
+        return [Prior(**values) for values in json.loads(file.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error}); delete it, and --warm-start is read again") from error
+
+
+Result = tuple[str, dict[str, Any], list[float]]  # source, whole configuration by dotted key, a value per goal
+
+
+def _results_of(other: Path, goals: Goals) -> list[Result]:
+    """Completed trials of a sweep's result folder."""
+    settings = other / SETTINGS
+    if not settings.is_file():
+        raise UserError(f"--warm-start {other}: holds no sweep ({SETTINGS} is missing)")
+    base = {key: value for key, value in read_sealed(settings).items() if key in flatten(TrialConfig())}
+    records = Journal(other / "trials").read()
+    return [(f"{other} {record.name}", base | record.parameters, values) for record, values in _valued(records, goals)]
+
+
+def _valued(records: Iterable[Record], goals: Goals) -> Iterable[tuple[Record, list[float]]]:
+    """Completed trials that have a result for each goal."""
+    for record in records:
+        has_all = all(f"geo_mean.{group}" in record.metrics for group in goals.groups)
+        values = goals.values(record)
+        if values is not None and has_all:
+            yield record, values
+
+
+def _paper_results(base: TrialConfig, goals: Goals) -> list[Result]:
+    """The rows of table 6.2 that were run with this backbone; GEO_MEAN on AnimalCLEF25's test set, species pooled."""
+    if goals.groups:
+        return []
+    presets = {row: flatten(make_preset(row)) for row in PAPER_62}
+    same = {row: values for row, values in presets.items() if values["model.backbone"] == base.model.backbone}
+    return [(f"paper, table 6.2: {row}", values, [PAPER_62[row][2]]) for row, values in same.items()]
+
+
+def _restrict(
+    source: str,
+    config: dict[str, Any],
+    values: list[float],
+    space: Space,
+    base: TrialConfig,
+    fixed: frozenset[str],
+) -> Prior | None:
+    """A result as a prior of this space; None if it lies outside, or is of another kind of model."""
+    whole = flatten(base) | config
+    try:
+        keys = distributions(space, base, fixed, whole)
+    except UserError:
+        return None
+    if any(key not in keys and whole[key] != flatten(base)[key] for key in KIND):
+        return None
+    return Prior(source=source, parameters={key: whole[key] for key in keys}, values=values)
+
+
+def _mark_best(priors: list[Prior], goals: Goals) -> list[Prior]:
+    ranked = sorted(priors, key=lambda prior: -sum(prior.values))[:NUM_TRIED]
+    return [Prior(**asdict(prior) | {"is_tried": prior in ranked}) for prior in priors]

@@ -1,0 +1,4 @@
+"""The course of a sweep, stage by stage.
+
+flags → search → confirmation → training on → `testSet`, once → bundle and result.
+"""

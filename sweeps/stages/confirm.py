@@ -1,0 +1,216 @@
+"""Confirmation: the best configurations are run again, with other seeds on fresh splits, and those runs choose.
+
+records of the search → further trials in OUT/confirm → scores of configurations × runs → winner. The search's own
+numbers are the largest of many noisy ones; these are not.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid_core.errors import UserError
+from reid_core.experiment.prepare import prepare_fresh_split
+from reid_core.metrics.confirmation import Confirmed, confirm
+from sweeps.machines.limits import Limits
+from sweeps.results.journal import Journal, Record
+from sweeps.trials.job import Job
+from sweeps.trials.tuning import run_fixed
+
+FOLDER = "confirm"  # in OUT
+LEAST_RUNS = 2  # one cannot both choose and report
+PRESET = "trial-0000"  # the base's own values (`optuna_search.JournalSearch`)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """How a sweep confirms: how many configurations, and each how often."""
+
+    num_best: int = 3  # the preset comes on top; 0: nothing is confirmed
+    num_runs: int = 3
+
+    @property
+    def num_trials(self) -> int:
+        """Further trials, at most."""
+        return (self.num_best + 1) * self.num_runs if self.num_best else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A confirmation that has ended. Letters: C candidates, R runs."""
+
+    best: Record  # the winner, completed on the sweep's own split: its model is the one to export
+    candidates: list[Record]
+    score_CR: np.ndarray  # objective of each candidate in each run, NaN where it failed
+    confirmed: Confirmed
+    winning_runs: list[Record]
+
+    def describe(self) -> dict[str, Any]:
+        """What result.json holds of it."""
+        rows = zip(self.candidates, self.score_CR, strict=True)
+        runs = {candidate.name: [_or_none(value) for value in score_R] for candidate, score_R in rows}
+        numbers = {name: _or_none(value) for name, value in asdict(self.confirmed).items() if isinstance(value, float)}
+        return {"winner": self.candidates[self.confirmed.winner].name, **numbers, "runs": runs}
+
+
+def add_confirm_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `make_confirmation`."""
+    parser.add_argument(
+        "--confirm",
+        type=int,
+        default=3,
+        metavar="K",
+        help="after the search, run the K best configurations and the preset again with other seeds on fresh splits of "
+        "availableSet, and choose by those runs (default 3; 0: the result is unconfirmed)",
+    )
+    parser.add_argument("--confirm-runs", type=int, default=3, metavar="S", help="runs of each (default 3)")
+
+
+def make_confirmation(options: argparse.Namespace) -> Confirmation:
+    """What the flags ask for.
+
+    Raises:
+        UserError: If a number is negative, or there are fewer than two runs: one cannot both choose and report.
+    """
+    if options.confirm < 0:
+        raise UserError(f"--confirm {options.confirm}: must not be negative; 0 switches confirmation off")
+    if options.confirm_runs < LEAST_RUNS:
+        raise UserError(
+            f"--confirm-runs {options.confirm_runs}: must be at least {LEAST_RUNS}; --confirm 0 switches it off"
+        )
+    return Confirmation(num_best=options.confirm, num_runs=options.confirm_runs)
+
+
+def confirm_best(
+    records: Sequence[Record], best: Record, job: Job, confirmation: Confirmation, limits: Limits
+) -> Outcome | str:
+    """Confirm what a search has found; what ran before is not repeated.
+
+    Args:
+        records: Of the search.
+        best: What the search alone would choose.
+        job: Of the search.
+        confirmation: How many configurations, and how often.
+        limits: Of the sweep; the hours of the search are spent already.
+
+    Returns:
+        Why there is none, if it is switched off, a limit ended it before two runs of each, or all runs failed.
+    """
+    if not confirmation.num_best:
+        return "--confirm 0"
+    if reason := limits.reached(records):
+        return reason
+    candidates = choose_candidates(records, best, confirmation.num_best)
+    confirming = replace(job, out=str(Path(job.out) / FOLDER))
+    journal, limits = Journal(Path(confirming.out) / "trials"), limits.after(records)
+    suggestions = make_suggestions(candidates, job, confirmation.num_runs)
+    run_fixed(suggestions, confirming, journal, limits=limits)
+    runs = {record.name: record for record in journal.read()}
+    num_runs = count_whole_runs(candidates, runs, confirmation.num_runs)
+    if num_runs < confirmation.num_runs:
+        told = f"{num_runs} of {confirmation.num_runs} runs of each ended before {limits.reached(list(runs.values()))}"
+        if num_runs < LEAST_RUNS:
+            return told
+        logger.warning("%s", told)
+    score_CR = scores_of(candidates, runs, num_runs)
+    try:
+        confirmed = confirm(score_CR, preset=_find_preset(candidates), search_C=[_score(each) for each in candidates])
+    except UserError as error:
+        return str(error)
+    winner = _complete(candidates[confirmed.winner], confirming, journal)
+    if winner.status != "completed":
+        return f"{winner.name}: {winner.status} {winner.reason}"
+    names = [run_name(candidates[confirmed.winner], number) for number in range(1, num_runs + 1)]
+    return Outcome(
+        best=winner,
+        candidates=candidates,
+        score_CR=score_CR,
+        confirmed=confirmed,
+        winning_runs=[runs[name] for name in names if runs[name].reports],
+    )
+
+
+def choose_candidates(records: Sequence[Record], best: Record, num_best: int) -> list[Record]:
+    """The search's choice, the completed trials next best by objective, and the preset, whatever became of it."""
+    others = [record for record in records if record.objective is not None and record.name != best.name]
+    chosen = [best, *sorted(others, key=lambda record: -(record.objective or 0.0))][:num_best]
+    preset = [record for record in records if record.name == PRESET and record not in chosen]
+    return chosen + preset
+
+
+def make_suggestions(candidates: Sequence[Record], job: Job, num_runs: int) -> list[dict[str, Any]]:
+    """The trials of a confirmation for `FixedSearch`: run by run, so that an early end leaves whole runs."""
+    return [
+        {
+            "name": run_name(candidate, number),
+            "parameters": candidate.parameters | {"seed": job.base.seed + number},
+            "cache": str(split),
+        }
+        for number in range(1, num_runs + 1)
+        for split in [prepare_fresh_split(Path(job.cache), number, job.base)]
+        for candidate in candidates
+    ]
+
+
+def count_whole_runs(candidates: Sequence[Record], runs: dict[str, Record], num_runs: int) -> int:
+    """How many runs, from the first on, have ended for every candidate."""
+    ended = {name for name, run in runs.items() if run.status != "running"}
+    is_whole = [ended >= {run_name(each, number) for each in candidates} for number in range(1, num_runs + 1)]
+    return [*is_whole, False].index(False)
+
+
+def run_name(candidate: Record, number: int) -> str:
+    """Name of one run of a candidate."""
+    return f"{candidate.name}-run{number}"
+
+
+def scores_of(candidates: Sequence[Record], runs: dict[str, Record], num_runs: int) -> np.ndarray:
+    """Objective of each candidate in each run; NaN where a run failed; shape (C, R)."""
+    names = [[run_name(candidate, number) for number in range(1, num_runs + 1)] for candidate in candidates]
+    return np.array([[_score(runs[name]) for name in row] for row in names], dtype=float)
+
+
+def format_outcome(outcome: Outcome) -> str:
+    """For people: every candidate's runs, the winner's score with its interval, and what the search had promised."""
+    confirmed, num_runs = outcome.confirmed, outcome.score_CR.shape[1]
+    lines = [f"confirmation: {num_runs} runs of each, with other seeds on fresh splits of availableSet"]
+    lines.append(f"{'trial':<12}{'search':>8}{'mean':>8}  runs")
+    for candidate, mean, score_R in zip(outcome.candidates, confirmed.mean_C, outcome.score_CR, strict=True):
+        runs = " ".join(f"{score:.3f}" for score in score_R)
+        preset = "  (the preset)" if candidate.name == PRESET else ""
+        lines.append(f"{candidate.name:<12}{_score(candidate):>8.3f}{mean:>8.3f}  {runs}{preset}")
+    winner = outcome.candidates[confirmed.winner]
+    told = [("score, by runs that did not choose it", "score", "")]
+    if winner.name != PRESET:
+        told.append(("difference to the preset", "difference", "+"))
+    for name, key, sign in told:
+        value, low, high = (getattr(confirmed, key + end) for end in ("", "_low", "_high"))
+        lines.append(f"  {name:<40}{value:{sign}.3f}  {low:{sign}.3f} … {high:{sign}.3f}")
+    lines.append(f"  {'selection optimism (search less that)':<40}{confirmed.optimism:+.3f}")
+    return "\n".join([*lines[: -len(told) - 1], f"{winner.name} wins", *lines[-len(told) - 1 :]])
+
+
+def _complete(candidate: Record, confirming: Job, journal: Journal) -> Record:
+    """The candidate's trial on the sweep's own split, run to its end if the search did not (it pruned the preset)."""
+    if candidate.status == "completed":
+        return candidate
+    name = f"{candidate.name}-full"
+    run_fixed([{"name": name, "parameters": candidate.parameters}], confirming, journal)
+    return next(record for record in journal.read() if record.name == name)
+
+
+def _find_preset(candidates: Sequence[Record]) -> int:
+    return next((row for row, candidate in enumerate(candidates) if candidate.name == PRESET), 0)
+
+
+def _score(record: Record) -> float:
+    return np.nan if record.objective is None else record.objective
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

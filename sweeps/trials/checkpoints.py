@@ -1,0 +1,133 @@
+"""Checkpoints of one trial: how they are kept, and which of them to continue from.
+
+trial folder → the newest checkpoint that is whole → trainer. Ray Train wants a folder per report and remembers them in
+a file of its own, which a crash can leave cut off or pointing nowhere, and then no run of that name starts again. The
+folders themselves, with their checksums, say all that is needed. They lie on any file system of `pyarrow.fs`.
+"""
+
+import logging
+import posixpath
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, copy_files
+from ray.train import Checkpoint
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
+
+from reid_core.errors import UserError
+from reid_core.files.checksums import CHECKSUMS, verify_checksums
+from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS, Trainer, load_newest
+from sweeps.results.storage import OBJECT_STORES
+
+UNFINISHED = ".part"  # how the name of a checkpoint ends while it is written
+logger = logging.getLogger(__name__)
+
+
+def list_checkpoints(filesystem: FileSystem, folder: str) -> list[Checkpoint]:
+    """Checkpoints of a trial, damaged ones too, newest first: their names hold the time."""
+    paths = [each.path for each in _list_folders(filesystem, folder) if not each.base_name.endswith(UNFINISHED)]
+    return [Checkpoint(path, filesystem=filesystem) for path in sorted(paths, reverse=True)]
+
+
+def upload(filesystem: FileSystem, folder: str, checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Copy a checkpoint into the folder of its trial; Ray Train's `checkpoint_upload_fn`, in place of its own.
+
+    It is written under another name and renamed. An object store renames no folders: there each file appears when it is
+    whole, and the checksums, without which a checkpoint is none, come last.
+
+    Args:
+        filesystem: Where it shall be.
+        folder: Of the trial.
+        checkpoint: Files of this machine.
+        name: Of the folder it gets.
+    """
+    path = f"{folder}/{name}"
+    written = path if filesystem.type_name in OBJECT_STORES else path + UNFINISHED
+    filesystem.create_dir(written)
+    for file in (*CHECKPOINT, CHECKSUMS):
+        copy_files(
+            posixpath.join(checkpoint.path, file),
+            f"{written}/{file}",
+            source_filesystem=checkpoint.filesystem,
+            destination_filesystem=filesystem,
+        )
+    if written != path:
+        filesystem.move(written, path)
+    return Checkpoint(path, filesystem=filesystem)
+
+
+def clear_for_restart(filesystem: FileSystem, folder: str) -> None:
+    """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints of no use.
+
+    Only whole ones count: a process that is killed twice while it writes leaves two that are none.
+    """
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(f"{folder}/{SNAPSHOT}")
+    useless = [each.path for each in _list_folders(filesystem, folder) if each.base_name.endswith(UNFINISHED)]
+    num_whole = 0
+    for checkpoint in list_checkpoints(filesystem, folder):
+        if num_whole == KEPT_CHECKPOINTS:
+            useless.append(checkpoint.path)
+        else:
+            num_whole += is_whole(checkpoint)
+    for path in useless:
+        with suppress(OSError):  # what cannot be deleted only takes room
+            filesystem.delete_dir(path)
+
+
+@contextmanager
+def fetch(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A checkpoint as a folder of this machine, as long as it is needed.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(checkpoint.as_directory())
+        except FileNotFoundError as error:
+            raise UserError(f"{checkpoint.path}: this checkpoint is missing") from error
+        yield Path(folder)
+
+
+def is_whole(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has all its files, and they are as they were written."""
+    try:
+        with fetch(checkpoint) as folder:
+            verify_checksums(folder, CHECKPOINT)
+    except UserError:
+        return False
+    return True
+
+
+def continue_newest(trainer: Trainer, checkpoints: Iterable[Checkpoint]) -> bool:
+    """`trainer.load_newest` wherever the checkpoints are: those behind the first whole one are not fetched."""
+    for checkpoint in checkpoints:
+        try:
+            with fetch(checkpoint) as folder:
+                if load_newest(trainer, [folder]):
+                    return True
+        except UserError as error:
+            logger.warning("%s; another checkpoint of the trial is tried", error)
+    return False
+
+
+def load_finished(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Load the checkpoint of a trial that has ended, or an older one of the same trial if that is damaged.
+
+    Every checkpoint of a trial since its best epoch holds the best weights; its last two are from the same epoch.
+
+    Raises:
+        UserError: If no checkpoint of the trial is whole.
+    """
+    trial = posixpath.dirname(checkpoint.path)
+    others = [each for each in list_checkpoints(checkpoint.filesystem, trial) if each.path != checkpoint.path]
+    if not continue_newest(trainer, [checkpoint, *others]):
+        raise UserError(f"{trial}: no checkpoint of this trial is whole")
+
+
+def _list_folders(filesystem: FileSystem, folder: str) -> list[FileInfo]:
+    """Of checkpoints, and of what was to become one."""
+    infos = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
+    return [each for each in infos if each.type == FileType.Directory and each.base_name.startswith("checkpoint_")]

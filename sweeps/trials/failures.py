@@ -1,0 +1,110 @@
+"""Why a trial failed, and whether another attempt can help. No torch.
+
+exception of a training run → its causes on the workers → one line, and what becomes of the trial.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from reid_core.errors import UserError
+from sweeps.results.storage import CONTINUES, StorageError
+
+# Another attempt would end in the same way: the configuration cannot be run here, or the program has a fault.
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+LONGEST_REASON = 500  # characters
+FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+Verdict = Literal["infeasible", "failed", "again", "stop"]
+
+
+def find_causes(error: TrainingFailedError) -> list[BaseException]:
+    """The workers' own exceptions, or what is known instead of them."""
+    found = list(getattr(error, "worker_failures", {}).values()) or [
+        getattr(error, "controller_failure", None) or error
+    ]
+    return [_unwrap(cause) for cause in found]
+
+
+def describe_failure(error: TrainingFailedError) -> str:
+    """One line: the last of the first cause."""
+    cause = find_causes(error)[0]
+    last_line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+    return last_line[:LONGEST_REASON]
+
+
+def judge(error: TrainingFailedError) -> Verdict:
+    """What becomes of a trial whose training ended with this.
+
+    Returns:
+        "infeasible" if its configuration is wrong or does not fit into a GPU's memory, "failed" if the program raised
+        what it would raise again, "again" for all that another attempt may survive: a worker that was lost, a broken
+        connection, a file that could not be read. "stop" if the disk is full: no trial can go on until there is room.
+    """
+    causes = find_causes(error)
+    text = " ".join(type(cause).__name__ + str(cause) for cause in causes)
+    if any(full in text for full in FULL_DISK):
+        return "stop"
+    if "UserError" in text or any(_is_gpu_memory(cause) for cause in causes):
+        return "infeasible"
+    # Where one rank fails by itself, the others fail with it for want of an answer: any fault decides.
+    return "failed" if any(isinstance(cause, FAULTS) for cause in causes) else "again"
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that there is no room; some pass it on as text only."""
+    if error is None:
+        return False
+    return any(full in str(error) for full in FULL_DISK) or is_full_disk(error.__cause__ or error.__context__)
+
+
+@contextmanager
+def continue_when_freed() -> Iterator[None]:
+    """Tell of a disk of this machine that has no room as of what can be mended, whoever ran into it.
+
+    Raises:
+        StorageError: In place of another error that came of it; with its text, if that is for people and says so.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        is_told = isinstance(error, UserError) and any(full in str(error) for full in FULL_DISK)
+        told = str(error) if is_told else "no space is left on the device"
+        raise StorageError(told if CONTINUES in told else f"{told}; once there is, {CONTINUES}") from error
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """An error of ours among those that an error came of."""
+    if error is None or isinstance(error, UserError):
+        return error
+    return find_user_error(error.__cause__ or error.__context__)
+
+
+def _unwrap(error: Any) -> BaseException:
+    for name in ("_base_exc", "cause", "__cause__"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return inner
+    return error
+
+
+def _is_gpu_memory(cause: BaseException) -> bool:
+    """torch's own error; Ray's of the same name tells that a node's memory was full, maybe by other processes."""
+    return "out of memory" in str(cause).lower() and not type(cause).__module__.startswith("ray")

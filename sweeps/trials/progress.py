@@ -1,0 +1,71 @@
+"""What a person sees of a running sweep: a bar over trials, a line per epoch and per ended trial."""
+
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from tqdm import tqdm
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import flatten
+from reid_core.training.trainer import SCORE
+from sweeps.results.journal import Journal
+from sweeps.results.report import best_record, write_trials
+
+TOLD_BEFORE = "told_before"  # key in the report of an epoch that a resumed trial trained before
+TOLD = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
+
+
+class Progress(Callback):
+    """Tells how a sweep goes, and keeps a trials.parquet that is never older than the last ended trial."""
+
+    def __init__(self, num_trials: int, base: TrialConfig, journal: Journal, out: Path) -> None:
+        self.num_trials, self.base, self.journal, self.out = num_trials, base, journal, out
+        self.bar: tqdm | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"bar": None}  # Tune pickles its callbacks now and then
+
+    def _update(self) -> None:
+        records = self.journal.read()
+        write_trials(self.out / "trials.parquet", records, self.base)
+        if self.bar is None:
+            self.bar = tqdm(total=self.num_trials, desc="trials", unit="trial", disable=None)
+        self.bar.n = sum(record.status != "running" for record in records)
+        best = best_record(records)
+        self.bar.set_postfix_str(f"best {best.objective:.4f} ({best.name})" if best else "none completed yet")
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial was given to its workers."""
+        self._update()
+        base = flatten(self.base)
+        values = "  ".join(
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in trial.config["parameters"].items()
+            if value != base[key]  # a fixed row may give every key
+        )
+        tqdm.write(f"{trial.config['name']} started: {values or 'the base itself'}")
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        """An epoch was reported."""
+        if "loss" in result and TOLD_BEFORE not in result:
+            told = "  ".join(f"{key} {result[key]:.4f}" for key in TOLD if key in result)
+            tqdm.write(f"{trial.config['name']} epoch {result['epoch']}: {told}")
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial ended, was stopped, or failed; the searcher has written its record before."""
+        self._update()
+        ended = {record.name: record for record in self.journal.read()}[trial.config["name"]]
+        told = f"objective {ended.objective:.4f}" if ended.objective is not None else ended.reason
+        tqdm.write(f"{ended.name} {ended.status} after {len(ended.reports)} epochs  {told}")
+        num_alone = ended.metrics.get("pairs_scored", 0) - ended.metrics.get("pairs_misses", 0)
+        if num_alone:
+            tqdm.write(f"{ended.name}: the pair store was lost; {num_alone:.0f} pairs were scored without it")
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial's process ended with an error that it could not report itself: Tune knows more than the searcher."""
+        record = {record.name: record for record in self.journal.read()}[trial.config["name"]]
+        last_line = str(trial.get_error() or "").strip().splitlines()[-1:]
+        record.reason = " ".join([record.reason, *last_line])
+        self.journal.write(record)
+        self.on_trial_complete(iteration, trials, trial)

@@ -1,0 +1,122 @@
+"""Ray Data: the plan in, batches out; and chunks of preparatory work spread over the cluster."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+
+from reid_core.config.parameters import AugmentConfig
+from reid_core.data.pixel_source import PixelSource
+from reid_core.training.augment import Augmenter
+from reid_core.training.batches import Batch, Source, make_pixels
+
+ROWS_PER_TASK = 4  # batches that one task makes: few enough to start soon, enough to pay for the task
+
+
+def quiet_context() -> DataContext:
+    """Ray Data's settings for streams inside trials: in order, without the bars that flood a log."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False
+    context.print_on_execution_start = False
+    return context
+
+
+@cache
+def _open_images(image_cache: str, variants: str | None) -> PixelSource:
+    return PixelSource.open(image_cache, variants)
+
+
+@cache
+def _open_augmenter(config: AugmentConfig) -> Augmenter:
+    return Augmenter(config)
+
+
+def make_batch(
+    columns: dict[str, np.ndarray], *, seed: int, image_cache: str, variants: str | None, augment: AugmentConfig | None
+) -> dict[str, np.ndarray]:
+    """One plan row → one row with its pixels; runs in a Ray Data task."""
+    torch.set_num_threads(1)
+    row = {name: values[0] for name, values in columns.items()}
+    augmenter = _open_augmenter(augment) if augment else None
+    pixels_BHWC = make_pixels(row, seed, _open_images(image_cache, variants), augmenter)
+    return {"pixels": pixels_BHWC[None], "rows": np.asarray(row["rows"])[None], "step": columns["step"]}
+
+
+def stream_batches(plan: pa.Table, source: Source, *, rank: int, data_cpus: float) -> Iterator[Batch]:
+    """Batches of one rank, in the order of the plan, made by Ray Data tasks.
+
+    One execution serves all epochs: a new one per epoch would pay its start-up each time.
+
+    Args:
+        plan: From `batch_plan.make_plan`, the epochs that are still to do.
+        source: From `batches.make_source`; every node must see its files.
+        rank: Whose batches.
+        data_cpus: Logical CPUs that this stream may use at a time.
+    """
+    mine = plan.filter(pa.compute.equal(plan["rank"], rank))
+    if not len(mine):
+        return
+    context = quiet_context()
+    # Without a cap the stream plans with CPUs that other trials hold, and waits for them.
+    context.execution_options.resource_limits = ExecutionResources(cpu=data_cpus)
+    dataset = ray.data.from_arrow(_in_blocks(mine)).map_batches(
+        make_batch,  # type: ignore[arg-type]
+        batch_size=1,
+        # Identities and sides stay here: tasks need none of them.
+        fn_kwargs={name: getattr(source, name) for name in ("seed", "image_cache", "variants", "augment")},
+        num_cpus=min(1.0, data_cpus),
+    )
+    for batch in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
+        # Zero-copy arrays are read-only, which torch refuses to wrap silently.
+        yield source.batch(np.array(batch["pixels"][0]), batch["rows"][0])
+
+
+def _in_blocks(plan: pa.Table) -> list[pa.Table]:
+    return [plan.slice(start, ROWS_PER_TASK) for start in range(0, len(plan), ROWS_PER_TASK)]
+
+
+class _Mapper:
+    """A function of chunks in an actor, which keeps its network from chunk to chunk."""
+
+    def __init__(self, function: Callable[[Any], pa.Table], chunks: Sequence[Any]) -> None:
+        self.function, self.chunks = function, chunks
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> pa.Table:
+        return self.function(self.chunks[int(rows["id"][0])])
+
+
+def ray_map(
+    function: Callable[[Any], pa.Table], chunks: Sequence[Any], *, gpus_per_worker: float = 0.0
+) -> Iterator[pa.Table]:
+    """Like `chunks.local_map`, on the cluster: apply a function to chunks, results in the order of the chunks.
+
+    Args:
+        function: Applied in tasks; with GPUs in actors, as many as find one.
+        chunks: What it is applied to.
+        gpus_per_worker: What each actor gets; 0: no GPU is needed.
+    """
+    quiet_context()
+    dataset = ray.data.range(len(chunks), override_num_blocks=max(1, len(chunks)))
+    if gpus_per_worker:
+        most = max(1, int(ray.cluster_resources().get("GPU", 0) // gpus_per_worker))
+        # Not tasks: Ray ends the process of a task that had a GPU, and the next one would load the network again.
+        dataset = dataset.map_batches(
+            _Mapper,
+            fn_constructor_args=(function, chunks),
+            batch_size=1,
+            num_gpus=gpus_per_worker,
+            compute=ActorPoolStrategy(min_size=1, max_size=most),
+        )
+    else:
+        dataset = dataset.map_batches(_Mapper(function, chunks).__call__, batch_size=1)
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -1,0 +1,178 @@
+"""Ray Tune's part: trials that a searcher suggests are run, a few at a time, and the journal has their results.
+
+searcher + what the trials share → journal, trials.parquet.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from reid_core.errors import UserError
+from reid_core.training.trainer import SCORE
+from sweeps.machines.limits import Limits
+from sweeps.machines.resources import driver_resources
+from sweeps.results.journal import Journal, Record
+from sweeps.results.mirror import Mirror
+from sweeps.results.storage import CONTINUES, StorageError
+from sweeps.search.fixed_search import FixedSearch
+from sweeps.trials.driver import MAX_RETRIES, run_trial
+from sweeps.trials.failures import continue_when_freed, find_user_error
+from sweeps.trials.job import Job
+from sweeps.trials.progress import Progress
+
+
+def run_tuner(
+    searcher: Searcher,
+    job: Job,
+    journal: Journal,
+    *,
+    num_left: int,
+    num_trials: int,
+    limits: Limits,
+    scheduler: TrialScheduler | None = None,
+    drive: Callable[..., None] = run_trial,
+) -> None:
+    """Run the trials that a searcher suggests.
+
+    Args:
+        searcher: Writes the journal.
+        job: What the trials share; `job.out` gets trials.parquet.
+        journal: Of the searcher.
+        num_left: Trials to run now.
+        num_trials: Those and the ones that ended before, for the progress bar.
+        limits: End the run early; the searcher knows them too.
+        scheduler: Stops trials early; None: every trial runs to its end.
+        drive: Drives one trial, as `driver.run_trial`.
+
+    Raises:
+        KeyboardInterrupt: If the user ended it.
+        UserError: If the disk is full.
+    """
+    random.seed(job.base.seed)
+    np.random.seed(job.base.seed)  # Ray's scheduler draws from the global generator
+    sessions = Path(job.out) / "tune"
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(ray.tune.with_parameters(drive, job=job), driver_resources(ray.cluster_resources())),
+        tune_config=ray.tune.TuneConfig(
+            metric=SCORE,
+            mode="max",
+            num_samples=num_left,
+            max_concurrent_trials=job.resources.concurrent,
+            search_alg=searcher,
+            scheduler=scheduler,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=ray.tune.RunConfig(
+            name=f"session-{len(list(sessions.glob('session-*'))):03d}",
+            storage_path=str(sessions),
+            verbose=0,
+            stop=EndOfSweep(limits, journal),
+            failure_config=ray.tune.FailureConfig(max_failures=MAX_RETRIES),  # of a driver; it continues its run
+            callbacks=[Progress(num_trials, job.base, journal, Path(job.out)), Pushing(job.mirror)],
+        ),
+    )
+    fit(tuner)
+    records = journal.read()
+    for record in records:
+        if record.status == "running" and record.reason:
+            told = f"{record.name} cannot go on: {record.reason}"
+            raise StorageError(told if CONTINUES in told else f"{told}; once it can, {CONTINUES}")
+    if sum(record.status != "running" for record in records) < num_trials and limits.reached(records) is None:
+        raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
+
+
+def fit(tuner: ray.tune.Tuner) -> None:
+    """Run Tune. An error in a callback or the searcher ends it.
+
+    Raises:
+        UserError: If the disk is full, the storage is lost, or another of our own errors came of what was done.
+    """
+    # It prints tracebacks of what it then raises.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+    try:
+        with continue_when_freed():
+            tuner.fit()
+    except UserError:
+        raise
+    except Exception as error:
+        if told := find_user_error(error):
+            raise told from error
+        raise
+
+
+def reopen(journal: Journal) -> list[Record]:
+    """The records at the start of a session: what stopped a trial in the last one, a full disk, may be gone."""
+    for record in journal.read():
+        if record.status == "running" and record.reason:
+            journal.write(replace(record, reason=""))
+    return journal.read()
+
+
+class Pushing(ray.tune.Callback):
+    """Sends to the storage, if there is one, what the journal has noted."""
+
+    def __init__(self, mirror: Mirror | None) -> None:
+        self.mirror = mirror
+
+    def _push(self, *args: Any, **info: Any) -> None:
+        if self.mirror:
+            self.mirror.push()
+
+    on_trial_start = on_trial_result = on_trial_complete = on_trial_error = on_experiment_end = _push
+
+
+class EndOfSweep(ray.tune.Stopper):
+    """Stops all trials when a limit is reached; looked at once a second, which is often enough for hours."""
+
+    def __init__(self, limits: Limits, journal: Journal) -> None:
+        self.limits, self.journal = limits, journal
+        self._next_s, self._ended = 0.0, False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the sweep ends now."""
+        now_s = time.monotonic()
+        if not self._ended and now_s >= self._next_s:
+            self._next_s = now_s + 1.0
+            self._ended = self.limits.reached(self.journal.read()) is not None
+        return self._ended
+
+
+def run_fixed(
+    suggestions: Sequence[dict[str, Any]],
+    job: Job,
+    journal: Journal,
+    *,
+    limits: Limits | None = None,
+    drive: Callable[..., None] = run_trial,
+) -> None:
+    """Run given trials to their ends, `job.resources.concurrent` at a time; those that ended before are not repeated.
+
+    Args:
+        suggestions: Trials with different names (`FixedSearch`); their parameters go on top of `job.base`.
+        job: What the trials share; `job.out` gets their folders and trials.parquet.
+        journal: Gets their records; of `job.out`/trials, where the trials' own folders are.
+        limits: End the run early; None: nothing does.
+        drive: Drives one trial, as `driver.run_trial`.
+
+    Raises:
+        UserError: If the journal holds a trial of the same name with other parameters.
+    """
+    limits, before = limits or Limits(resources=job.resources), reopen(journal)
+    searcher = FixedSearch(suggestions, journal, limits)
+    num_left = len(searcher.left)
+    if num_left and limits.reached(before) is None:
+        run_tuner(searcher, job, journal, num_left=num_left, num_trials=len(suggestions), limits=limits, drive=drive)

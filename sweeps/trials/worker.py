@@ -1,0 +1,143 @@
+"""Ray Train: what each worker of a trial runs.
+
+configuration + prepared data → reports and checkpoints of every epoch, then the full evaluation of the best one.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import torch
+from ray.train import Checkpoint
+from ray.train.torch import get_device, prepare_model
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import override
+from reid_core.data.image_cache import ImageCache
+from reid_core.errors import TrainingError
+from reid_core.experiment.place import Place
+from reid_core.experiment.prepared import Prepared, load_prepared
+from reid_core.experiment.run import (
+    epoch_evaluation,
+    evaluate_fully,
+    keep_activations,
+    kept_batches,
+    make_trainer,
+    plan_of,
+    rest_of,
+    source_of,
+)
+from reid_core.training.trainer import SCORE, Evaluate, Trainer
+from sweeps.search.notes import FAILED, UNSCORED
+from sweeps.trials.checkpoints import continue_newest, fetch, list_checkpoints, upload
+from sweeps.trials.pair_actor import Counts, SharedScorer
+from sweeps.trials.progress import TOLD_BEFORE
+from sweeps.trials.stream import stream_batches
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Train, reporting a checkpoint per epoch, then evaluate the best epoch in full. Runs on every worker alike.
+
+    The epochs that a resumed trial has behind it are reported again: a new session's scheduler knows nothing of them,
+    and a kill can come between a checkpoint and the note of its epoch.
+
+    A loss that is not a number would be so again: it is reported, on all ranks alike, and not raised, because Ray would
+    then start the workers anew.
+    """
+    config = override(TrialConfig(), settings["config"])
+    prepared = load_prepared(Path(settings["cache"]))
+    place, counts = train_place(), Counts()
+    if settings["store"] is not None:
+        scorer = make_scorer(settings["store"], prepared, f"{settings['name']}/{place.rank}")
+        place, counts = replace(place, share_pairs=scorer), scorer.counts
+    if place.device == "cpu":
+        torch.set_num_threads(1)
+    plan = plan_of(config, prepared, world_size=place.world_size)
+    trainer = make_trainer(config, prepared, plan, place)
+    filesystem, folder = settings["checkpoints"]
+    if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings["start"]:
+        with fetch(Checkpoint(settings["start"], filesystem=filesystem)) as start:
+            trainer.start_from(start)
+    source = source_of(config, prepared)
+    place = keep_activations(config, prepared, trainer, place)
+    rest, retries = rest_of(plan, trainer), {"retries": settings["retries"]}
+    tell = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
+    for report in trainer.history:
+        ray.train.report(report | retries | {TOLD_BEFORE: True})
+    kept = kept_batches(rest, source, trainer, config, place)
+    batches = kept or stream_batches(rest, source, rank=place.rank, data_cpus=settings["data_cpus"])
+    only_train = settings["only_train"]
+    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
+    try:
+        for report in islice(trainer.fit(batches, evaluate), only_train and max(0, only_train - len(trainer.history))):
+            tell(report | retries)
+    except TrainingError as error:
+        return tell({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
+    if only_train is not None:
+        return tell({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
+    _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
+    metrics |= sum_counts(counts, place)
+    best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
+    full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
+    return tell({"epoch": best["epoch"], SCORE: best[SCORE], **full})
+
+
+def prefer_last(trainer: Trainer) -> Evaluate:
+    """An evaluation where nothing can be measured: the last epoch counts as the best."""
+    return lambda model: {SCORE: float(len(trainer.history)), "loss_validating": -float(len(trainer.history))}
+
+
+def train_place() -> Place:
+    """This worker's place in its trial."""
+    context = ray.train.get_context()
+    return Place(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=str(get_device()),
+        gather=gather_arrays,
+        wrap=lambda model: prepare_model(model, move_to_device=False),
+    )
+
+
+def make_scorer(store: Any, prepared: Prepared, owner: str) -> SharedScorer:
+    """The way of one process to the pair store."""
+    return SharedScorer(store, ImageCache(Path(prepared.match_cache)).keys, owner)
+
+
+def sum_counts(counts: Counts, place: Place) -> dict[str, float]:
+    """`pairs_hits`, `pairs_misses`, `pairs_scored` of a trial: over all its workers."""
+    mine = np.array([[counts.hits, counts.misses, counts.scored]], dtype=float)
+    names = ("pairs_hits", "pairs_misses", "pairs_scored")
+    return dict(zip(names, place.gather(mine).sum(axis=0).tolist(), strict=True))
+
+
+def gather_arrays(array: np.ndarray) -> np.ndarray:
+    """Concatenate every rank's array, in the order of ranks, on every rank."""
+    if not torch.distributed.is_initialized():
+        return array
+    # Not `all_gather_object`, which unpickles what other processes send.
+    mine = torch.tensor(array, device=get_device())
+    sizes = [torch.zeros(1, dtype=torch.int64, device=mine.device) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(sizes, torch.tensor([len(mine)], device=mine.device))
+    longest = int(max(sizes))
+    padded = torch.zeros((longest, *mine.shape[1:]), dtype=mine.dtype, device=mine.device)
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(parts, padded)
+    return np.concatenate([part[: int(size)].cpu().numpy() for part, size in zip(parts, sizes, strict=True)])
+
+
+def _report(trainer: Trainer, rank: int, keep: Callable[[Checkpoint, str], Checkpoint], report: dict[str, Any]) -> None:
+    """Every rank reports equally often (it is a barrier); only rank 0 writes a checkpoint."""
+    if rank != 0:
+        ray.train.report(report)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.save(Path(folder))
+        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_fn=keep)

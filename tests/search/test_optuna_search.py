@@ -1,0 +1,274 @@
+"""The searcher tells Optuna the truth and remembers through the journal. No Ray cluster is started."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from reid_core.config.presets import tiny
+from reid_core.config.values import flatten, override
+from reid_core.errors import UserError
+from reid_core.training.trainer import SCORE
+from sweeps.machines.limits import Limits
+from sweeps.machines.resources import Resources
+from sweeps.results.journal import Journal, Record
+from sweeps.search.fixed_search import FixedSearch
+from sweeps.search.notes import FAILED, FINAL
+from sweeps.search.optuna_search import JournalSearch, epoch_scores
+from sweeps.search.search_flag import parse_searched
+from sweeps.search.space import base_point, metric_space
+
+NOTHING: frozenset[str] = frozenset()
+
+
+def make_search(tmp_path, journal=None):
+    return JournalSearch(metric_space, tiny(), NOTHING, journal or Journal(tmp_path / "trials"))
+
+
+def report(epoch, score):
+    return {"epoch": epoch, "loss": 0.1, "seconds": 1.0, SCORE: score, "accuracy_validating": 0.5}
+
+
+def final(objective):
+    metrics = {"metrics/geo_mean.cow": objective, "metrics/geo_mean.pig": math.nan}
+    told = {"objective": objective, "checkpoint_path": "here", "history": [report(1, 0.4), report(2, 0.5)]}
+    return {FINAL: True, "epoch": 0, "time_total_s": 7.0, **told, **metrics}
+
+
+def read(search):
+    return search._notes.journal.read()
+
+
+def states(search):
+    return [trial.state for trial in search._ot_study.trials]
+
+
+def test_the_private_names_that_we_rely_on_are_there():
+    search = OptunaSearch(metric_space, metric="a", mode="max")
+    assert {"_ot_trials", "_ot_study", "_completed_trials"} <= vars(search).keys()
+
+
+def test_the_first_trial_is_the_base(tmp_path):
+    suggestion = make_search(tmp_path).suggest("a")
+    assert suggestion["name"] == "trial-0000"
+    assert suggestion["parameters"].items() <= flatten(tiny()).items()
+
+
+def test_a_stopped_trial_is_pruned_not_complete(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.4))
+    # Tune gives the report at which it stops a trial to `on_trial_complete` only.
+    search.on_trial_complete("a", report(2, 0.3) | {"time_total_s": 3.0})
+    assert states(search) == [TrialState.PRUNED]
+    assert search._ot_study.trials[0].intermediate_values == {1: 0.4, 2: 0.3}
+    record = read(search)[0]
+    assert (record.status, len(record.reports), record.seconds) == ("pruned", 2, 3.0)
+
+
+def test_a_final_report_completes_with_its_objective(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.4))
+    search.on_trial_result("a", final(0.6))
+    search.on_trial_complete("a", final(0.6))
+    record = read(search)[0]
+    assert (record.status, record.objective, record.checkpoint, record.seconds) == ("completed", 0.6, "here", 7.0)
+    assert record.metrics == {"geo_mean.cow": 0.6, "objective": 0.6}
+    assert [r["epoch"] for r in record.reports] == [1, 2]  # the second was never reported to us, but was trained
+    assert search._ot_study.best_value == 0.6
+
+
+@pytest.mark.parametrize("objective", [None, math.nan])
+def test_an_undefined_objective_fails_the_trial(tmp_path, objective):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_complete("a", final(0.5) | {"objective": objective})
+    assert states(search) == [TrialState.FAIL]
+    assert "objective" in read(search)[0].reason
+
+
+def test_failures_keep_their_reason_and_free_the_sampler(tmp_path):
+    search = make_search(tmp_path)
+    for trial_id in ("a", "b"):
+        search.suggest(trial_id)
+    search.on_trial_complete("a", {FINAL: True, FAILED: "the loss is nan", "status": "failed", "epoch": 0})
+    search.on_trial_complete("b", None, error=True)
+    first, second = read(search)
+    assert (first.status, first.reason) == ("failed", "the loss is nan")
+    assert "process ended" in second.reason
+    assert states(search) == [TrialState.FAIL, TrialState.FAIL]
+
+
+def test_a_resumed_search_repeats_nothing_and_continues_what_was_interrupted(tmp_path):
+    search = make_search(tmp_path)
+    names = [search.suggest(trial_id)["name"] for trial_id in "abcd"]
+    search.on_trial_result("c", report(1, 0.2))
+    search.on_trial_complete("a", final(0.5))
+    search.on_trial_complete("c", report(1, 0.2) | {"time_total_s": 2.0})
+
+    resumed = make_search(tmp_path, Journal(tmp_path / "trials"))
+    known = {TrialState.COMPLETE: 1, TrialState.PRUNED: 1, TrialState.WAITING: 2}
+    assert {state: states(resumed).count(state) for state in set(states(resumed))} == known
+    again = [resumed.suggest(trial_id) for trial_id in ("e", "f", "g")]
+    assert [suggestion["name"] for suggestion in again] == ["trial-0001", "trial-0003", "trial-0004"]
+    parameters = {record.name: record.parameters for record in read(search)}
+    assert again[0]["parameters"] == parameters["trial-0001"]
+    assert again[2]["parameters"] not in [parameters[name] for name in names]  # a new point, not the first draws again
+    assert names == ["trial-0000", "trial-0001", "trial-0002", "trial-0003"]
+
+
+def test_a_preset_whose_record_was_lost_runs_again_under_its_name(tmp_path):
+    journal = Journal(tmp_path / "trials")
+    journal.write(Record("trial-0001", base_point(metric_space, tiny(), NOTHING) | {"optim.lr_head": 1e-3}, "pruned"))
+    search = make_search(tmp_path, journal)
+    first, second = (search.suggest(name) for name in "ab")
+    assert (first["name"], first["parameters"]) == ("trial-0000", base_point(metric_space, tiny(), NOTHING))
+    assert second["name"] == "trial-0002"
+
+
+def test_a_continued_trial_keeps_its_reports_once(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.2))
+    resumed = make_search(tmp_path, Journal(tmp_path / "trials"))
+    resumed.suggest("b")
+    resumed.on_trial_result("b", report(1, 0.2))
+    resumed.on_trial_result("b", report(2, 0.3))
+    assert [r["epoch"] for r in read(resumed)[0].reports] == [1, 2]
+
+
+def test_the_same_seed_suggests_the_same(tmp_path):
+    def three(folder):
+        search = make_search(folder)
+        return [search.suggest(trial_id)["parameters"] for trial_id in "abc"]
+
+    assert three(tmp_path / "x") == three(tmp_path / "y")
+
+
+def test_the_sampler_learns_from_the_journal(tmp_path):
+    """Completed trials say that a large margin is best; new suggestions lie higher than random ones would."""
+    journal, rng = Journal(tmp_path / "trials"), optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(sampler=rng)
+    for number in range(40):
+        values = metric_space(study.ask(), tiny())
+        score = values["loss.margin_cosine"]
+        journal.write(Record(f"trial-{number:04d}", values, "completed", metrics={"objective": score}))
+    search = make_search(tmp_path, journal)
+    margins = [search.suggest(str(n))["parameters"]["loss.margin_cosine"] for n in range(10)]
+    assert sum(margins) / 10 > 0.35  # the middle of the range is 0.275
+
+
+def test_epoch_scores_leave_out_what_is_still_running():
+    ended = Record("trial-0000", {}, "pruned", reports=[report(1, 0.1), report(2, 0.2)])
+    running = Record("trial-0001", {}, "running", reports=[report(1, 0.3)])
+    assert list(epoch_scores([ended, running])) == [("trial-0000", 1, 0.1), ("trial-0000", 2, 0.2)]
+
+
+def test_added_keys_reach_the_trials_and_are_remembered_with_whatever_values_they_have(tmp_path):
+    """Lists, nothing and booleans come back from the journal as what they were; the model-based sampler copes."""
+    base = tiny()
+    wanted = ["data.mean=0.5,[0.4,0.5,0.6]", "data.undersample_to", "match.same_side", "optim.epochs=3..9"]
+    space = partial(metric_space, searched=parse_searched(wanted, base))
+    search = JournalSearch(space, base, NOTHING, Journal(tmp_path / "trials"))
+    seen = []
+    for number in range(25):  # TPE begins after ten
+        seen.append(search.suggest(str(number))["parameters"])
+        search.on_trial_complete(str(number), final(0.5 + 0.01 * seen[-1]["optim.epochs"]))
+    assert seen[0].items() <= flatten(base).items()
+    for key in ("data.mean", "data.undersample_to", "match.same_side"):
+        assert len({str(values[key]) for values in seen}) > 1
+    assert [record.parameters for record in read(search)] == seen
+    for values in seen:
+        assert flatten(override(base, values)) == flatten(base) | values
+    resumed = JournalSearch(space, base, NOTHING, Journal(tmp_path / "trials"))
+    assert [trial.params for trial in resumed._ot_study.trials] == seen
+
+
+def test_an_epoch_s_report_keeps_every_measurement_and_nothing_of_tune_s(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    measured = report(1, 0.4) | {"loss_validating": 1.5, "classifier_accuracy_training_sample": 0.9}
+    search.on_trial_result("a", measured | {"training_iteration": 1, "time_total_s": 3.0, "pid": 7})
+    assert read(search)[0].reports == [measured]
+
+
+ROWS = [
+    {"name": "batch16", "parameters": flatten(tiny()) | {"optim.batch_size": 16}},
+    {"name": "metric", "parameters": {}},
+    {"name": "more", "parameters": {"optim.epochs": 2}, "start": "checkpoint of metric"},
+]
+
+
+def test_fixed_trials_come_in_their_order_and_end_in_the_journal(tmp_path):
+    search = FixedSearch(ROWS, Journal(tmp_path))
+    assert [search.suggest(trial_id) for trial_id in "abc"] == ROWS
+    assert search.suggest("d") == FixedSearch.FINISHED
+    search.on_trial_result("a", report(1, 0.4))
+    search.on_trial_complete("a", final(0.6))
+    search.on_trial_complete("a", final(0.1))  # Tune tells some ends twice
+    search.on_trial_complete("c", {FINAL: True, FAILED: "the loss is nan", "status": "failed", "epoch": 0})
+    batch16, metric, more = read(search)
+    assert (batch16.status, batch16.objective, batch16.seconds) == ("completed", 0.6, 7.0)
+    assert (metric.status, metric.start) == ("running", "")
+    assert (more.status, more.reason, more.start) == ("failed", "the loss is nan", "checkpoint of metric")
+
+
+def test_resumed_fixed_trials_skip_what_ended_and_refuse_what_changed(tmp_path):
+    search = FixedSearch(ROWS, Journal(tmp_path))
+    for trial_id in "abc":
+        search.suggest(trial_id)
+    search.on_trial_complete("a", final(0.6))
+    search.on_trial_result("b", report(1, 0.2))
+    resumed = FixedSearch(ROWS, Journal(tmp_path))
+    assert [row["name"] for row in resumed.left] == ["metric", "more"]
+    assert resumed.suggest("e")["name"] == "metric"
+    resumed.on_trial_result("e", report(1, 0.2))  # told again by Train
+    assert len(read(resumed)[1].reports) == 1
+    with pytest.raises(UserError, match=r"holds metric with other values \(optim\.epochs\)"):
+        FixedSearch([ROWS[1] | {"parameters": {"optim.epochs": 1}}], Journal(tmp_path))
+    with pytest.raises(UserError, match=r"holds more with other values \(start\)"):
+        FixedSearch([ROWS[2] | {"start": "elsewhere"}], Journal(tmp_path))
+
+
+def test_a_trial_that_a_limit_ended_stays_open_and_is_continued(tmp_path):
+    journal, limits = Journal(tmp_path / "trials"), Limits(max_hours=1e-4)
+    search = JournalSearch(metric_space, tiny(), NOTHING, journal, limits)
+    search.suggest("a")
+    assert search.suggest("late") != Searcher.FINISHED
+    search.on_trial_result("a", report(1, 0.2) | {"time_total_s": 3.0})
+    search.on_trial_complete("a", report(1, 0.2) | {"time_total_s": 4.0})
+    assert search.suggest("too late") == Searcher.FINISHED
+    assert states(search) == [TrialState.RUNNING] * 2
+    assert (journal.read()[0].status, journal.read()[0].seconds) == ("running", 4.0)
+
+    resumed = JournalSearch(metric_space, tiny(), NOTHING, journal, Limits())
+    assert resumed.suggest("b")["name"] == "trial-0000"
+    resumed.on_trial_result("b", report(2, 0.3) | {"time_total_s": 2.0})
+    resumed.on_trial_complete("b", final(0.6) | {"time_total_s": 2.5})
+    record = journal.read()[0]
+    assert (record.status, record.objective, record.seconds) == ("completed", 0.6, 6.5)
+    assert record.cpu_hours == pytest.approx(6.5 / 3600 * Resources().cpus_per_trial)
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("0.2", "0.9"), lambda text: "[]"])
+def test_a_damaged_record_is_named(tmp_path, damage):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.2))
+    file = tmp_path / "trials" / "trial-0000.json"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(UserError, match=r"trial-0000\.json: the record of this trial is damaged .* delete the file"):
+        Journal(tmp_path / "trials").read()
+
+
+def test_a_full_disk_is_told_by_the_journal(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "trials")
+    monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=r"trial-0000\.json: cannot be written: No space left .* command continues"):
+        journal.write(Record("trial-0000", {}))

@@ -1,0 +1,31 @@
+"""A whole experiment in miniature: one epoch on a small drawn data set, with everything that it exports."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from reid_core.__main__ import main
+from reid_core.data.synthetic import write_synthetic
+
+TINY_RUN = [
+    *("--preset", "tiny", "--seed", "1"),
+    *("--set", "model.backbone=swin_micro_patch4_window4_64"),
+    *("--set", "model.embedding_dim=16"),
+    *("--set", "optim.epochs=1"),
+    *("--set", "optim.batch_size=8"),
+    *("--set", "match.num_keypoints=32"),
+    *("--set", "match.shortlist=5"),
+]
+
+
+class Experiment(NamedTuple):
+    """A data folder and the result folder of `python -m reid_core` on it."""
+
+    data: Path
+    out: Path
+
+
+def run_experiment(folder: Path, *more: str) -> Experiment:
+    """One epoch on a small drawn data set."""
+    data, out = write_synthetic(folder / "data", scale=0.2), folder / "out"
+    assert main(["--data", str(data), "--out", str(out), *TINY_RUN, *more]) == 0
+    return Experiment(data, out)

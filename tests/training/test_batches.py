@@ -1,0 +1,192 @@
+"""Batches: online, pixels are a function of the run's seed, the epoch and the position; offline they never change."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from reid_core.config.parameters import AugmentConfig, TrialConfig
+from reid_core.config.values import override
+from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.training.augment import Augmenter
+from reid_core.training.batch_plan import make_plan, make_pool
+from reid_core.training.batches import Batch, Source, augmentation_seeds, local_batches, make_source
+from reid_core.training.variants import build_variants
+
+PX = 32
+IDENTITY_N = np.repeat(["ada", "bo", "cy", "di"], 4).astype(object)
+CODE_N = np.repeat([10, 11, 12, 13], 4)
+SIDES_N6 = np.eye(16, 6, dtype=np.float32)  # rows from 6 on show nothing that is known
+STRONG = AugmentConfig(probability=1.0)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> ImageCache:
+    folder, rng = tmp_path_factory.mktemp("batches"), np.random.default_rng(0)
+    for row in range(16):
+        coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((PX, PX), Image.Resampling.BICUBIC).save(folder / f"{row}.png")
+    return ImageCache(build_cache(folder / "cache", folder, [f"{row}.png" for row in range(16)], PX))
+
+
+def make_config(**changes) -> TrialConfig:
+    given = {"optim.epochs": 2, "optim.batch_size": 8, "data.images_per_identity": 2, "seed": 3}
+    strong = {"augment.probability": 1.0}
+    return override(TrialConfig(), given | strong | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def make(cache: ImageCache, config: TrialConfig, folder=None, world_size: int = 1) -> tuple[pa.Table, Source]:
+    plan = make_plan(config, IDENTITY_N, np.arange(16), world_size=world_size, num_images=16)
+    pool = make_pool(config.data, IDENTITY_N, np.arange(16), 16)
+    variants = build_variants(folder, cache, pool, config) if config.data.variants else None
+    source = make_source(config, pool, image_cache=cache.path, variants=variants, code_N=CODE_N, sides_N6=SIDES_N6)
+    return plan, source
+
+
+def batches_of(cache: ImageCache, config: TrialConfig, *, rank: int = 0, world_size: int = 1) -> list[Batch]:
+    plan, source = make(cache, config, world_size=world_size)
+    return list(local_batches(plan, source, rank=rank))
+
+
+def pixels_of(cache: ImageCache, config: TrialConfig, **where) -> list[np.ndarray]:
+    return [batch.pixels_BHWC for batch in batches_of(cache, config, **where)]
+
+
+def test_same_seed_same_pixels_other_seed_other_pixels(cache):
+    plan, source = make(cache, make_config())
+    first, again, other = (
+        np.stack([batch.pixels_BHWC for batch in local_batches(plan, replace(source, seed=seed))]) for seed in (3, 3, 4)
+    )
+    assert np.array_equal(first, again)
+    assert (first != other).any(axis=(2, 3, 4)).all()  # every single image differs
+
+
+def test_the_same_image_looks_different_in_another_epoch_and_at_another_position(cache):
+    image = cache.pixels([5])
+    augmenter = Augmenter(STRONG)
+    seeds = [augmentation_seeds(3, epoch, position, 1) for epoch, position in ((0, 0), (1, 0), (0, 1), (0, 8))]
+    looks = [augmenter(image, seed).tobytes() for seed in seeds]
+    assert len(set(looks)) == 4
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_pixels_do_not_depend_on_the_number_of_workers(cache, world_size):
+    alone = pixels_of(cache, make_config())
+    parts = [pixels_of(cache, make_config(), rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step, batch in enumerate(alone):
+        assert np.array_equal(np.concatenate([part[step] for part in parts]), batch)
+
+
+def test_seeds_of_a_batch_are_those_of_its_parts():
+    whole = augmentation_seeds(7, 2, 40, 6)
+    assert whole.tolist() == [*augmentation_seeds(7, 2, 40, 2).tolist(), *augmentation_seeds(7, 2, 42, 4).tolist()]
+    assert len(set(augmentation_seeds(0, 0, 0, 500).tolist())) == 500
+
+
+def test_images_do_not_depend_on_their_batch_mates(cache):
+    augmenter, seeds = Augmenter(STRONG), np.arange(16, dtype=np.uint32)
+    together = augmenter(cache.pixels(range(16)), seeds)
+    backwards = [Augmenter(STRONG)(cache.pixels([row]), seeds[row : row + 1])[0] for row in reversed(range(16))]
+    assert np.array_equal(together, np.stack(backwards[::-1]))
+
+
+def test_probability_zero_is_the_identity(cache):
+    plan, source = make(cache, make_config(augment__probability=0.0))
+    for row, batch in zip(plan.to_pylist(), local_batches(plan, source), strict=True):
+        assert np.array_equal(batch.pixels_BHWC, cache.pixels(row["rows"]))
+
+
+def test_identities_and_sides_belong_to_their_pixels(cache):
+    plan, source = make(cache, make_config(augment__probability=0.0))
+    for row, batch in zip(plan.to_pylist(), local_batches(plan, source), strict=True):
+        assert batch.identity_B.tolist() == CODE_N[row["rows"]].tolist()
+        assert batch.sides_B6.tolist() == SIDES_N6[row["rows"]].tolist()
+        assert batch.sides_B6.dtype == np.float32
+    assert sorted(batch.identity_B.tolist()) == [10, 10, 11, 11, 12, 12, 13, 13]
+
+
+def looks_of(batches, plan: pa.Table) -> dict[int, list[set[bytes]]]:
+    """Different pixels of each row of the plan, by epoch."""
+    looks = {}
+    for entry, batch in zip(plan.to_pylist(), batches, strict=True):
+        for row, image in zip(entry["rows"], batch.pixels_BHWC, strict=True):
+            looks.setdefault(row, [set(), set()])[entry["epoch"]].add(image.tobytes())
+    return looks
+
+
+def test_offline_pixels_stay_the_same_and_photographs_are_left_as_they_are(cache, tmp_path):
+    config = make_config(data__images_per_identity=None, data__oversample_to=6, data__variants=3)
+    plan, source = make(cache, config, tmp_path)  # 4 animals x (4 photographs + 2 variants): 3 whole batches
+    assert sorted(row for entry in plan.to_pylist()[:3] for row in entry["rows"]) == list(range(24))
+    looks = looks_of(local_batches(plan, source), plan)
+    for row, (first_epoch, second_epoch) in looks.items():
+        assert len(first_epoch) == 1
+        assert first_epoch == second_epoch
+        assert row >= 16 or first_epoch == {cache.pixels([row])[0].tobytes()}
+    assert len(set.union(*(first_epoch for first_epoch, _ in looks.values()))) == 24
+
+
+def test_online_pixels_differ_from_epoch_to_epoch(cache):
+    config = make_config(data__images_per_identity=None, data__oversample_to=6)
+    plan, source = make(cache, config)
+    looks = looks_of(local_batches(plan, source), plan)
+    assert len(looks) == 16
+    for row, (first_epoch, second_epoch) in looks.items():
+        assert not first_epoch & second_epoch
+        assert cache.pixels([row])[0].tobytes() not in first_epoch | second_epoch
+    assert sum(len(first_epoch) for first_epoch, _ in looks.values()) == 24  # repetitions differ within the epoch too
+
+
+def test_offline_and_online_batches_show_the_same_identities_and_sides(cache, tmp_path):
+    online, offline = (make_config(data__oversample_to=6, data__variants=variants) for variants in (None, 2))
+    pairs = zip(local_batches(*make(cache, online)), local_batches(*make(cache, offline, tmp_path)), strict=True)
+    for one, other in pairs:
+        assert one.identity_B.tolist() == other.identity_B.tolist()
+        assert one.sides_B6.tolist() == other.sides_B6.tolist()
+        assert not np.array_equal(one.pixels_BHWC, other.pixels_BHWC)
+
+
+def test_the_input_is_not_modified(cache):
+    pixels_BHWC = cache.pixels(range(8))
+    before = pixels_BHWC.copy()
+    changed = Augmenter(STRONG)(pixels_BHWC, np.arange(8))
+    assert np.array_equal(pixels_BHWC, before)
+    assert changed.dtype == np.uint8
+    assert changed.shape == before.shape
+    assert not np.array_equal(changed, before)
+
+
+def test_augmentation_keeps_an_image_recognisable(cache):
+    """Each augmented image is still nearest to its own original, for nearly all images and seeds."""
+    originals = cache.pixels(range(16)).astype(float).reshape(16, -1)
+    originals -= originals.mean(axis=1, keepdims=True)
+    hits = []
+    for seed in range(6):
+        augmented = Augmenter(AugmentConfig())(cache.pixels(range(16)), np.arange(16) + 100 * seed).astype(float)
+        augmented = augmented.reshape(16, -1) - augmented.reshape(16, -1).mean(axis=1, keepdims=True)
+        distance = ((augmented[:, None] - originals[None]) ** 2).sum(axis=2)
+        hits.append(distance.argmin(axis=1) == np.arange(16))
+    assert np.mean(hits) > 0.8
+
+
+def test_each_strength_matters(cache):
+    pixels_BHWC = cache.pixels(range(4)).repeat(4, axis=1).repeat(4, axis=2)  # CLAHE's tiles need more than 64 px
+    off = {"rotation_deg": 0.0, "clahe_clip": 1.0, "blur_px": 3, "brightness": 0.0, "noise_std": 0.0}
+    off["erase_fraction"] = 0.0
+    on = {"rotation_deg": 20.0, "clahe_clip": 8.0, "blur_px": 9, "brightness": 0.2, "noise_std": 0.04}
+    on["erase_fraction"] = 0.2
+    base = Augmenter(AugmentConfig(probability=1.0, **off))(pixels_BHWC, np.arange(4))
+    for name, value in on.items():
+        changed = Augmenter(AugmentConfig(probability=1.0, **off | {name: value}))(pixels_BHWC, np.arange(4))
+        assert not np.array_equal(changed, base), name
+
+
+def test_flip_mirrors_about_half_of_the_images(cache):
+    pixels_BHWC = cache.pixels(np.zeros(100, dtype=int))
+    flipped = Augmenter(AugmentConfig(probability=0.0, flip=True))(pixels_BHWC, np.arange(100))
+    mirrored = [np.array_equal(image, pixels_BHWC[0][:, ::-1]) for image in flipped]
+    untouched = [np.array_equal(image, pixels_BHWC[0]) for image in flipped]
+    assert np.sum(mirrored) + np.sum(untouched) == 100
+    assert 30 < np.sum(mirrored) < 70
