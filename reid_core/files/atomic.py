@@ -4,6 +4,7 @@ content, or Arrow tables → a temporary file beside the place → renamed.
 """
 
 import contextlib
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -57,15 +58,42 @@ def _naming_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot write the cache: {error}") from error
 
 
-def replace_file(file: Path, content: bytes) -> None:
-    """Write a file in one step: a reader, or a crash, sees the old file or the new one.
+@contextlib.contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """The place where a file is to be written, which replaces the file when it is whole.
+
+    A reader, or a crash, sees the old file or the new one. An error leaves the old one, and nothing beside it.
 
     Raises:
         UserError: If it cannot be written.
     """
     part = file.with_name(f"{file.name}.part")
     try:
-        part.write_bytes(content)
+        yield part
         part.replace(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file in one step (`new_file`).
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    with new_file(file) as part:
+        part.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which replaces `folder` and all that it held when it is whole."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)

@@ -114,6 +114,21 @@ def _digest(file: Path) -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
 
 
+def digest_of(content: str | bytes, *, num_bytes: int = 8) -> str:
+    """Short hash of a content, hexadecimal: equal contents, equal digests.
+
+    Args:
+        content: Text is taken as UTF-8.
+        num_bytes: Of the hash, whose text is twice as long.
+
+    Example:
+        >>> digest_of("lynx") == digest_of(b"lynx"), len(digest_of("lynx", num_bytes=16))
+        (True, 32)
+    """
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.blake2b(data, digest_size=num_bytes).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """Short hash of a file's content."""
     with path.open("rb") as file:

@@ -1,0 +1,33 @@
+"""Animals: an identity within its species group, and the word for one that nobody knows.
+
+group, identity (N,) → one name per animal; group (N,) → the positions of each group.
+Letters: N images, or anything that has a group.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+NEW = "new_individual"  # the answer for an animal that is not in the gallery (AnimalCLEF25)
+
+
+def name_animals(group_N: Sequence[str] | np.ndarray, identity_N: Sequence[str | None] | np.ndarray) -> np.ndarray:
+    """One name per animal, different for equal identities of two groups; "" where it is unknown; shape (N,).
+
+    Example:
+        >>> len(set(name_animals(["cow", "pig", "cow"], ["ada", "ada", "ada"]))), name_animals(["cow"], [None]).tolist()
+        (2, [''])
+    """
+    pairs = zip(group_N, identity_N, strict=True)
+    return np.array([f"{group}\0{identity}" if identity is not None else "" for group, identity in pairs], dtype=str)
+
+
+def positions_by_group(group_N: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Each group, in the sorted order of their names, with its positions, ascending.
+
+    Example:
+        >>> [(group, rows.tolist()) for group, rows in positions_by_group(np.array(["pig", "cow", "pig"]))]
+        [('cow', [1]), ('pig', [0, 2])]
+    """
+    for group in np.unique(np.asarray(group_N).astype(str)):
+        yield str(group), np.flatnonzero(group_N == group)
