@@ -13,7 +13,7 @@ What counts as good, and why:
 * as given, for what a person writes and nobody signs: metadata.csv and photographs have no checksum, and a changed
   letter of a name in a well-formed file is another well-formed file. There the result must be exactly what the file
   now says (a second parser says what; a decoder without any cache says what), whatever was kept of the former one,
-  and the change must be told apart: another `metadata.digest_records`, another content key. So it is seen, not refused.
+  and the change must be seen, not refused: another `metadata.digest_metadata`, another content key.
 All else is bad: a traceback, another result unseen, a message that could move the cursor.
 """
 

@@ -25,7 +25,7 @@ from reid_core.__main__ import main as run_experiment
 from reid_core.config.parameters import MatchConfig, TrialConfig
 from reid_core.config.yaml_files import read_config
 from reid_core.data.image_cache import ImageCache, build_cache, decode_image
-from reid_core.data.metadata import COLUMNS, digest_records, load_records, load_submission_order
+from reid_core.data.metadata import COLUMNS, digest_metadata, load_metadata, load_submission_order
 from reid_core.data.photographs import digest
 from reid_core.data.pixel_source import PixelSource
 from reid_core.data.synthetic import SYNTHETIC, write_synthetic
@@ -102,8 +102,8 @@ def canonical(value: Any) -> Any:
 
 def use_metadata(folder: Path) -> Any:
     """Records, their digest, and the order of the submission."""
-    records = load_records(folder)
-    return canonical(records), digest_records(records), load_submission_order(folder)
+    metadata = load_metadata(folder)
+    return canonical(metadata), digest_metadata(metadata), load_submission_order(folder)
 
 
 def judge_metadata(folder: Path, result: Any, expected: Any) -> str:

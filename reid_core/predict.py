@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from reid_core import cli
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.metadata import load_records, load_submission_order
+from reid_core.data.metadata import load_metadata, load_submission_order
 from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
@@ -57,7 +57,7 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
     Args:
         bundle: The exported model.
         root: Data folder.
-        queries: Rows of `metadata.load_records`.
+        queries: Rows of `metadata.load_metadata`.
         cache_folder: Where decoded pixels and local features are kept.
     """
     config, paths = bundle.config, queries["path"].to_pylist()
@@ -245,8 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     answer = open_model(options.bundle)
     root = options.data.resolve()
-    records = load_records(root, skip_missing=options.skip_missing, needs="query")
-    queries = records.filter(pa.compute.equal(records["split"], "query"))
+    metadata = load_metadata(root, skip_missing=options.skip_missing, needs="query")
+    queries = metadata.filter(pa.compute.equal(metadata["split"], "query"))
     order = load_submission_order(root)
     cli.make_out(options.out.parent)
     with tempfile.TemporaryDirectory() as scratch:

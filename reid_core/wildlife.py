@@ -1,6 +1,6 @@
 """The neighbours: a wildlife-datasets dataset as our data folder, our model in wildlife-tools' `DeepFeatures`.
 
-dataset (`df`, `root`) → metadata.csv in AnimalCLEF25's layout (paper §3.1) → records; bundle → PIL image to (3, H, W).
+dataset (`df`, `root`) → metadata.csv in AnimalCLEF25's layout (paper §3.1); bundle → PIL image to (3, H, W).
 `python -m reid_core.wildlife DATASET ROOT` is the only part that imports wildlife-datasets, and nothing imports
 wildlife-tools: `DeepFeatures(bundle.model)` needs no adapter, only images that went through `transform(bundle)`.
 
@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from reid_core import cli
-from reid_core.data.metadata import COLUMNS, NEW_INDIVIDUAL, REQUIRED, load_records
+from reid_core.data.metadata import COLUMNS, NEW_INDIVIDUAL, REQUIRED, load_metadata
 from reid_core.data.photographs import to_square
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle
@@ -49,8 +49,8 @@ class Dataset(Protocol):
 def load_wildlife(
     dataset: Dataset, *, group: str | None = None, folder: Path | None = None, skip_missing: bool = False
 ) -> pa.Table:
-    """Records of a dataset, as `metadata.load_records` gives them; writes its metadata.csv (`write_metadata`)."""
-    return load_records(write_metadata(dataset, group=group, folder=folder), skip_missing=skip_missing)
+    """The metadata of a dataset, as `metadata.load_metadata` gives them; writes its metadata.csv (`write_metadata`)."""
+    return load_metadata(write_metadata(dataset, group=group, folder=folder), skip_missing=skip_missing)
 
 
 def write_metadata(dataset: Dataset, *, group: str | None = None, folder: Path | None = None) -> Path:
@@ -170,7 +170,7 @@ def _text(value: Any) -> str:
 
 
 def _relative(path: str, root: Path, name: str) -> str:
-    """A path relative to the root; `load_records` follows symbolic links and looks whether the file exists."""
+    """A path relative to the root; `load_metadata` follows symbolic links and looks whether the file exists."""
     below = os.path.relpath(path, root) if Path(path).is_absolute() else os.path.normpath(path)
     if not path or Path(below).parts[:1] in ((), ("..",)):
         raise UserError(f"{name}: path {path!r} is no file within root {root}")
@@ -187,7 +187,7 @@ def _days(dates: list[str], name: str) -> list[str]:
 
 
 def _check(values: dict[str, list[str]], name: str) -> None:
-    """What `load_records` would refuse, told before anything is written."""
+    """What `load_metadata` would refuse, told before anything is written."""
     for column in ("image_id", "dataset"):
         if "" in values[column]:
             raise UserError(f"{name}: {column} is empty in row {values[column].index('')} of df")
@@ -232,7 +232,7 @@ def _link_photographs(root: Path, folder: Path, paths: list[str]) -> None:
     """Hard links, because the reader refuses symbolic ones that lead out of the data folder."""
     for path in paths:
         source, target = (root / path).resolve(), folder / path
-        if target.exists() or not source.is_file():  # load_records tells which photographs are missing
+        if target.exists() or not source.is_file():  # load_metadata tells which photographs are missing
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -26,7 +26,7 @@ CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "op
 
 # Who may read metadata.csv with the identities of its database rows, and who those of `testSet` after `prepare`.
 READERS = {
-    "load_records": {
+    "load_metadata": {
         "reid_core.predict.main",  # its query rows
         "reid_core.experiment.prepare.load_database",
         "reid_core.wildlife.load_wildlife",  # checks what it has written
@@ -70,11 +70,11 @@ def prepare_run(folder: Path, new_name: str) -> tuple[Path, set[str]]:
 
 def change_identities(root: Path, name_of_row: dict[int, str]) -> None:
     """Rewrite metadata.csv with other identities of some database rows."""
-    records = load_database(root)
-    identities = records["identity"].to_pylist()
+    metadata = load_database(root)
+    identities = metadata["identity"].to_pylist()
     for row, name in name_of_row.items():
         identities[row] = name
-    columns = [identities if name == "identity" else records[name].to_pylist() for name in COLUMNS]
+    columns = [identities if name == "identity" else metadata[name].to_pylist() for name in COLUMNS]
     lines = [",".join(COLUMNS), *(",".join(value or "" for value in row) for row in zip(*columns, strict=True))]
     (root / "metadata.csv").write_text("\n".join(lines) + "\n")
 

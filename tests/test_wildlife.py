@@ -18,7 +18,7 @@ from PIL import Image
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.metadata import load_records
+from reid_core.data.metadata import load_metadata
 from reid_core.errors import UserError
 from reid_core.metrics.geo_mean import NEW, baks, baus, compute_shares
 from reid_core.model.embed import embed
@@ -84,7 +84,7 @@ def test_metadata_is_written_as_animalclef_writes_it(root):
 def test_records_are_those_of_the_reader(root):
     df = frame(dataset=["Lynx", "Turtle"], orientation=["left", np.nan])
     table = load_wildlife(Hyenas(root, df))
-    assert table.equals(load_records(root))
+    assert table.equals(load_metadata(root))
     assert table.to_pylist()[0] == {
         **{"image_id": "7", "identity": "ada", "path": "a.jpg", "date": None, "orientation": "left"},
         **{"species": None, "split": "database", "dataset": "Lynx", "group": "Lynx"},
@@ -126,7 +126,7 @@ def test_animalclefs_own_metadata_is_read_and_stays(small_data):
     before = (small_data / "metadata.csv").read_bytes()
     df = pd.read_csv(small_data / "metadata.csv").sample(frac=1, random_state=0)
     table = load_wildlife(SimpleNamespace(root=str(small_data), df=df))
-    assert table.equals(load_records(small_data))
+    assert table.equals(load_metadata(small_data))
     assert (small_data / "metadata.csv").read_bytes() == before
 
 
@@ -146,7 +146,7 @@ def test_other_metadata_is_never_overwritten(root, content, problem):
         write_metadata(Hyenas(root, frame()))
     assert (root / "metadata.csv").read_text() == content
     data = write_metadata(Hyenas(root, frame()), folder=root.parent / "data")  # the way out that the message names
-    assert load_records(data)["image_id"].to_pylist() == ["7", "8"]
+    assert load_metadata(data)["image_id"].to_pylist() == ["7", "8"]
 
 
 def test_a_folder_elsewhere_holds_links_or_copies(root, monkeypatch):
@@ -210,7 +210,7 @@ def package(monkeypatch):
 def test_command_writes_and_says_what_to_do_next(package, root, capsys):
     assert main(["Hyenas", str(root), "--group", "Spotted"]) == 0
     assert capsys.readouterr().out == f"3 photographs of 1 animals, 0 queries\nuse: --data {root}\n"
-    assert load_records(root)["dataset"].to_pylist() == ["Spotted"] * 3
+    assert load_metadata(root)["dataset"].to_pylist() == ["Spotted"] * 3
 
 
 def test_command_without_the_extra_says_what_installs_it(monkeypatch, root):
@@ -422,7 +422,7 @@ def test_their_animalclef_dataset_is_read_where_it_lies(place, small_data, capsy
     pytest.importorskip("wildlife_datasets")
     root = small_data if place == "embedded" else folder("REID_PHOTOS")
     dataset = open_dataset("AnimalCLEF2025", root)
-    assert load_wildlife(dataset).equals(load_records(root))
+    assert load_wildlife(dataset).equals(load_metadata(root))
     assert main(["AnimalCLEF2025", str(root)]) == 0
     assert f"{sum(dataset.df['split'] == 'query')} queries" in capsys.readouterr().out
 
@@ -436,7 +436,7 @@ def test_a_dataset_of_theirs_without_metadata_becomes_a_data_folder(tmp_path, ca
             drawn(20, 20).save(tmp_path / "after_4_bis" / str(animal) / f"{animal}.{photograph}.jpg")
     assert main(["DogFaceNet", str(tmp_path)]) == 0
     assert "4 photographs of 2 animals, 0 queries" in capsys.readouterr().out
-    records = load_records(tmp_path)
-    assert set(records["group"].to_pylist()) == {"DogFaceNet"}
-    for row in records.to_pylist():
+    metadata = load_metadata(tmp_path)
+    assert set(metadata["group"].to_pylist()) == {"DogFaceNet"}
+    for row in metadata.to_pylist():
         assert Path(row["path"]).parts[1] == row["identity"]

@@ -31,7 +31,7 @@ CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}\x{202a}-\x{202e}\x{2066}-\x{20
 logger = logging.getLogger(__name__)
 
 
-def load_records(
+def load_metadata(
     root: Path, *, skip_missing: bool = False, needs: Literal["database", "query"] = "database"
 ) -> pa.Table:
     """Read and check `metadata.csv` of a data folder.
@@ -68,11 +68,11 @@ def load_records(
     return table.append_column("group", table["dataset"])
 
 
-def digest_records(table: pa.Table) -> str:
-    """Short hash of records, of every value and the order: says whether metadata.csv means the same as before.
+def digest_metadata(table: pa.Table) -> str:
+    """Short hash of every value of some rows, in their order: says whether metadata.csv means the same as before.
 
     Args:
-        table: From `load_records`, or some of its rows.
+        table: From `load_metadata`, or some of its rows.
     """
     canonical = json.dumps(table.select(COLUMNS).to_pydict(), separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()

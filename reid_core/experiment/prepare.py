@@ -1,4 +1,4 @@
-"""Everything that is done once, before the first trial: records, image caches, local features, parts.
+"""Everything that is done once, before the first trial: metadata, image caches, local features, parts.
 
 data folder + configuration → files in one folder, and `Prepared`, which any process can open again from there.
 `testSet` identities are left out of those files: no trial can read them (`read_truth` is for the final step), and the
@@ -19,7 +19,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.metadata import digest_records, load_records
+from reid_core.data.metadata import digest_metadata, load_metadata
 from reid_core.data.sides import parse_sides
 from reid_core.data.splits.assign import assign_parts, describe_parts
 from reid_core.data.splits.fresh import resplit
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 def load_database(root: Path, *, skip_missing: bool = False, group: str | None = None) -> pa.Table:
     """The labelled rows of a data folder, or of one `group` of it; row i is row i of everything that is prepared."""
-    records = load_records(root, skip_missing=skip_missing)
-    database = records.filter(pa.compute.equal(records["split"], "database"))
+    metadata = load_metadata(root, skip_missing=skip_missing)
+    database = metadata.filter(pa.compute.equal(metadata["split"], "database"))
     return database if group is None else database.filter(pa.compute.equal(database["group"], group))
 
 
@@ -102,7 +102,7 @@ def prepare(
 def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[str]) -> None:
     """Refuse data that changed since the folder was prepared: trials before and after it could not be compared."""
     file, photographs = folder / DATA, hashlib.blake2b("".join(keys).encode(), digest_size=8).hexdigest()
-    now = {"metadata.csv": digest_records(database), "photographs": photographs}
+    now = {"metadata.csv": digest_metadata(database), "photographs": photographs}
     before = read_sealed(file) if file.exists() else now
     changed = [name for name in now if now[name] != before.get(name)]
     if changed:

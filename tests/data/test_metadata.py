@@ -1,4 +1,4 @@
-"""Records: what a good metadata.csv becomes, and what each mistake in it says."""
+"""Metadata: what a good metadata.csv becomes, and what each mistake in it says."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reid_core.data.metadata import digest_records, load_records, load_submission_order
+from reid_core.data.metadata import digest_metadata, load_metadata, load_submission_order
 from reid_core.errors import UserError
 
 HEADER = "image_id,identity,path,date,orientation,species,split,dataset"
@@ -27,13 +27,13 @@ def make_folder(root: Path, lines: tuple[str, ...] = GOOD, header: str = HEADER,
 
 def message_of(root: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_records(root)
+        load_metadata(root)
     assert str(root) in str(caught.value)
     return str(caught.value)
 
 
 def test_rows_keep_their_order_and_empty_is_null(tmp_path: Path):
-    table = load_records(make_folder(tmp_path))
+    table = load_metadata(make_folder(tmp_path))
     assert table.to_pydict() == {
         "image_id": ["7", "3", "5"],
         "identity": ["ada", None, "bo"],
@@ -50,7 +50,7 @@ def test_rows_keep_their_order_and_empty_is_null(tmp_path: Path):
 
 def test_numbers_and_words_that_look_like_null_stay_text(tmp_path: Path):
     lines = ("007,NA,images/a.jpg,,,,database,nan", "1e3,null,images/b.jpg,,,,database,nan")
-    table = load_records(make_folder(tmp_path, lines))
+    table = load_metadata(make_folder(tmp_path, lines))
     assert table["image_id"].to_pylist() == ["007", "1e3"]
     assert table["identity"].to_pylist() == ["NA", "null"]
     assert table["group"].to_pylist() == ["nan", "nan"]
@@ -60,13 +60,13 @@ def test_byte_order_mark_carriage_returns_blank_lines_and_other_columns_are_read
     make_folder(tmp_path)
     text = "\ufeff" + "\r\n".join(["note," + HEADER, "", "x," + GOOD[0], "", ""])
     (tmp_path / "metadata.csv").write_bytes(text.encode())
-    table = load_records(tmp_path)
+    table = load_metadata(tmp_path)
     assert table["image_id"].to_pylist() == ["7"]
     assert "note" not in table.column_names
 
 
 def test_optional_columns_are_filled_with_null_in_any_order_of_columns(tmp_path: Path):
-    table = load_records(
+    table = load_metadata(
         make_folder(tmp_path, ("Cows,database,images/a.jpg,ada,7",), "dataset,split,path,identity,image_id")
     )
     assert table["species"].to_pylist() == table["date"].to_pylist() == table["orientation"].to_pylist() == [None]
@@ -75,7 +75,7 @@ def test_optional_columns_are_filled_with_null_in_any_order_of_columns(tmp_path:
 
 def test_identity_of_a_query_is_ignored(tmp_path: Path):
     lines = (GOOD[0], "3,ada,images/b.jpg,,,cow,query,Cows")
-    assert load_records(make_folder(tmp_path, lines))["identity"].to_pylist() == ["ada", None]
+    assert load_metadata(make_folder(tmp_path, lines))["identity"].to_pylist() == ["ada", None]
 
 
 def test_folder_or_file_missing_or_empty(tmp_path: Path):
@@ -187,7 +187,7 @@ def test_symbolic_links_may_stay_inside_but_not_lead_out(tmp_path: Path):
     (root / "folder").symlink_to(outside)
     (root / "images" / "dangling.jpg").symlink_to(root / "images" / "nothing.jpg")
     line = "9,ada,{},,,,database,Cows"
-    assert len(load_records(make_folder(root, (line.format("images/inner.jpg"),)))) == 1
+    assert len(load_metadata(make_folder(root, (line.format("images/inner.jpg"),)))) == 1
     assert "leads out of" in message_of(make_folder(root, (line.format("images/outer.jpg"),)))
     assert "leads out of" in message_of(make_folder(root, (line.format("folder/z.jpg"),)))
     assert "leads out of" in message_of(make_folder(root, (line.format("folder/absent.jpg"),)))
@@ -202,7 +202,7 @@ def test_symbolic_links_may_stay_inside_but_not_lead_out(tmp_path: Path):
     assert "not found" in message_of(make_folder(root, (line.format("images/dangling.jpg"),)))
     linked_root = tmp_path / "link"
     linked_root.symlink_to(root)
-    assert len(load_records(make_folder(linked_root))) == 3
+    assert len(load_metadata(make_folder(linked_root))) == 3
 
 
 def test_symbolic_links_in_a_circle_and_what_is_no_file_are_told(tmp_path: Path):
@@ -220,7 +220,7 @@ def test_symbolic_links_in_a_circle_and_what_is_no_file_are_told(tmp_path: Path)
 def test_nothing_is_skipped_that_lies_outside(tmp_path: Path):
     make_folder(tmp_path, ("7,ada,images/a.jpg,,,,database,Cows", "9,ada,../absent.jpg,,,,database,Cows"))
     with pytest.raises(UserError, match=r"path has \.\."):
-        load_records(tmp_path, skip_missing=True)
+        load_metadata(tmp_path, skip_missing=True)
 
 
 def test_many_paths_are_checked_with_few_looks_at_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -232,7 +232,7 @@ def test_many_paths_are_checked_with_few_looks_at_folders(tmp_path: Path, monkey
     resolve = Path.resolve
     monkeypatch.setattr(Path, "resolve", lambda path, **flags: resolved.append(path) or resolve(path, **flags))
     lines = tuple(f"{number},ada,images/{number}.jpg,,,,database,Cows" for number in range(500))
-    assert len(load_records(make_folder(tmp_path, lines, files=""))) == 500
+    assert len(load_metadata(make_folder(tmp_path, lines, files=""))) == 500
     assert len(resolved) <= 3
 
 
@@ -263,7 +263,7 @@ def test_a_value_of_megabytes_is_told_by_its_beginning(tmp_path: Path):
 
 def test_the_digest_of_records_tells_every_change_that_matters(tmp_path: Path):
     def digest(*lines: str) -> str:
-        return digest_records(load_records(make_folder(tmp_path, lines)))
+        return digest_metadata(load_metadata(make_folder(tmp_path, lines)))
 
     first = digest(*GOOD)
     assert digest(*GOOD) == first
@@ -282,7 +282,7 @@ def test_missing_photographs_are_listed_with_the_flag_that_skips_them(tmp_path: 
 
 def test_skip_missing_drops_the_rows_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
-        table = load_records(make_folder(tmp_path, files="ab"), skip_missing=True)
+        table = load_metadata(make_folder(tmp_path, files="ab"), skip_missing=True)
     assert table["image_id"].to_pylist() == ["7", "3"]
     assert "1 row(s) left out, photograph not found: images/c.jpg" in caplog.text
 
@@ -293,7 +293,7 @@ def test_a_data_set_without_database_rows_is_an_error(tmp_path: Path):
     (tmp_path / "images" / "a.jpg").unlink()
     (tmp_path / "images" / "c.jpg").unlink()
     with pytest.raises(UserError, match="no database row"):
-        load_records(tmp_path, skip_missing=True)
+        load_metadata(tmp_path, skip_missing=True)
 
 
 def test_submission_order_is_the_files_order(tmp_path: Path):

@@ -12,7 +12,7 @@ import pytest
 from tiny_experiment import TINY_RUN, Experiment, run_experiment
 
 from reid_core.__main__ import main
-from reid_core.data.metadata import load_records
+from reid_core.data.metadata import load_metadata
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import read_bundle, read_model
 from reid_core.experiment.routing import FORMAT, README, ROUTING, is_routing, make_slugs, read_routing, write_routing
@@ -51,9 +51,9 @@ def routed(bundles, tmp_path) -> Path:
 
 
 def queries_of(data: Path, *groups: str):
-    records = load_records(data, needs="query")
-    is_theirs = pc.is_in(records["group"], pa.array(groups))
-    return records.filter(pc.and_(pc.equal(records["split"], "query"), is_theirs))
+    metadata = load_metadata(data, needs="query")
+    is_theirs = pc.is_in(metadata["group"], pa.array(groups))
+    return metadata.filter(pc.and_(pc.equal(metadata["split"], "query"), is_theirs))
 
 
 def read(path: Path) -> list[dict[str, str]]:
