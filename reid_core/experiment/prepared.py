@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reid_core.data.animals import name_animals
 from reid_core.data.image_cache import ImageCache
 from reid_core.data.sides import SIDES
-from reid_core.data.splits.parts import Parts, animal_names
+from reid_core.data.splits.parts import Parts
 from reid_core.matching.local_features import LocalFeatures
 
 UNREADABLE = "unreadable"
@@ -60,14 +61,14 @@ class Prepared:
 
     def codes(self) -> np.ndarray:
         """Integer per animal with an image in `training`, by its sorted name; -1 for all others; shape (N,), int64."""
-        names = animal_names(self.parts)
+        names = name_animals(self.parts.group_N, self.parts.identity_N)
         code_of = {name: code for code, name in enumerate(np.unique(names[self.parts.rows("training")]))}
         return np.array([code_of.get(name, -1) for name in names], dtype=np.int64)
 
     def classes(self) -> tuple[np.ndarray, np.ndarray]:
         """Identity and group of the animal of each code; each of shape (K,)."""
         rows = self.parts.rows("training")
-        first_K = rows[np.unique(animal_names(self.parts)[rows], return_index=True)[1]]
+        first_K = rows[np.unique(self.parts.animals(rows), return_index=True)[1]]
         return self.parts.identity_N[first_K], self.parts.group_N[first_K]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.pixel_source import PixelSource
-from reid_core.data.splits.parts import Parts, animal_names
+from reid_core.data.splits.parts import Parts
 from reid_core.experiment.place import Place
 from reid_core.experiment.prepared import Prepared
 from reid_core.matching.matchers import make_matcher
@@ -33,13 +33,13 @@ SEEN = ("training", "validating", "thresholdSet")  # parts that a trial may look
 def pool_of(config: TrialConfig, prepared: Prepared) -> Pool:
     """Training images of each animal, oversampled; offline with the extra variants (`batch_plan.make_pool`)."""
     rows = prepared.parts.rows("training")
-    return make_pool(config.data, animal_names(prepared.parts)[rows], rows, len(prepared.images))
+    return make_pool(config.data, prepared.parts.animals(rows), rows, len(prepared.images))
 
 
 def plan_of(config: TrialConfig, prepared: Prepared, *, world_size: int = 1) -> pa.Table:
     """The batches of a trial on the prepared data (`batch_plan.make_plan`)."""
     rows, num_images = prepared.parts.rows("training"), len(prepared.images)
-    return make_plan(config, animal_names(prepared.parts)[rows], rows, world_size=world_size, num_images=num_images)
+    return make_plan(config, prepared.parts.animals(rows), rows, world_size=world_size, num_images=num_images)
 
 
 def source_of(config: TrialConfig, prepared: Prepared) -> Source:

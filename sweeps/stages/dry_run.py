@@ -8,7 +8,7 @@ import numpy as np
 
 from reid_core import cli
 from reid_core.data.splits.assign import describe_parts
-from reid_core.data.splits.parts import Parts, animal_names
+from reid_core.data.splits.parts import Parts
 from reid_core.data.synthetic import resolve_data
 from reid_core.experiment.prepare import load_database, split_database
 from reid_core.metrics.advice import advise, expected_noise
@@ -30,7 +30,7 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
         )
     parts = split_database(database, [None] * len(database), base)
     rows = parts.rows("training")
-    pool = make_pool(base.data, animal_names(parts)[rows], rows, len(database))
+    pool = make_pool(base.data, parts.animals(rows), rows, len(database))
     steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)
     epochs = most_epochs(sweep.space, base, sweep.fixed)
     print(f"base: {cli.describe_config(base)}\n")

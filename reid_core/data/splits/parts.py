@@ -1,4 +1,4 @@
-"""Who plays which part, and which animal is which.
+"""Who plays which part, and whether an animal is known.
 
 identity, group, part (N,) → rows of a part, whether a query's animal is known, one name per animal.
 Letters: N images (rows of the cache), R some of them, Q queries.
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from reid_core.data.animals import name_animals
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,8 @@ class Parts:
         return is_known(self.part_N, self.identity_N, self.group_N)[query_Q]
 
     def animals(self, row_R: np.ndarray) -> np.ndarray:
-        """Group and identity of some rows in one string: the same name in two groups is two animals; shape (R,)."""
-        pairs = zip(self.group_N[row_R], self.identity_N[row_R], strict=True)
-        return np.array([f"{group}\0{identity}" for group, identity in pairs], dtype=str)
+        """One name per animal of some rows (`name_animals`); shape (R,)."""
+        return name_animals(self.group_N[row_R], self.identity_N[row_R])
 
 
 def is_known(
@@ -45,9 +46,3 @@ def is_known(
     animals = list(zip(group_N, identity_N, strict=True))
     gallery = {animal for animal, part in zip(animals, part_N, strict=True) if part == "training"}
     return np.array([animal in gallery for animal in animals], dtype=bool)
-
-
-def animal_names(parts: Parts) -> np.ndarray:
-    """One name per animal, different for equal identities of two groups; "" where it is unknown; shape (N,)."""
-    pairs = zip(parts.group_N, parts.identity_N, strict=True)
-    return np.array([f"{group}\0{identity}" if identity is not None else "" for group, identity in pairs], dtype=str)
