@@ -20,7 +20,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.metrics.geo_mean import NEW, Shares, compute_shares
+from reid_core.data.animals import NEW
+from reid_core.metrics.geo_mean import Shares, compute_shares
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.thresholds import GRID, Threshold, choose_threshold, name_queries, threshold_curve
 

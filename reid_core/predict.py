@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from reid_core import cli
+from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import load_metadata, load_submission_order
 from reid_core.data.sides import parse_sides
@@ -29,7 +30,6 @@ from reid_core.experiment.routing import is_routing, read_routing
 from reid_core.files.escape import escape_cell
 from reid_core.matching.local_features import LocalFeatures, build_features
 from reid_core.matching.matchers import make_matcher
-from reid_core.metrics.geo_mean import NEW
 from reid_core.model.embed import embed
 from reid_core.model.reid_model import ReidModel
 from reid_core.scoring.candidates import ScorePairs

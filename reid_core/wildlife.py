@@ -26,7 +26,8 @@ import torch
 from PIL import Image
 
 from reid_core import cli
-from reid_core.data.metadata import COLUMNS, NEW_INDIVIDUAL, REQUIRED, load_metadata
+from reid_core.data.animals import NEW
+from reid_core.data.metadata import COLUMNS, REQUIRED, load_metadata
 from reid_core.data.photographs import to_square
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle
@@ -194,8 +195,8 @@ def _check(values: dict[str, list[str]], name: str) -> None:
     image_id, count = Counter(values["image_id"]).most_common(1)[0]
     if count > 1:
         raise UserError(f"{name}: image_id {image_id!r} is given {count} times in df")
-    if NEW_INDIVIDUAL in values["identity"]:
-        raise UserError(f"{name}: identity {NEW_INDIVIDUAL!r} is reserved; rename it, or make it unknown_name")
+    if NEW in values["identity"]:
+        raise UserError(f"{name}: identity {NEW!r} is reserved; rename it, or make it unknown_name")
 
 
 def _refuse_other(file: Path, rows: list[dict[str, str]]) -> None:

@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_experiment import Experiment, run_experiment
 
 from reid_core import predict
+from reid_core.data.animals import NEW
 from reid_core.errors import UserError
-from reid_core.metrics.geo_mean import NEW
 
 
 @pytest.fixture(scope="module")

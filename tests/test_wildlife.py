@@ -17,10 +17,11 @@ from PIL import Image
 
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
+from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import load_metadata
 from reid_core.errors import UserError
-from reid_core.metrics.geo_mean import NEW, baks, baus, compute_shares
+from reid_core.metrics.geo_mean import baks, baus, compute_shares
 from reid_core.model.embed import embed
 from reid_core.model.reid_model import make_model
 from reid_core.scoring.shortlist import shortlist

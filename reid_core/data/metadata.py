@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
+from reid_core.data.animals import NEW
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_line
 
 REQUIRED = ("image_id", "identity", "path", "split", "dataset")
 COLUMNS = ("image_id", "identity", "path", "date", "orientation", "species", "split", "dataset")
-NEW_INDIVIDUAL = "new_individual"
 SHOWN = 5  # offending rows an error lists
 SHOWN_LETTERS = 200  # of a value
 # Characters that move the cursor, begin a line, or turn the direction of writing: no name needs them (RE2's syntax).
@@ -148,7 +148,7 @@ def _check_values(file: Path, table: pa.Table) -> None:
     ]
     ids = values["image_id"]
     _refuse(file, ids, [name is None for name in names], "database row without identity; its image_id")
-    _refuse(file, ids, [name == NEW_INDIVIDUAL for name in names], f"identity {NEW_INDIVIDUAL!r} is reserved; image_id")
+    _refuse(file, ids, [name == NEW for name in names], f"identity {NEW!r} is reserved; image_id")
 
 
 def _check_unique(file: Path, ids: list[str]) -> None:

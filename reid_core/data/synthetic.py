@@ -22,11 +22,11 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
+from reid_core.data.animals import NEW
 from reid_core.errors import UserError
 
 VERSION = 1  # of the drawing: raise it with any change of the bytes, so that folders written before are not reused
 COLUMNS = ("image_id", "identity", "path", "date", "orientation", "species", "split", "dataset")
-NEW = "new_individual"
 IMAGE_PX = 128
 _CANVAS_PX = 160
 _MARKER = "synthetic.json"

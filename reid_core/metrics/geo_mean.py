@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-NEW = "new_individual"
+from reid_core.data.animals import NEW
 
 
 class Shares(NamedTuple):

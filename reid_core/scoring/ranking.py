@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reid_core.config.parameters import PredictConfig
-from reid_core.metrics.geo_mean import NEW
+from reid_core.data.animals import NEW
 
 
 @dataclass(frozen=True)

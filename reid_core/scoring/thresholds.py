@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reid_core.metrics.geo_mean import NEW
+from reid_core.data.animals import NEW
 
 GRID = tuple(step / 20 for step in range(1, 20))  # the paper's thresholds: 0.05, 0.10 … 0.95
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from reid_core.data import synthetic
-from reid_core.data.synthetic import COLUMNS, NEW, SPECIES, write_synthetic
+from reid_core.data.animals import NEW
+from reid_core.data.synthetic import COLUMNS, SPECIES, write_synthetic
 from reid_core.errors import UserError
 
 DATASETS = ("SpotsID", "StripesID", "ScalesID")

@@ -12,12 +12,12 @@ import pytest
 from tiny_experiment import TINY_RUN, Experiment, run_experiment
 
 from reid_core.__main__ import main
+from reid_core.data.animals import NEW
 from reid_core.data.metadata import load_metadata
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import read_bundle, read_model
 from reid_core.experiment.routing import FORMAT, README, ROUTING, is_routing, make_slugs, read_routing, write_routing
 from reid_core.files.checksums import CHECKSUMS, write_checksums
-from reid_core.metrics.geo_mean import NEW
 from reid_core.predict import NO_MODEL, open_model, predict
 from reid_core.predict import main as predict_main
 

@@ -17,10 +17,10 @@ from worlds import (
 )
 
 from reid_core.config.parameters import FusionConfig, MatchConfig, PredictConfig, ThresholdConfig
+from reid_core.data.animals import NEW
 from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
-from reid_core.metrics.geo_mean import NEW
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.calibration import POOLED, Calibrator, LogisticCalibrator
 from reid_core.scoring.candidates import Candidates, ScorePairs, find_candidates, match_candidates

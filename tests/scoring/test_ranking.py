@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid_core.config.parameters import PredictConfig
-from reid_core.metrics.geo_mean import NEW
+from reid_core.data.animals import NEW
 from reid_core.scoring.ranking import aggregate, rank_candidates, rank_identities
 from reid_core.scoring.thresholds import choose_threshold, name_queries, threshold_curve
 
