@@ -1,10 +1,12 @@
-"""Herds of given shapes, and what a split made of them."""
+"""Herds of given shapes, their splits, and what a split made of them."""
 
 from collections import Counter
 
 import numpy as np
 
+from reid_core.data.splits.assign import assign_parts
 from reid_core.data.splits.parts import is_known
+from reid_core.data.splits.rule import SplitRule
 
 SHAPES = {
     "salamanders": [1] * 310 + [2] * 100 + [3] * 60 + [4] * 50 + [6] * 50 + [20] * 17,
@@ -22,6 +24,11 @@ SHAPES = {
 def rows_of(counts: list[int], group: str = "g") -> tuple[np.ndarray, np.ndarray]:
     identities = [f"{group}{k:03d}" for k, count in enumerate(counts) for _ in range(count)]
     return np.array(identities, dtype=object), np.full(len(identities), group, dtype=object)
+
+
+def split(identity_N, group_N, *, date_N=None, **settings) -> np.ndarray:
+    """`assign_parts` by the rule of some settings."""
+    return assign_parts(identity_N, group_N, rule=SplitRule(**settings), date_N=date_N)
 
 
 def sizes_of(part_N: np.ndarray, identity_N: np.ndarray, group_N: np.ndarray) -> dict[tuple[str, bool], int]:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,11 @@ from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import digest_metadata, load_metadata
 from reid_core.data.sides import parse_sides
-from reid_core.data.splits.assign import assign_parts, describe_parts
+from reid_core.data.splits.assign import assign_parts
+from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.fresh import resplit
 from reid_core.data.splits.parts import Parts
+from reid_core.data.splits.rule import SplitRule
 from reid_core.data.test_set import Use
 from reid_core.errors import UserError
 from reid_core.experiment.prepared import UNREADABLE, Prepared, column_of, load_prepared, save_prepared
@@ -83,7 +84,7 @@ def prepare(
         of_name = override(config, {"fusion.second_model": name})
         second[name] = build_second(folder, root, paths, of_name, map_chunks=map_networks)
     parts = split_database(database, ImageCache(image_cache).error, config)
-    logger.info("%s", describe_parts(parts.part_N, parts.identity_N, parts.group_N))
+    logger.info("%s", describe_parts(parts))
     _check_objective(parts, root)
     prepared = Prepared(
         str(image_cache),
@@ -130,21 +131,12 @@ def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
         UserError: If the number is below 1, or no group has both known and new animals in `thresholdSet`.
     """
     prepared = load_prepared(folder)
-    parts = prepared.parts
-    part_N = resplit(
-        parts.part_N,
-        parts.identity_N,
-        parts.group_N,
-        number=number,
-        date_N=prepared.date_N,
-        **_split_settings(config),
-    )
-    fresh = replace(prepared, parts=replace(parts, part_N=part_N))
+    parts = resplit(prepared.parts, number=number, rule=SplitRule.of(config), date_N=prepared.date_N)
     target = folder / f"split-{number:04d}"
-    logger.info("fresh split %d\n%s", number, describe_parts(part_N, parts.identity_N, parts.group_N))
-    _check_objective(fresh.parts, target)
+    logger.info("fresh split %d\n%s", number, describe_parts(parts))
+    _check_objective(parts, target)
     target.mkdir(exist_ok=True)
-    save_prepared(fresh, target)
+    save_prepared(replace(prepared, parts=parts), target)
     return target
 
 
@@ -153,23 +145,9 @@ def split_database(database: pa.Table, error_N: list[str | None], config: TrialC
     identity_N, group_N = column_of(database, "identity"), column_of(database, "group")
     readable = np.array([error is None for error in error_N])
     part_N = np.full(len(identity_N), UNREADABLE, dtype=object)
-    part_N[readable] = assign_parts(
-        identity_N[readable],
-        group_N[readable],
-        date_N=column_of(database, "date")[readable],
-        **_split_settings(config),
-    )
+    date_N, rule = column_of(database, "date"), SplitRule.of(config)
+    part_N[readable] = assign_parts(identity_N[readable], group_N[readable], rule=rule, date_N=date_N[readable])
     return Parts(identity_N, group_N, part_N, parse_sides(column_of(database, "orientation")))
-
-
-def _split_settings(config: TrialConfig) -> dict[str, Any]:
-    """What `assign_parts` and `resplit` take from a configuration."""
-    return {
-        "strategy": config.data.split,
-        "seed": config.seed,
-        "cutoff_date": config.data.cutoff_date,
-        "whole_encounters": config.data.whole_encounters,
-    }
 
 
 def read_truth(root: Path, prepared: Prepared, *, use: Use, skip_missing: bool = False) -> Parts:
@@ -203,5 +181,5 @@ def _check_objective(parts: Parts, where: Path) -> None:
         raise UserError(
             f"{where}: no group has both known and new animals in thresholdSet, so GEO_MEAN is undefined everywhere; "
             "a group needs several identities, some of them with at least 3 photographs. The split:\n"
-            + describe_parts(parts.part_N, parts.identity_N, parts.group_N)
+            + describe_parts(parts)
         )

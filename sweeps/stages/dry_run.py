@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from reid_core import cli
-from reid_core.data.splits.assign import describe_parts
+from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.parts import Parts
 from reid_core.data.synthetic import resolve_data
 from reid_core.experiment.prepare import load_database, split_database
@@ -34,7 +34,7 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
     steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)
     epochs = most_epochs(sweep.space, base, sweep.fixed)
     print(f"base: {cli.describe_config(base)}\n")
-    print(f"{describe_parts(parts.part_N, parts.identity_N, parts.group_N)}\n")
+    print(f"{describe_parts(parts)}\n")
     print(f"{describe_model(base, num_identities=len(pool.rows_of))}\n")
     print(f"search space\n{describe_space(sweep.space, base, sweep.fixed)}\n")
     print(f"{sweep.num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")

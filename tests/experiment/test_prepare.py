@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from herds import split
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.data.sides import parse_sides
-from reid_core.data.splits.assign import assign_parts
 from reid_core.data.splits.parts import Parts
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
@@ -83,12 +83,12 @@ def test_the_parts_follow_the_configuration(small_data, prepared_folder):
     database, prepared = load_database(small_data), load_prepared(prepared_folder)
     columns = [np.array(database[name].to_pylist(), dtype=object) for name in ("identity", "group")]
     dates = database["date"].to_pylist()
-    stratified_N = assign_parts(*columns, strategy="stratified", seed=0)
+    stratified_N = split(*columns, strategy="stratified", seed=0)
     np.testing.assert_array_equal(prepared.parts.part_N, stratified_N)
     config = override(CONFIG, {"data.split": "time_cutoff", "data.cutoff_date": "2022-01-01", "seed": 5})
     part_N = split_database(database, [None] * len(database), config).part_N
     cutoff = {"strategy": "time_cutoff", "seed": 5, "cutoff_date": "2022-01-01"}
-    np.testing.assert_array_equal(part_N, assign_parts(*columns, **cutoff, date_N=dates))
+    np.testing.assert_array_equal(part_N, split(*columns, **cutoff, date_N=dates))
     late = [bool(date) and date >= "2022" for date in dates]
     assert not {"training", "validating"} & set(part_N[late])
     with pytest.raises(UserError, match=r"data\.cutoff_date='2022'"):

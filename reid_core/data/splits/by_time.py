@@ -10,14 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from reid_core.data.splits.encounters import QUERY_PARTS, QUERY_SETS, day_of
-from reid_core.errors import UserError
+from reid_core.data.splits.by_share import Animals, Rows
+from reid_core.data.splits.encounters import QUERY_PARTS, QUERY_SETS
 
 DATE_SHARE = 0.1  # of a known animal's days, for each query part
 QUERY_SHARE = 0.2  # of the dated images, from a cut-off that is chosen here
 VALIDATING_SHARE = 0.1  # of the images, where a cut-off divides the group
-
-Rows = dict[str, list[int]]
 
 
 class CannotSplitError(Exception):
@@ -25,7 +23,7 @@ class CannotSplitError(Exception):
 
 
 def split_by_proportion(
-    animals: list[np.ndarray], day_N: np.ndarray, new: dict[str, list[int]], rng: np.random.Generator
+    animals: Animals, day_N: np.ndarray, new: dict[str, list[int]], rng: np.random.Generator
 ) -> Rows:
     """Let every known animal give its latest days away: training < validating < thresholdSet < testSet.
 
@@ -60,7 +58,7 @@ def split_by_proportion(
     return _with_training(animals, parts)
 
 
-def split_by_cutoff(animals: list[np.ndarray], day_N: np.ndarray, cutoff: str | None, rng: np.random.Generator) -> Rows:
+def split_by_cutoff(animals: Animals, day_N: np.ndarray, cutoff: str | None, rng: np.random.Generator) -> Rows:
     """Make queries of what was photographed from a day on: of known animals, and of animals first seen then.
 
     Known encounters and new animals are dealt out to the two query sets. `validating` gets the latest day before the
@@ -92,7 +90,7 @@ def split_by_cutoff(animals: list[np.ndarray], day_N: np.ndarray, cutoff: str | 
     return _with_training(animals, parts)
 
 
-def resplit_by_proportion(animals: list[np.ndarray], day_N: np.ndarray, new: list[int], was_known: list[bool]) -> Rows:
+def resplit_by_proportion(animals: Animals, day_N: np.ndarray, new: list[int], was_known: list[bool]) -> Rows:
     """Split a group's availableSet again, by the rules of `split_by_proportion`.
 
     The latest days of most animals are in testSet already. Of the days left, thresholdSet gets the latest ninth (that
@@ -122,7 +120,7 @@ def resplit_by_proportion(animals: list[np.ndarray], day_N: np.ndarray, new: lis
     return _with_training(animals, parts)
 
 
-def resplit_by_cutoff(animals: list[np.ndarray], day_N: np.ndarray, num_images: int, rng: np.random.Generator) -> Rows:
+def resplit_by_cutoff(animals: Animals, day_N: np.ndarray, num_images: int, rng: np.random.Generator) -> Rows:
     """Choose `validating` again, as `split_by_cutoff` does; what is from the cut-off on stays in thresholdSet.
 
     Args:
@@ -138,18 +136,8 @@ def resplit_by_cutoff(animals: list[np.ndarray], day_N: np.ndarray, num_images: 
     return _with_training(animals, {"validating": _choose_validating(before, num_images, rng)})
 
 
-def check_cutoff(cutoff_date: str | None) -> None:
-    """Refuse a cut-off that is no date.
-
-    Raises:
-        UserError: If it is neither None nor YYYY-MM-DD.
-    """
-    if cutoff_date is not None and day_of(cutoff_date) != cutoff_date:
-        raise UserError(f"data.cutoff_date={cutoff_date!r} is no date; expected YYYY-MM-DD, or null to choose one")
-
-
 def find_cutoff(days: list[str], cutoff: str | None) -> str:
-    """The first day of a group's queries: as asked, or as `choose_cutoff` has it.
+    """The first day of a group's queries: the given one, or that of `choose_cutoff`.
 
     Args:
         days: Day of each dated image of the group.
@@ -247,6 +235,6 @@ def _choose_validating(before: list[list[list[int]]], num_images: int, rng: np.r
     return taken
 
 
-def _with_training(animals: list[np.ndarray], parts: Rows) -> Rows:
+def _with_training(animals: Animals, parts: Rows) -> Rows:
     taken = {row for rows in parts.values() for row in rows}
     return {"training": [row for rows_P in animals for row in rows_P.tolist() if row not in taken], **parts}

@@ -5,9 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from herds import SHAPES, members, rows_of, sizes_of
+from herds import SHAPES, members, rows_of, sizes_of, split
 
-from reid_core.data.splits.assign import assign_parts, describe_parts
 from reid_core.data.splits.parts import is_known
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import load_database
@@ -17,7 +16,7 @@ from reid_core.experiment.prepare import load_database
 def test_stratified_sizes_worked_by_hand(seed: int):
     # 20 identities of 6: 3 + 3 new (18 images each), 12 = 10 % of 120 for each other part, 84 - 36 stay
     identity_N, group_N = rows_of([6] * 20)
-    assert sizes_of(assign_parts(identity_N, group_N, strategy="stratified", seed=seed), identity_N, group_N) == {
+    assert sizes_of(split(identity_N, group_N, strategy="stratified", seed=seed), identity_N, group_N) == {
         ("training", True): 48,
         ("validating", True): 12,
         ("thresholdSet", True): 12,
@@ -27,7 +26,7 @@ def test_stratified_sizes_worked_by_hand(seed: int):
     }
     # 5 identities of 4: one new in each query set; the other three keep 2 and give 2, of which 2 go to each part
     identity_N, group_N = rows_of([4] * 5)
-    assert sizes_of(assign_parts(identity_N, group_N, strategy="stratified", seed=seed), identity_N, group_N) == {
+    assert sizes_of(split(identity_N, group_N, strategy="stratified", seed=seed), identity_N, group_N) == {
         ("training", True): 6,
         ("validating", True): 2,
         ("thresholdSet", True): 2,
@@ -43,7 +42,7 @@ def test_paper_sizes_worked_by_hand(seed: int):
     # availableSet 91 x 2: 8 whole identities (16 < 18.2), one image of the other 83; 83 single images stay.
     # The 8 that are new in thresholdSet have one image each in testSet, where they are new as well.
     identity_N, group_N = rows_of([3] * 100)
-    assert sizes_of(assign_parts(identity_N, group_N, strategy="paper", seed=seed), identity_N, group_N) == {
+    assert sizes_of(split(identity_N, group_N, strategy="paper", seed=seed), identity_N, group_N) == {
         ("training", True): 83,
         ("thresholdSet", True): 83,
         ("thresholdSet", False): 16,
@@ -55,7 +54,7 @@ def test_paper_sizes_worked_by_hand(seed: int):
 @pytest.mark.parametrize("seed", range(4))
 def test_paper_leaves_one_query_per_known_identity_when_identities_are_small(seed: int):
     identity_N, group_N = rows_of([1, 2, 3, 5, 8, 10] * 40)
-    part_N = assign_parts(identity_N, group_N, strategy="paper", seed=seed)
+    part_N = split(identity_N, group_N, strategy="paper", seed=seed)
     known_N = is_known(part_N, identity_N, group_N)
     for part in ("thresholdSet", "testSet"):
         counts = Counter(identity_N[known_N & (part_N == part)])
@@ -68,7 +67,7 @@ def test_paper_leaves_one_query_per_known_identity_when_identities_are_small(see
 @pytest.mark.parametrize("strategy", ["stratified", "paper"])
 def test_invariants_of_both_strategies(strategy: str, shape: str, seed: int):
     identity_N, group_N = rows_of(SHAPES[shape])
-    part_N = assign_parts(identity_N, group_N, strategy=strategy, seed=seed)
+    part_N = split(identity_N, group_N, strategy=strategy, seed=seed)
     gallery = members(part_N, identity_N, "training")
     assert gallery
     assert "query" not in part_N
@@ -76,14 +75,14 @@ def test_invariants_of_both_strategies(strategy: str, shape: str, seed: int):
     known_N = is_known(part_N, identity_N, group_N)
     assert set(identity_N[known_N]) == gallery
     assert not np.isin(part_N[~known_N], ["training", "validating"]).any()
-    np.testing.assert_array_equal(part_N, assign_parts(identity_N, group_N, strategy=strategy, seed=seed))
+    np.testing.assert_array_equal(part_N, split(identity_N, group_N, strategy=strategy, seed=seed))
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_invariants_of_stratified(shape: str, seed: int):
     identity_N, group_N = rows_of(SHAPES[shape])
-    part_N = assign_parts(identity_N, group_N, strategy="stratified", seed=seed)
+    part_N = split(identity_N, group_N, strategy="stratified", seed=seed)
     known_N = is_known(part_N, identity_N, group_N)
     num_identities, num_images = len(SHAPES[shape]), len(identity_N)
     new = {part: set(identity_N[~known_N & (part_N == part)]) for part in ("thresholdSet", "testSet")}
@@ -107,7 +106,7 @@ def test_invariants_of_stratified(shape: str, seed: int):
 @pytest.mark.parametrize("seed", range(5))
 def test_stratified_gives_ten_percent_where_it_can(seed: int):
     identity_N, group_N = rows_of(SHAPES["lynx"])
-    part_N = assign_parts(identity_N, group_N, strategy="stratified", seed=seed)
+    part_N = split(identity_N, group_N, strategy="stratified", seed=seed)
     known_N = is_known(part_N, identity_N, group_N)
     for part in ("validating", "thresholdSet", "testSet"):
         assert (known_N & (part_N == part)).mean() == pytest.approx(0.1, abs=0.005)
@@ -118,7 +117,7 @@ def test_stratified_gives_ten_percent_where_it_can(seed: int):
 @pytest.mark.parametrize("seed", range(5))
 def test_new_identities_have_few_and_many_images_in_both_query_sets(seed: int):
     identity_N, group_N = rows_of(SHAPES["salamanders"])
-    part_N = assign_parts(identity_N, group_N, strategy="stratified", seed=seed)
+    part_N = split(identity_N, group_N, strategy="stratified", seed=seed)
     known_N = is_known(part_N, identity_N, group_N)
     for part in ("thresholdSet", "testSet"):
         counts = list(Counter(identity_N[~known_N & (part_N == part)]).values())
@@ -131,21 +130,19 @@ def test_a_groups_stratified_parts_do_not_depend_on_other_groups():
     alone = rows_of(SHAPES["cows"], "cows")
     others = rows_of(SHAPES["lynx"], "lynx"), rows_of(SHAPES["five"], "a")
     identity_N, group_N = (np.concatenate(columns) for columns in zip(others[0], alone, others[1], strict=True))
-    together_N = assign_parts(identity_N, group_N, strategy="stratified", seed=5)
-    np.testing.assert_array_equal(together_N[group_N == "cows"], assign_parts(*alone, strategy="stratified", seed=5))
+    together_N = split(identity_N, group_N, strategy="stratified", seed=5)
+    np.testing.assert_array_equal(together_N[group_N == "cows"], split(*alone, strategy="stratified", seed=5))
 
 
 def test_groups_of_the_same_shape_are_split_differently():
     first, second = rows_of([20] * 38, "a"), rows_of([20] * 38, "b")
-    assert (
-        assign_parts(*first, strategy="stratified", seed=0) != assign_parts(*second, strategy="stratified", seed=0)
-    ).any()
+    assert (split(*first, strategy="stratified", seed=0) != split(*second, strategy="stratified", seed=0)).any()
 
 
 @pytest.mark.parametrize("strategy", ["stratified", "paper"])
 def test_another_seed_is_another_split_and_any_integer_is_a_seed(strategy: str):
     identity_N, group_N = rows_of(SHAPES["cows"])
-    splits = {assign_parts(identity_N, group_N, strategy=strategy, seed=seed).tobytes() for seed in (-1, 0, 1, 2**70)}
+    splits = {split(identity_N, group_N, strategy=strategy, seed=seed).tobytes() for seed in (-1, 0, 1, 2**70)}
     assert len(splits) == 4
 
 
@@ -153,8 +150,8 @@ def test_another_seed_is_another_split_and_any_integer_is_a_seed(strategy: str):
 def test_the_order_of_rows_does_not_choose_identities(strategy: str):
     identity_N, group_N = rows_of(SHAPES["salamanders"])
     order = np.random.default_rng(0).permutation(len(identity_N))
-    part_N = assign_parts(identity_N, group_N, strategy=strategy, seed=1)
-    shuffled_N = assign_parts(identity_N[order], group_N[order], strategy=strategy, seed=1)
+    part_N = split(identity_N, group_N, strategy=strategy, seed=1)
+    shuffled_N = split(identity_N[order], group_N[order], strategy=strategy, seed=1)
     assert Counter(zip(identity_N, part_N, strict=True)) == Counter(zip(identity_N[order], shuffled_N, strict=True))
 
 
@@ -162,10 +159,10 @@ def test_the_order_of_rows_does_not_choose_identities(strategy: str):
 def test_queries_stay_queries_and_change_nothing(strategy: str):
     identity_N, group_N = rows_of(SHAPES["cows"])
     with_queries_N = np.insert(identity_N, [0, 100, 300], None)
-    part_N = assign_parts(with_queries_N, np.full(len(with_queries_N), "g"), strategy=strategy, seed=0)
+    part_N = split(with_queries_N, np.full(len(with_queries_N), "g"), strategy=strategy, seed=0)
     is_query_N = np.equal(with_queries_N, None)
     assert set(part_N[is_query_N]) == {"query"}
-    np.testing.assert_array_equal(part_N[~is_query_N], assign_parts(identity_N, group_N, strategy=strategy, seed=0))
+    np.testing.assert_array_equal(part_N[~is_query_N], split(identity_N, group_N, strategy=strategy, seed=0))
 
 
 @pytest.mark.parametrize("strategy", ["stratified", "paper"])
@@ -174,14 +171,14 @@ def test_the_same_name_in_two_groups_is_two_animals(strategy: str):
     group_N = np.array(["cow", "cow", "pig"])
     part_N = np.array(["training", "training", "testSet"])
     assert is_known(part_N, identity_N, group_N).tolist() == [True, True, False]
-    one_N = assign_parts(identity_N, group_N, strategy=strategy, seed=0)
+    one_N = split(identity_N, group_N, strategy=strategy, seed=0)
     assert one_N[2] == "training"  # the only image of the pig
 
 
 @pytest.mark.parametrize("strategy", ["stratified", "paper"])
 def test_no_rows_and_only_queries(strategy: str):
-    assert assign_parts([], [], strategy=strategy, seed=0).tolist() == []
-    assert assign_parts([None], ["g"], strategy=strategy, seed=0).tolist() == ["query"]
+    assert split([], [], strategy=strategy, seed=0).tolist() == []
+    assert split([None], ["g"], strategy=strategy, seed=0).tolist() == ["query"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -195,7 +192,7 @@ def test_whole_encounters_with_any_strategy(strategy: str, seed: int):
     options = {"strategy": strategy, "seed": seed, "date_N": date_N}
     straddling = {}
     for whole in (False, True):
-        part_N = assign_parts(identity_N, group_N, **options, whole_encounters=whole)
+        part_N = split(identity_N, group_N, **options, whole_encounters=whole)
         encounters: dict[tuple, set[str]] = {}
         for identity, date, part in zip(identity_N, date_N, part_N, strict=True):
             if date:
@@ -204,7 +201,7 @@ def test_whole_encounters_with_any_strategy(strategy: str, seed: int):
         assert members(part_N, identity_N, "validating") <= members(part_N, identity_N, "training")
     assert straddling[True] == 0
     assert (straddling[False] > 0) == (strategy in ("stratified", "paper"))
-    apart_N = assign_parts(identity_N, group_N, **options)
+    apart_N = split(identity_N, group_N, **options)
     np.testing.assert_array_equal(is_known(part_N, identity_N, group_N), is_known(apart_N, identity_N, group_N))
     undated_N = np.equal(date_N, None)
     np.testing.assert_array_equal(part_N[undated_N], apart_N[undated_N])
@@ -212,9 +209,9 @@ def test_whole_encounters_with_any_strategy(strategy: str, seed: int):
 
 def test_whole_encounters_names_groups_without_dates_and_dates_are_not_asked_for_otherwise(caplog):
     identity_N, group_N = rows_of(SHAPES["five"])
-    plain_N = assign_parts(identity_N, group_N, strategy="stratified", seed=0, date_N=["soon"] * 20)
+    plain_N = split(identity_N, group_N, strategy="stratified", seed=0, date_N=["soon"] * 20)
     assert not caplog.records
-    part_N = assign_parts(identity_N, group_N, strategy="stratified", seed=0, whole_encounters=True)
+    part_N = split(identity_N, group_N, strategy="stratified", seed=0, whole_encounters=True)
     assert "group g: no photograph has a date" in caplog.text
     np.testing.assert_array_equal(part_N, plain_N)
 
@@ -235,65 +232,12 @@ def test_a_seed_gives_the_parts_that_it_has_always_given(small_data, strategy: s
     )
     hashed = hashlib.blake2b(digest_size=8)
     for seed in range(3):
-        hashed.update(
-            "\n".join(assign_parts(identity_N, group_N, strategy=strategy, seed=seed, date_N=date_N)).encode()
-        )
+        hashed.update("\n".join(split(identity_N, group_N, strategy=strategy, seed=seed, date_N=date_N)).encode())
     assert hashed.hexdigest() == digest
 
 
 def test_wrong_arguments():
     with pytest.raises(UserError, match=r"data\.split='random': expected one of stratified, paper, time_proportion"):
-        assign_parts(["a"], ["g"], strategy="random", seed=0)
+        split(["a"], ["g"], strategy="random", seed=0)
     with pytest.raises(ValueError, match="shorter"):
-        assign_parts(["a", "b"], ["g"], strategy="paper", seed=0)
-
-
-def test_describe_parts_counts_and_says_what_is_lacking():
-    parts = ["training"] * 3 + ["validating", "thresholdSet", "thresholdSet", "thresholdSet", "testSet", "query"]
-    identities = ["ada", "ada", "bo", "ada", "ada", "cy", "cy", "bo", None]
-    part_N, identity_N = np.array([*parts, "query"]), np.array([*identities, None], dtype=object)
-    text = describe_parts(part_N, identity_N, np.array(["cow"] * 9 + ["pig"]))
-    lines = text.splitlines()
-    assert [name for name in lines[0].split("  ") if name] == [
-        "images/identities",
-        "training",
-        "validating",
-        "thresholdSet known",
-        "thresholdSet new",
-        "testSet known",
-        "testSet new",
-        "query",
-    ]
-    assert lines[1].split() == ["cow", "3/2", "1/1", "1/1", "2/1", "1/1", "0", "1"]
-    assert lines[2].split() == ["pig", "0", "0", "0", "0", "0", "0", "1"]
-    assert lines[3:] == [
-        "cow: thresholdSet has only 1 new identity",
-        "cow: testSet has no new identity: BAUS is undefined",
-        "pig: no training images: its queries cannot be named",
-    ]
-    assert len({len(line) for line in lines[:3]}) == 1
-
-
-def test_describe_parts_of_a_locked_test_set_and_of_unreadable_photographs():
-    parts = ["training"] * 3 + ["validating"] + ["thresholdSet"] * 4 + ["testSet"] * 2 + ["query", "unreadable"]
-    identity_N = np.array(["ada", "ada", "bo", "ada", "ada", "cy", "di", "ed", None, None, None, "bo"], dtype=object)
-    lines = describe_parts(np.array(parts), identity_N, np.array(["cow"] * 12)).splitlines()
-    names = [name.strip() for name in lines[0].split("  ") if name]
-    assert names[3:] == ["thresholdSet known", "thresholdSet new", "query", "testSet", "unreadable"]
-    assert lines[1].split() == ["cow", "3/2", "1/1", "1/1", "3/3", "1", "2", "1/1"]
-    assert len(lines) == 2  # 1 of 10 images is a known query of thresholdSet; of testSet nothing can be said
-
-
-def test_describe_parts_of_groups_too_small_to_split():
-    for shape, lacking in {
-        "singletons": ["no known query: BAKS is undefined", "validating is empty", "no positive pair"],
-        "one": ["no new identity: BAUS is undefined"],
-        "pairs": ["no known query: BAKS is undefined"],
-    }.items():
-        identity_N, group_N = rows_of(SHAPES[shape])
-        text = describe_parts(assign_parts(identity_N, group_N, strategy="stratified", seed=0), identity_N, group_N)
-        for words in lacking:
-            assert words in text
-    identity_N, group_N = rows_of(SHAPES["lynx"])
-    part_N = assign_parts(identity_N, group_N, strategy="stratified", seed=0)
-    assert len(describe_parts(part_N, identity_N, group_N).splitlines()) == 2  # nothing lacking
+        split(["a", "b"], ["g"], strategy="paper", seed=0)

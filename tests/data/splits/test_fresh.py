@@ -9,18 +9,21 @@ from herds import SHAPES, members, rows_of, sizes_of
 
 from reid_core.data.splits.assign import assign_parts
 from reid_core.data.splits.fresh import AVAILABLE, resplit
-from reid_core.data.splits.parts import is_known
+from reid_core.data.splits.parts import Parts, is_known
+from reid_core.data.splits.rule import SplitRule
 from reid_core.errors import UserError
 
 STRATEGIES = ["stratified", "paper", "time_proportion", "time_cutoff"]
+STRATIFIED = SplitRule(strategy="stratified", seed=0)
 
 
 def make(identity_N, group_N, date_N=None, *, strategy: str, seed: int = 0, whole_encounters: bool = False):
     """The first split, the identities without those of testSet, and a function of the number of a fresh split."""
-    options = {"strategy": strategy, "seed": seed, "date_N": date_N, "whole_encounters": whole_encounters}
-    part_N = assign_parts(identity_N, group_N, **options)
+    rule = SplitRule(strategy=strategy, seed=seed, whole_encounters=whole_encounters)
+    part_N = assign_parts(identity_N, group_N, rule=rule, date_N=date_N)
     locked_N = np.where(part_N == "testSet", None, identity_N)
-    return part_N, locked_N, lambda number: resplit(part_N, locked_N, group_N, number=number, **options)
+    parts = Parts(locked_N, group_N, part_N)
+    return part_N, locked_N, lambda number: resplit(parts, number=number, rule=rule, date_N=date_N).part_N
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -68,9 +71,10 @@ def test_what_any_fresh_split_promises(strategy: str, shape: str, seed: int):
         assert members(fresh_N, identity_N, "validating") <= members(fresh_N, identity_N, "training")
         assert not only_in_test & members(fresh_N, identity_N, *AVAILABLE)
         np.testing.assert_array_equal(fresh_N, fresh(number))
-        unlocked = {"number": number, "strategy": strategy, "seed": seed}
+        rule = SplitRule(strategy=strategy, seed=seed)
         for other_N in (identity_N, np.where(is_test_N, identity_N[0], identity_N)):  # what testSet shows is no matter
-            np.testing.assert_array_equal(fresh_N, resplit(part_N, other_N, group_N, **unlocked))
+            other = resplit(Parts(other_N, group_N, part_N), number=number, rule=rule)
+            np.testing.assert_array_equal(fresh_N, other.part_N)
         if strategy == "stratified":
             check_stratified(part_N, fresh_N, locked_N, group_N)
 
@@ -159,19 +163,19 @@ def test_a_group_that_was_stratified_for_want_of_dates_is_so_again(strategy: str
     )
     part_N, _, fresh = make(identity_N, group_N, date_N, strategy=strategy)
     cow_N = group_N == "cow"
-    stratified_N = resplit(part_N[cow_N], identity_N[cow_N], group_N[cow_N], number=1, strategy="stratified", seed=0)
-    np.testing.assert_array_equal(fresh(1)[cow_N], stratified_N)
+    stratified = resplit(Parts(identity_N[cow_N], group_N[cow_N], part_N[cow_N]), number=1, rule=STRATIFIED)
+    np.testing.assert_array_equal(fresh(1)[cow_N], stratified.part_N)
     assert caplog.text.count("group cow: no photograph has a date; split as data.split=stratified") == 2
 
 
 def test_a_group_in_which_only_the_new_animals_have_two_days_stays_stratified():
     turtle, pig = draw(0), rows_of([6] * 8, "pig")
-    stratified_N = assign_parts(*pig, strategy="stratified", seed=0)
+    stratified_N = assign_parts(*pig, rule=STRATIFIED)
     is_new_N = ~is_known(stratified_N, *pig)
     date_N = np.where(is_new_N & (np.arange(48) % 2 == 0), "2020-02-01", "2020-01-01")
     identity_N, group_N, date_N = (np.concatenate(pair) for pair in zip(turtle, (*pig, date_N), strict=True))
     _, _, fresh = make(identity_N, group_N, date_N, strategy="time_proportion")
-    again_N = resplit(stratified_N, *pig, number=4, strategy="stratified", seed=0)
+    again_N = resplit(Parts(*pig, stratified_N), number=4, rule=STRATIFIED).part_N
     np.testing.assert_array_equal(fresh(4)[group_N == "pig"], again_N)
     was_new = set(pig[0][is_new_N & (stratified_N == "thresholdSet")])
     assert was_new & members(again_N, pig[0], "training")  # one with two days, which could be split by time now
@@ -197,8 +201,8 @@ def test_other_parts_stay_and_change_nothing(strategy: str):
     columns = [
         np.insert(column.astype(object), [0, 50], values) for column, values in (*others, (date_N, "2030-01-01"))
     ]
-    options = {"number": 1, "strategy": strategy, "seed": 0, "date_N": columns[2]}
-    fresh_N = resplit(columns[0], columns[1], np.full(len(columns[0]), "turtle"), **options)
+    parts = Parts(columns[1], np.full(len(columns[0]), "turtle"), columns[0])
+    fresh_N = resplit(parts, number=1, rule=SplitRule(strategy=strategy, seed=0), date_N=columns[2]).part_N
     assert fresh_N[[0, 51]].tolist() == ["query", "unreadable"]
     np.testing.assert_array_equal(np.delete(fresh_N, [0, 51]), fresh(1))
 
@@ -214,4 +218,4 @@ def test_a_groups_fresh_split_depends_on_that_group_alone():
 @pytest.mark.parametrize("number", [0, -1])
 def test_fresh_splits_are_numbered_from_one(number: int):
     with pytest.raises(UserError, match=f"fresh split {number}: fresh splits are numbered from 1"):
-        resplit(np.array(["training"]), ["ada"], ["cow"], number=number, strategy="stratified", seed=0)
+        resplit(Parts(*map(np.array, (["ada"], ["cow"], ["training"]))), number=number, rule=STRATIFIED)
