@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reid_core.scoring.shortlist import shortlist
+from reid_core.scoring.shortlist import find_most_similar
 
 SIZE = 20
 INPUTS, RESULTS = ("query.npy", "gallery.npy"), ("index.npy", "cosine.npy")
@@ -76,9 +76,9 @@ def peak_memory() -> int:
 def measure_memory(folder: Path, device: str) -> None:
     """In a process of its own: shortlist all queries at once, print the extra peak memory in bytes."""
     query_QD, gallery_GD = (np.load(folder / name) for name in INPUTS)
-    shortlist(query_QD[:1], gallery_GD[:SIZE], SIZE, device=device)  # libraries loaded, threads started
+    find_most_similar(query_QD[:1], gallery_GD[:SIZE], SIZE, device=device)  # libraries loaded, threads started
     before = peak_memory()
-    results = shortlist(query_QD, gallery_GD, SIZE, device=device)
+    results = find_most_similar(query_QD, gallery_GD, SIZE, device=device)
     print(peak_memory() - before)
     for name, array in zip(RESULTS, results, strict=True):
         np.save(folder / name, array)
@@ -103,7 +103,7 @@ def time_turn(query_QD: np.ndarray, gallery_GD: np.ndarray, index_QB: np.ndarray
     start = time.perf_counter()
     shortlist_dense(query_QD, gallery_GD, device)
     middle = time.perf_counter()
-    again_QB, _ = shortlist(query_QD, gallery_GD, SIZE, device=device)
+    again_QB, _ = find_most_similar(query_QD, gallery_GD, SIZE, device=device)
     end = time.perf_counter()
     np.testing.assert_array_equal(again_QB, index_QB)
     ours, dense = (end - middle) / len(query_QD), (middle - start) / len(query_QD)

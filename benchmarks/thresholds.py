@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reid_core.data.animals import NEW
 from reid_core.metrics.geo_mean import Shares, compute_shares
 from reid_core.metrics.summary import summarise
-from reid_core.scoring.thresholds import GRID, Threshold, choose_threshold, name_queries, threshold_curve
+from reid_core.scoring.thresholds import GRID, ScoredQueries, Threshold, choose_threshold, name_queries, threshold_curve
 
 RESAMPLES = 2000  # of the peer
 IDENTITIES = {"lynx": 60, "salamander": 400, "turtle": 250}  # AnimalCLEF25's groups: few and many animals
@@ -54,7 +54,7 @@ def choose_all(queries: dict[str, tuple[np.ndarray, ...]], search: str) -> dict[
     """Ours: the threshold of each group."""
     return {
         group: choose_threshold(
-            score_Q, best_Q == identity_Q, identity_Q, known_Q, smallest=0, largest=1, search=search
+            ScoredQueries(score_Q, best_Q == identity_Q, identity_Q, known_Q), smallest=0, largest=1, search=search
         )
         for group, (best_Q, score_Q, identity_Q, known_Q) in queries.items()
     }
@@ -135,7 +135,8 @@ def check_grid(
 ) -> None:
     """Both sides have the same curve, the same best value, and the same metrics at the chosen threshold."""
     for group, (best_Q, score_Q, identity_Q, known_Q) in queries.items():
-        geo_T = threshold_curve(score_Q, best_Q == identity_Q, identity_Q, known_Q, np.array(GRID))[2]
+        scored = ScoredQueries(score_Q, best_Q == identity_Q, identity_Q, known_Q)
+        geo_T = threshold_curve(scored, np.array(GRID))[2]
         np.testing.assert_allclose(curve_of_group[group], geo_T, atol=1e-9)
         peer = evaluate_frame(mark_right(frames[group], chosen[group].value))
         np.testing.assert_allclose(peer, [getattr(chosen[group], name) for name in METRICS], atol=1e-9)

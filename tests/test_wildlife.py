@@ -24,7 +24,7 @@ from reid_core.errors import UserError
 from reid_core.metrics.geo_mean import baks, baus, compute_shares
 from reid_core.model.embed import embed
 from reid_core.model.reid_model import make_model
-from reid_core.scoring.shortlist import shortlist
+from reid_core.scoring.shortlist import find_most_similar
 from reid_core.scoring.thresholds import name_queries
 from reid_core.wildlife import INSTALL, load_wildlife, main, open_dataset, transform, write_metadata
 
@@ -384,7 +384,7 @@ def test_their_nearest_neighbour_is_the_first_of_our_shortlist(opinions):
     similarity = pytest.importorskip("wildlife_tools.similarity")
     inference = pytest.importorskip("wildlife_tools.inference")
     for query_Q, gallery_G in groups_of(opinions):
-        index_QB, cosine_QB = shortlist(opinions.ours_ND[query_Q], opinions.ours_ND[gallery_G], 2)
+        index_QB, cosine_QB = find_most_similar(opinions.ours_ND[query_Q], opinions.ours_ND[gallery_G], 2)
         cosine_QG = similarity.CosineSimilarity()(opinions.theirs_ND[query_Q], opinions.theirs_ND[gallery_G])["cosine"]
         np.testing.assert_allclose(cosine_QG.max(axis=1), cosine_QB[:, 0], atol=1e-4)
         clear_Q = cosine_QB[:, 0] - cosine_QB[:, 1] > 1e-4  # two equally similar images may come in either order
@@ -401,7 +401,7 @@ def test_their_baks_and_baus_are_ours(opinions):
     metrics = pytest.importorskip("wildlife_datasets.metrics")
     seen = set()
     for query_Q, gallery_G in groups_of(opinions):
-        index_Q1, cosine_Q1 = shortlist(opinions.ours_ND[query_Q], opinions.ours_ND[gallery_G], 1)
+        index_Q1, cosine_Q1 = find_most_similar(opinions.ours_ND[query_Q], opinions.ours_ND[gallery_G], 1)
         truth_Q = opinions.identity_N[query_Q]
         known_Q = np.isin(truth_Q.astype(str), opinions.identity_N[gallery_G].astype(str))
         new = sorted(set(truth_Q[~known_Q]))

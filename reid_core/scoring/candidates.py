@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reid_core.data.sides import compatible
-from reid_core.scoring.shortlist import shortlist
+from reid_core.scoring.shortlist import find_most_similar
 
 # Rows of the query and of the gallery image of each pair → local match score, NaN where a pair cannot be scored.
 ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -57,7 +57,7 @@ def find_candidates(
     found_QB = np.full((len(query_Q), size), -1, dtype=np.int64)
     cosine_QB = np.full((len(query_Q), size), np.nan, dtype=np.float32)
     for queries, gallery in _comparable(group_N, query_Q, gallery_G, sides_N6):
-        index, cosine = shortlist(embedding_ND[query_Q[queries]], embedding_ND[gallery], size, device=device)
+        index, cosine = find_most_similar(embedding_ND[query_Q[queries]], embedding_ND[gallery], size, device=device)
         found_QB[queries] = np.where(index >= 0, np.append(gallery, -1)[index], -1)
         cosine_QB[queries] = cosine
     return Candidates(query_Q, group_N[query_Q], found_QB, cosine_QB, np.full_like(cosine_QB, np.nan))

@@ -18,7 +18,7 @@ from reid_core.metrics.summary import summarise
 from reid_core.scoring.candidates import Candidates, ScorePairs, add_second_model, find_candidates, match_candidates
 from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
 from reid_core.scoring.openmax import OpenMax, fit_openmax
-from reid_core.scoring.thresholds import Threshold, choose_threshold, threshold_curve
+from reid_core.scoring.thresholds import ScoredQueries, Threshold, choose_threshold, threshold_curve
 
 MIN_SAMPLE = 200  # training images whose accuracy is reported; a tenth of them where that is more
 
@@ -72,18 +72,18 @@ def choose_thresholds(
     the middle of the range if it is undefined; its BAKS, BAUS and GEO_MEAN stay NaN. `threshold.fixed` is not chosen.
     """
     truth_Q, known_Q = parts.identity_N[answers.query_Q], parts.known(answers.query_Q)
-    columns = {
-        "score_Q": answers.score_Q,
-        "right_Q": answers.identity_Q == truth_Q,
-        "identity_Q": parts.animals(answers.query_Q),
-        "known_Q": known_Q,
-    }
+    queries = ScoredQueries(
+        score_Q=answers.score_Q,
+        right_Q=answers.identity_Q == truth_Q,
+        identity_Q=parts.animals(answers.query_Q),
+        known_Q=known_Q,
+    )
 
     def choose(chosen_Q: np.ndarray) -> Threshold:
-        chosen = {name: column[chosen_Q] for name, column in columns.items()}
+        chosen = queries.select(chosen_Q)
         if config.fixed is None:
-            return choose_threshold(**chosen, smallest=config.smallest, largest=config.largest, search=config.search)
-        curves = threshold_curve(**chosen, thresholds_T=np.array([config.fixed]))
+            return choose_threshold(chosen, smallest=config.smallest, largest=config.largest, search=config.search)
+        curves = threshold_curve(chosen, np.array([config.fixed]))
         return Threshold(config.fixed, *(float(curve_1[0]) for curve_1 in curves))
 
     names = [str(group) for group in np.unique(groups.astype(str))]

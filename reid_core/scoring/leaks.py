@@ -15,7 +15,7 @@ import pyarrow.csv as pa_csv
 from reid_core.data.splits.encounters import QUERY_SETS, day_of
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_cell, escape_line
-from reid_core.scoring.shortlist import shortlist
+from reid_core.scoring.shortlist import find_most_similar
 
 SCHEMA = pa.schema(
     [
@@ -78,7 +78,7 @@ def _share_of_duplicates(query_QD: np.ndarray, gallery_GD: np.ndarray, near_dupl
     query_QD, gallery_GD = _of_length_one(query_QD), _of_length_one(gallery_GD)
     if not len(query_QD) or not len(gallery_GD):
         return None
-    _, cosine_Q1 = shortlist(query_QD, gallery_GD, 1)
+    _, cosine_Q1 = find_most_similar(query_QD, gallery_GD, 1)
     return float(np.mean(cosine_Q1 >= near_duplicate))
 
 

@@ -1,7 +1,7 @@
-"""Cosine similarity and the shortlist of gallery images per query.
+"""The shortlist of each query: the gallery images with the largest cosine similarity.
 
 unit-length embeddings → the B most similar gallery images of each query (paper §5.1).
-Shape letters: Q queries, G gallery, D embedding, B shortlist, C candidates for it.
+Shape letters: Q queries, G gallery, D embedding, B shortlist, C contenders for it.
 """
 
 import numpy as np
@@ -9,21 +9,21 @@ import torch
 
 BLOCK_ELEMENTS = 2**24  # similarities held at once: 64 MB of float32
 GALLERY_BLOCK = 2**14  # gallery images per product, at least: each is loaded once for many queries
-SPARE = 8  # candidates beyond B: rounding in a product of float32 may swap the last ones
+SPARE = 8  # contenders beyond B: rounding in a product of float32 may swap the last ones
 
 
-def shortlist(
-    query_QD: np.ndarray, gallery_GD: np.ndarray, size: int, *, device: str = "cpu"
+def find_most_similar(
+    query_QD: np.ndarray, gallery_GD: np.ndarray, shortlist_size: int, *, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `size` gallery images most similar to each query, best first, equal ones in the gallery's order.
+    """The `shortlist_size` gallery images most similar to each query, best first, equal ones in the gallery's order.
 
-    Blocks of queries meet blocks of the gallery: memory grows with Q × B, never with Q × G. The cosines of what is
-    left are computed again in float64, so that neither the blocks nor the device show in the result.
+    Blocks of queries meet blocks of the gallery: memory grows with Q × B, never with Q × G. The cosines of the
+    contenders are computed again in float64, so that neither the blocks nor the device show in the result.
 
     Args:
         query_QD: Query embeddings of length 1; shape (Q, D), float32.
         gallery_GD: Gallery embeddings of length 1; shape (G, D), float32.
-        size: Images per query, B.
+        shortlist_size: Images per query, B.
         device: Where the products are computed.
 
     Returns:
@@ -32,16 +32,16 @@ def shortlist(
         cosine_QB: Cosine similarity in [-1, 1]; shape (Q, B), float32, NaN where the index is -1.
 
     Example:
-        >>> index, cosine = shortlist(np.eye(2, dtype="f"), np.eye(2, dtype="f")[::-1].copy(), 1)
+        >>> index, cosine = find_most_similar(np.eye(2, dtype="f"), np.eye(2, dtype="f")[::-1].copy(), 1)
         >>> index.tolist(), cosine.tolist()
         ([[1], [0]], [[1.0], [1.0]])
     """
     num_queries, num_gallery = len(query_QD), len(gallery_GD)
-    index_QB = np.full((num_queries, size), -1, dtype=np.int64)
-    cosine_QB = np.full((num_queries, size), np.nan, dtype=np.float32)
+    index_QB = np.full((num_queries, shortlist_size), -1, dtype=np.int64)
+    cosine_QB = np.full((num_queries, shortlist_size), np.nan, dtype=np.float32)
     if num_gallery == 0 or num_queries == 0:
         return index_QB, cosine_QB
-    kept = min(size, num_gallery)
+    kept = min(shortlist_size, num_gallery)
     gallery = torch.from_numpy(np.ascontiguousarray(gallery_GD)).to(device)
     # A long shortlist gets longer blocks, of which it is still a small part.
     columns = min(num_gallery, max(GALLERY_BLOCK, 16 * (kept + SPARE)))
@@ -51,13 +51,13 @@ def shortlist(
     for start in range(0, num_queries, len(products)):
         rows = slice(start, start + len(products))
         query = torch.from_numpy(np.ascontiguousarray(query_QD[rows])).to(device)
-        candidate_QC = _find_candidates(query, gallery, min(kept + SPARE, num_gallery), products)
-        index, cosine = _rank_candidates(query, gallery, candidate_QC)
+        contender_QC = _find_largest_products(query, gallery, min(kept + SPARE, num_gallery), products)
+        index, cosine = _rank_by_cosine(query, gallery, contender_QC)
         index_QB[rows, :kept], cosine_QB[rows, :kept] = index[:, :kept].cpu(), cosine[:, :kept].cpu()
     return index_QB, cosine_QB
 
 
-def _find_candidates(
+def _find_largest_products(
     query_QD: torch.Tensor, gallery_GD: torch.Tensor, count: int, products: torch.Tensor
 ) -> torch.Tensor:
     """Indices of the `count` largest products of each query in any order; (Q, C). `products` is memory to work in."""
@@ -76,16 +76,16 @@ def _find_candidates(
     return index_QC
 
 
-def _rank_candidates(
+def _rank_by_cosine(
     query_QD: torch.Tensor, gallery_GD: torch.Tensor, index_QC: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The candidates by cosine, largest first, equal ones by index; index and cosine, each (Q, C)."""
+    """The contenders by cosine, largest first, equal ones by index; index and cosine, each (Q, C)."""
     index_QC = index_QC.sort(dim=1).values
     cosine_QC = query_QD.new_empty(index_QC.shape, dtype=torch.float32)
     block = max(1, BLOCK_ELEMENTS // (index_QC.shape[1] * query_QD.shape[1]))
     for start in range(0, len(query_QD), block):
         rows = slice(start, start + block)
-        candidate_QCD = gallery_GD[index_QC[rows]].double()
-        cosine_QC[rows] = torch.bmm(candidate_QCD, query_QD[rows].double()[:, :, None])[:, :, 0].float()
+        contender_QCD = gallery_GD[index_QC[rows]].double()
+        cosine_QC[rows] = torch.bmm(contender_QCD, query_QD[rows].double()[:, :, None])[:, :, 0].float()
     cosine_QC, order = torch.sort(cosine_QC, dim=1, descending=True, stable=True)
     return index_QC.gather(1, order), cosine_QC

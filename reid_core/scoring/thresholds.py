@@ -5,12 +5,26 @@ Letters: Q queries, T thresholds.
 """
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from reid_core.data.animals import NEW
 
 GRID = tuple(step / 20 for step in range(1, 20))  # the paper's thresholds: 0.05, 0.10 … 0.95
+
+
+class ScoredQueries(NamedTuple):
+    """The best candidate of each query, and the truth about the query."""
+
+    score_Q: np.ndarray  # probability (or cosine) of the best candidate; the query is named if it is ≥ the threshold
+    right_Q: np.ndarray  # whether the best candidate is the true identity; bool
+    identity_Q: np.ndarray  # true identity
+    known_Q: np.ndarray  # whether that identity is in the gallery; bool
+
+    def select(self, chosen_Q: np.ndarray) -> "ScoredQueries":
+        """Some of the queries, by a mask or by positions."""
+        return ScoredQueries(*(column_Q[chosen_Q] for column_Q in self))
 
 
 @dataclass(frozen=True)
@@ -24,14 +38,7 @@ class Threshold:
 
 
 def choose_threshold(
-    score_Q: np.ndarray,
-    right_Q: np.ndarray,
-    identity_Q: np.ndarray,
-    known_Q: np.ndarray,
-    *,
-    smallest: float,
-    largest: float,
-    search: str = "exact",
+    queries: ScoredQueries, *, smallest: float, largest: float, search: Literal["exact", "grid"] = "exact"
 ) -> Threshold:
     """The threshold in [smallest, largest] with the largest GEO_MEAN (paper §5.2).
 
@@ -40,29 +47,28 @@ def choose_threshold(
     * grid: over the paper's 0.05, 0.10 … 0.95. Of equally good values the middle of the longest run is taken. If the
       range holds none of them, the middle of the range.
 
-    Args:
-        score_Q: Probability (or cosine) of the best candidate; a query is named if it is ≥ the threshold.
-        right_Q: Whether the best candidate is the true identity; shape (Q,), bool.
-        identity_Q: True identity; shape (Q,).
-        known_Q: Whether that identity is in the gallery; shape (Q,), bool.
-        smallest: Lower end of the range.
-        largest: Upper end of the range.
-        search: "exact" or "grid".
-
     Returns:
         The chosen threshold; its value is NaN if there are no known or no new queries (GEO_MEAN is then undefined).
 
     Example:
-        >>> queries = np.array([0.9, 0.2]), np.array([True, False]), np.array(["ada", "zoe"]), np.array([True, False])
-        >>> choose_threshold(*queries, smallest=0.0, largest=1.0)
+        >>> queries = ScoredQueries(
+        ...     score_Q=np.array([0.9, 0.2]),
+        ...     right_Q=np.array([True, False]),
+        ...     identity_Q=np.array(["ada", "zoe"]),
+        ...     known_Q=np.array([True, False]),
+        ... )
+        >>> choose_threshold(queries, smallest=0.0, largest=1.0)
         Threshold(value=0.55, baks=1.0, baus=1.0, geo_mean=1.0)
-        >>> choose_threshold(*queries, smallest=0.0, largest=0.8, search="grid").value  # of 0.25 … 0.80
+        >>> choose_threshold(queries, smallest=0.0, largest=0.8, search="grid").value  # of 0.25 … 0.80
         0.5
     """
-    if not known_Q.any() or known_Q.all():
+    if not queries.known_Q.any() or queries.known_Q.all():
         return Threshold(float("nan"), float("nan"), float("nan"), float("nan"))
-    if search == "grid":
-        return _best_on_grid(score_Q, right_Q, identity_Q, known_Q, smallest, largest)
+    return (_best_on_grid if search == "grid" else _best_cut)(queries, smallest, largest)
+
+
+def _best_cut(queries: ScoredQueries, smallest: float, largest: float) -> Threshold:
+    score_Q, right_Q, identity_Q, known_Q = queries
     weight_Q = _balanced_weights(identity_Q, known_Q)
     edge_T, start_T = np.unique(np.asarray(score_Q, dtype=float), return_inverse=True)
     named_T = np.bincount(start_T, weights=weight_Q * (known_Q & right_Q), minlength=len(edge_T))
@@ -79,16 +85,9 @@ def choose_threshold(
     return Threshold(float(value), float(baks_T[best]), float(baus_T[best]), float(geo_T[best]))
 
 
-def _best_on_grid(
-    score_Q: np.ndarray,
-    right_Q: np.ndarray,
-    identity_Q: np.ndarray,
-    known_Q: np.ndarray,
-    smallest: float,
-    largest: float,
-) -> Threshold:
+def _best_on_grid(queries: ScoredQueries, smallest: float, largest: float) -> Threshold:
     grid_T = np.array([value for value in GRID if smallest <= value <= largest] or [(smallest + largest) / 2])
-    baks_T, baus_T, geo_T = threshold_curve(score_Q, right_Q, identity_Q, known_Q, grid_T)
+    baks_T, baus_T, geo_T = threshold_curve(queries, grid_T)
     best = np.flatnonzero(geo_T >= geo_T.max() - 1e-12)
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     longest = max(runs, key=len)
@@ -96,27 +95,24 @@ def _best_on_grid(
     return Threshold(float(grid_T[chosen]), float(baks_T[chosen]), float(baus_T[chosen]), float(geo_T[chosen]))
 
 
-def threshold_curve(
-    score_Q: np.ndarray, right_Q: np.ndarray, identity_Q: np.ndarray, known_Q: np.ndarray, thresholds_T: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def threshold_curve(queries: ScoredQueries, thresholds_T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """BAKS, BAUS and GEO_MEAN at each threshold, each of shape (T,) (paper figures 6.3, 6.4).
 
     Args:
-        score_Q: As in `choose_threshold`, and so are the next three.
-        right_Q: Whether the best candidate is the true identity.
-        identity_Q: True identity.
-        known_Q: Whether that identity is in the gallery.
+        queries: With known truth.
         thresholds_T: In any order.
 
     Returns:
         baks_T, baus_T, geo_T: NaN everywhere where there is no known query, no new query, or either is missing.
 
     Example:
-        >>> queries = np.array([0.9, 0.2]), np.array([True, False]), np.array(["ada", "zoe"]), np.array([True, False])
-        >>> baks_T, baus_T, geo_T = threshold_curve(*queries, np.array([0.1, 0.5, 0.95]))
+        >>> known_Q = np.array([True, False])
+        >>> queries = ScoredQueries(np.array([0.9, 0.2]), known_Q, np.array(["ada", "zoe"]), known_Q)
+        >>> baks_T, baus_T, geo_T = threshold_curve(queries, np.array([0.1, 0.5, 0.95]))
         >>> baks_T.tolist(), baus_T.tolist(), geo_T.tolist()
         ([1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.0])
     """
+    score_Q, right_Q, identity_Q, known_Q = queries
     weight_Q = _balanced_weights(identity_Q, known_Q)
     named_TQ = np.asarray(score_Q, dtype=float) >= thresholds_T[:, None]
     baks_T = named_TQ @ (weight_Q * (known_Q & right_Q)) if known_Q.any() else np.full(len(thresholds_T), np.nan)

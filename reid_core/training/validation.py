@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from reid_core.scoring.shortlist import shortlist
+from reid_core.scoring.shortlist import find_most_similar
 
 
 def classifier_report(logit_NK: np.ndarray, code_N: np.ndarray, row_V: np.ndarray, name: str) -> dict[str, float]:
@@ -62,7 +62,7 @@ def nearest_triplet_loss(
         queries, gallery = query_V[group_N[query_V] == group], gallery_G[group_N[gallery_G] == group]
         # An animal's own images are at most this many, so one more candidate always shows another animal.
         own = int(np.bincount(code_N[gallery]).max(initial=0)) if len(gallery) else 0
-        index_QB, cosine_QB = shortlist(embedding_ND[queries], embedding_ND[gallery], own + 1, device=device)
+        index_QB, cosine_QB = find_most_similar(embedding_ND[queries], embedding_ND[gallery], own + 1, device=device)
         negative = _largest(cosine_QB, (index_QB >= 0) & (code_N[gallery][index_QB] != code_N[queries][:, None]))
         positive = _own_largest(embedding_ND, code_N, queries, gallery)
         has_both = np.isfinite(negative) & np.isfinite(positive)

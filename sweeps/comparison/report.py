@@ -15,7 +15,7 @@ from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.run import plan_of
 from reid_core.metrics.geo_mean import Shares, compute_shares, pool
 from reid_core.metrics.intervals import bootstrap, interval
-from reid_core.scoring.thresholds import threshold_curve
+from reid_core.scoring.thresholds import ScoredQueries, threshold_curve
 from reid_core.training.augment import Augmenter
 from reid_core.training.optim import head_rate, learning_rate_factor
 from sweeps.comparison import figures
@@ -165,8 +165,8 @@ def curves_of(predictions: Path) -> dict[str, figures.Curve]:
     for group in np.unique(column["group"].astype(str)):
         names = ("probability", "candidate", "identity", "known")
         score_Q, candidate_Q, identity_Q, known_Q = (column[name][column["group"] == group] for name in names)
-        curve = threshold_curve(score_Q, candidate_Q == identity_Q, identity_Q, known_Q, THRESHOLDS)
-        curves[str(group)] = (THRESHOLDS, *curve)
+        queries = ScoredQueries(score_Q, candidate_Q == identity_Q, identity_Q, known_Q)
+        curves[str(group)] = (THRESHOLDS, *threshold_curve(queries, THRESHOLDS))
     return curves
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reid_core.scoring import shortlist as similarity
+from reid_core.scoring import shortlist
 from reid_core.scoring.leaks import format_leaks, leak_report
 
 
@@ -73,7 +73,7 @@ def test_near_duplicates_agree_with_a_slow_count_in_blocks_of_any_size(monkeypat
     embedding_N3[rng.random(90) < 0.1] = np.nan
     part_N, group_N = rng.choice(["training", "thresholdSet", "testSet"], 90), rng.choice(["cow", "pig"], 90)
     identity_N, date_N = rng.choice(["ada", "bo"], 90), rng.choice(["2020-01-01", "2020-01-02", ""], 90)
-    monkeypatch.setattr(similarity, "BLOCK_ELEMENTS", 40)
+    monkeypatch.setattr(shortlist, "BLOCK_ELEMENTS", 40)
     table = leak_report(part_N, identity_N, group_N, date_N, embedding_N3, near_duplicate=0.97)
     shares: list[float] = []
     for row in table.to_pylist():
