@@ -36,9 +36,12 @@ from reid_core.config.parameters import MatchConfig, TrialConfig
 from reid_core.data.image_cache import ImageCache, build_cache, decode_image
 from reid_core.data.synthetic import write_synthetic
 from reid_core.experiment.prepare import load_database, split_database
-from reid_core.matching.extractors import DESCRIPTOR_SCALE, Extractor, extract_features
-from reid_core.matching.local_features import LocalFeatures, build_features
-from reid_core.matching.matchers import Matcher, MutualNearestNeighbours, make_matcher
+from reid_core.matching.extraction import build_features
+from reid_core.matching.extractors import Extractor, extract_features
+from reid_core.matching.feature_files import DESCRIPTOR_SCALE
+from reid_core.matching.local_features import LocalFeatures
+from reid_core.matching.matchers import Matcher, make_matcher
+from reid_core.matching.mutual_neighbours import MutualNearestNeighbours
 
 NUM_THREADS = 2
 SHORTLIST = 20

@@ -34,7 +34,8 @@ from reid_core.experiment.bundle import read_bundle
 from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.run import keep_activations, make_trainer, outputs_of, plan_of, source_of
-from reid_core.matching.local_features import LocalFeatures, build_features
+from reid_core.matching.extraction import build_features
+from reid_core.matching.local_features import LocalFeatures
 from reid_core.matching.pairs.store import PairStore
 from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import claim_out, read_result, write_result

@@ -28,7 +28,8 @@ from reid_core.experiment.bundle import Bundle, read_bundle
 from reid_core.experiment.place import local_place
 from reid_core.experiment.routing import is_routing, read_routing
 from reid_core.files.escape import escape_cell
-from reid_core.matching.local_features import LocalFeatures, build_features
+from reid_core.matching.extraction import build_features
+from reid_core.matching.local_features import LocalFeatures
 from reid_core.matching.matchers import make_matcher
 from reid_core.model.embed import embed
 from reid_core.model.reid_model import ReidModel

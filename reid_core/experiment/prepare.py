@@ -30,7 +30,7 @@ from reid_core.errors import UserError
 from reid_core.experiment.prepared import UNREADABLE, Prepared, column_of, load_prepared, save_prepared
 from reid_core.experiment.second_model import build_second
 from reid_core.files.checksums import read_sealed, write_sealed
-from reid_core.matching.local_features import build_features
+from reid_core.matching.extraction import build_features
 
 DATA = "data.json"  # in the folder: which data it was prepared from
 logger = logging.getLogger(__name__)

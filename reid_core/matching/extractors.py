@@ -1,6 +1,6 @@
 """Extractors of keypoints and descriptors: ALIKED and RootSIFT.
 
-pixels uint8 (B, H, W, 3) → table of keypoints and descriptors for `LocalFeatures`. Paper §5.1.
+pixels uint8 (B, H, W, 3) → table of keypoints and descriptors (`feature_files.features_schema`). Paper §5.1.
 Letters: B images, K keypoints per image, D descriptor length.
 """
 
@@ -18,40 +18,42 @@ from kornia.feature import ALIKED
 from reid_core.config.parameters import MatchConfig
 from reid_core.errors import UserError
 from reid_core.files.checksums import file_digest
-from reid_core.matching.feature_files import DESCRIPTOR_LENGTH, features_table
-from reid_core.matching.published_weights import find_weights, load_weights
+from reid_core.matching.feature_files import DESCRIPTOR_LENGTH, encode_descriptors, features_table
+from reid_core.matching.published_weights import fill_network, find_published_weights
 
 ALIKED_URLS = (
     "https://huggingface.co/kornia/aliked/resolve/main/aliked-n16.pth",
     "https://github.com/Shiaoming/ALIKED/raw/main/models/aliked-n16.pth",
 )
-# A unit vector times 4000, rounded to integers: any dot product of two such vectors stays below 2**24, so float32
-# sums it exactly, in whatever order and batch size, and pair scores come out bit-identical everywhere.
-DESCRIPTOR_SCALE = 4000
+FEATURES_VERSION = 3  # raise it whenever the features of the same pixels change
 _BATCH_PIXELS = 2**20  # on a GPU; ALIKED needs about 2 kB of activations per pixel
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """What decides the features of given pixels."""
+    """An extractor and its settings: all that the features of given pixels depend on."""
 
     name: str  # sift or aliked
     num_keypoints: int
-    weights: str | None = None  # folder of ALIKED's weights, see `aliked_file`
-    weights_digest: str | None = None  # whoever extracts must find the same weights
+    weights_folder: str | None = None  # with ALIKED's published weights, see `aliked_file`
+    weights_digest: str | None = None  # every process that extracts must find the same weights
 
     @classmethod
     def of(cls, config: MatchConfig) -> "Extractor":
         """The extractor of a matcher.
 
         Raises:
-            UserError: If its weights cannot be had.
+            UserError: If its published weights cannot be had.
         """
         name = config.matcher.split("-")[0]
         if name == "sift":
             return cls(name, config.num_keypoints)
         folder = config.weights and str(Path(config.weights).resolve())  # a worker may run in another folder
         return cls(name, config.num_keypoints, folder, file_digest(aliked_file(folder)))
+
+    def settings(self) -> list:
+        """What names kept features, and the scores of pairs that are computed from them."""
+        return [FEATURES_VERSION, self.name, self.num_keypoints, self.weights_digest]
 
 
 def extract_features(images_BHWC: np.ndarray, extractor: Extractor) -> pa.Table:
@@ -74,19 +76,23 @@ def extract_features(images_BHWC: np.ndarray, extractor: Extractor) -> pa.Table:
 
 
 def aliked_file(folder: str | None) -> Path:
-    """The weights file of the ALIKED extractor."""
-    return find_weights(folder, "aliked-n16.pth", "aliked-n16.pth", ALIKED_URLS)
+    """The published weights of the ALIKED extractor.
+
+    Raises:
+        UserError: If they cannot be had.
+    """
+    return find_published_weights(folder, "aliked-n16.pth", "aliked-n16.pth", ALIKED_URLS)
 
 
 @lru_cache(maxsize=2)
 def _aliked_model(extractor: Extractor, device: str) -> ALIKED:
-    path = aliked_file(extractor.weights)
+    path = aliked_file(extractor.weights_folder)
     if file_digest(path) != extractor.weights_digest:
-        raise UserError(f"{path} differs from the weights this run began with")
+        raise UserError(f"{path} is not the file that this run began with")
     # detection_threshold 0: simply the strongest maxima, so that dim photographs get keypoints as well (and a blank
     # one a dozen at its border).
     model = ALIKED("aliked-n16", max_num_keypoints=extractor.num_keypoints, detection_threshold=0)
-    load_weights(model, path)
+    fill_network(model, path)
     return model.to(memory_format=torch.channels_last).to(device).eval()  # type: ignore[call-overload]
 
 
@@ -123,7 +129,3 @@ def _sift(images_BHWC: np.ndarray, num_keypoints: int) -> Iterator[tuple[np.ndar
         strongest = np.lexsort(rank.T[::-1])[:num_keypoints]  # equal responses: by position, size, angle
         histograms = histograms[strongest]
         yield rank[strongest, 1:3], np.sqrt(histograms / np.maximum(histograms.sum(axis=1, keepdims=True), 1))
-
-
-def encode_descriptors(descriptors_BKD: np.ndarray) -> np.ndarray:
-    return np.rint(descriptors_BKD * DESCRIPTOR_SCALE).astype(np.int16)

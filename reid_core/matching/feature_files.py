@@ -1,11 +1,10 @@
-"""Where local features are kept: part files with the features of some images each, and an index of who is where.
+"""The files that keep local features: parts with the features of some images each, and an index that finds an image.
 
-rows of features with their content keys → parts; content keys (N,) → index → one table of rows, and its row of each
-image (N,). Paper §5.1. Letters: N images, B images of one part, K keypoints per image, D descriptor length.
+features of images with their content keys → parts; content keys (N,) → index → one table of features, and the row of
+each image in it (N,). Paper §5.1. Letters: N images, B images of one part, K keypoints per image, D descriptor length.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
@@ -18,8 +17,12 @@ import pyarrow as pa
 
 from reid_core.errors import UserError
 from reid_core.files.atomic import LEFTOVER_AGE_S, write_arrow
+from reid_core.files.checksums import digest_of
 
 DESCRIPTOR_LENGTH = 128
+# A unit vector times 4000, rounded to integers: any dot product of two such vectors stays below 2**24, so float32
+# sums it exactly, in whatever order and batch size, and pair scores come out bit-identical everywhere.
+DESCRIPTOR_SCALE = 4000
 FOUND = pa.schema([("key", pa.string()), ("part", pa.string()), ("row", pa.int64())])
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,11 @@ def features_schema(image_px: int, num_keypoints: int, length: int = DESCRIPTOR_
         "descriptors": pa.list_(pa.int16(), num_keypoints * length),
     }
     return pa.schema(fields, metadata={"image_px": str(image_px)})
+
+
+def encode_descriptors(descriptors_BKD: np.ndarray) -> np.ndarray:
+    """Unit-length descriptors as they are stored, int16."""
+    return np.rint(descriptors_BKD * DESCRIPTOR_SCALE).astype(np.int16)
 
 
 def features_table(count_B: np.ndarray, keypoints_BK2: np.ndarray, codes_BKD: np.ndarray, image_px: int) -> pa.Table:
@@ -53,7 +61,7 @@ def write_part(folder: Path, keys: Sequence[str], features: pa.Table) -> pa.Tabl
         features: Table of `features_schema`, one row per key.
 
     Returns:
-        What `find_parts` would say of this file: `key, part, row`.
+        The rows that `find_parts` gives for this file: `key, part, row`.
 
     Raises:
         UserError: If the folder cannot be written, or the disk is full.
@@ -62,7 +70,7 @@ def write_part(folder: Path, keys: Sequence[str], features: pa.Table) -> pa.Tabl
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, part.schema) as writer:
         writer.write_table(part)
-    path = Path(folder) / f"part-{_checksum(sink.getvalue())}.arrow"
+    path = Path(folder) / f"part-{digest_of(sink.getvalue(), num_bytes=16)}.arrow"
     write_arrow(path, [part], part.schema)
     return _found(path, part["key"])
 
@@ -122,13 +130,13 @@ def open_index(path: Path) -> tuple[pa.Table, np.ndarray]:
     Raises:
         UserError: If the index or a part is missing or cut off.
     """
-    with _asking_to_repeat(path):
+    with _naming_remedy(path):
         index = _map(path)
         settings = {name.decode(): int(value) for name, value in index.schema.metadata.items()}
     part_N = index["part"].combine_chunks().dictionary_encode()
     tables = []
     for name in part_N.dictionary.to_pylist():
-        with _asking_to_repeat(path.with_name(name)):
+        with _naming_remedy(path.with_name(name)):
             tables.append(_map(path.with_name(name)).drop_columns("key"))
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     has_features_N = part_N.is_valid().to_numpy(zero_copy_only=False)
@@ -138,7 +146,7 @@ def open_index(path: Path) -> tuple[pa.Table, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _asking_to_repeat(path: Path):
+def _naming_remedy(path: Path):
     try:
         yield
     except (OSError, pa.ArrowException) as problem:
@@ -151,7 +159,7 @@ def _asking_to_repeat(path: Path):
 def _read_keys(path: Path) -> pa.Table:
     try:
         data = path.read_bytes()
-        if path.stem == f"part-{_checksum(data)}":
+        if path.stem == f"part-{digest_of(data, num_bytes=16)}":
             return _found(path, pa.ipc.open_file(pa.BufferReader(data)).read_all()["key"])
         problem = "its content does not fit its checksum"
     except FileNotFoundError:  # another process found it damaged
@@ -172,7 +180,3 @@ def _found(path: Path, keys: pa.ChunkedArray) -> pa.Table:
 def _map(path: Path) -> pa.Table:
     with pa.memory_map(str(path)) as file:  # the mapping stays while its rows are used, the open file does not
         return pa.ipc.open_file(file).read_all()
-
-
-def _checksum(data: bytes | pa.Buffer) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
 """LightGlue: a network that matches the keypoints of two photographs.
 
-two `LocalFeatures` and pairs of rows → number of confident matches, float32 (P,). Paper §5.1.
-Letters: P pairs, N images, K keypoints per image, D descriptor length, A query and B gallery keypoints.
+two `LocalFeatures` and pairs of rows → number of confident matches, float32 (P,); NaN where an image has no keypoints.
+Paper §5.1. Letters: P pairs, A query and B gallery keypoints.
 """
 
 import re
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from kornia.feature import LightGlue
 
-from reid_core.matching.blocks import STEP_KEYPOINTS, Block, Side, blocks_of_equal_shape, score_in_blocks
+from reid_core.matching.blocks import STEP_KEYPOINTS, Block, PairedImages, Side, blocks_of_equal_shape, score_in_blocks
 from reid_core.matching.local_features import LocalFeatures
-from reid_core.matching.published_weights import find_weights, load_weights
+from reid_core.matching.published_weights import fill_network, find_published_weights
 
 LIGHTGLUE_URLS = (
     "https://huggingface.co/kornia/lightglue/resolve/main/aliked_lightglue.pth",
     "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/aliked_lightglue.pth",
 )
-_PRECISION = {"cpu": torch.float32, "cuda": torch.float16}  # of LightGlue
+PRECISION = {"cpu": torch.float32, "cuda": torch.float16}  # by type of device; part of what names a store of scores
 
 
 class LightGlueMatcher:
@@ -45,18 +45,22 @@ class LightGlueMatcher:
     ) -> np.ndarray:
         """See `Matcher.scores`."""
         kind = torch.device(self.device).type
-        with torch.autocast(kind, dtype=_PRECISION[kind], enabled=kind == "cuda"):
+        with torch.autocast(kind, dtype=PRECISION[kind], enabled=kind == "cuda"):
             return score_in_blocks(
-                self._count, self._make_blocks, query_features, query_P, gallery_features, gallery_P, self.device
+                self._count_matches,
+                self._make_blocks,
+                PairedImages(query_features, query_P),
+                PairedImages(gallery_features, gallery_P),
+                device=self.device,
             )
 
-    def _make_blocks(self, pairs: np.ndarray, count_P2: np.ndarray) -> Iterator["Block"]:
+    def _make_blocks(self, pairs: np.ndarray, count_P2: np.ndarray) -> Iterator[Block]:
         many = count_P2 > STEP_KEYPOINTS
         shape_P2 = np.where(many, count_P2 // STEP_KEYPOINTS * STEP_KEYPOINTS, count_P2)
         # The kernels, and with them the last bits, change with the batch size: every block is full.
         return blocks_of_equal_shape(pairs, shape_P2, lambda *_: self.block_pairs, fill=True)
 
-    def _count(self, query: "Side", gallery: "Side") -> torch.Tensor:
+    def _count_matches(self, query: Side, gallery: Side) -> torch.Tensor:
         """The network's own layers without its checks and lists of matches, which wait for the device pair by pair."""
         descriptors = [self.model.input_proj(side.descriptors_PKD()) for side in (query, gallery)]
         positions = [self.model.posenc(side.centred_PK2()) for side in (query, gallery)]
@@ -68,8 +72,12 @@ class LightGlueMatcher:
 
 
 def lightglue_file(folder: str | None) -> Path:
-    """The weights file of LightGlue for ALIKED."""
-    return find_weights(folder, "aliked_lightglue.pth", "aliked_lightglue_v0-1_arxiv-pth", LIGHTGLUE_URLS)
+    """The published weights of LightGlue for ALIKED.
+
+    Raises:
+        UserError: If they cannot be had.
+    """
+    return find_published_weights(folder, "aliked_lightglue.pth", "aliked_lightglue_v0-1_arxiv-pth", LIGHTGLUE_URLS)
 
 
 def load_lightglue(folder: str | None) -> LightGlue:
@@ -82,5 +90,5 @@ def load_lightglue(folder: str | None) -> LightGlue:
     settings = {"input_dim": 128, "depth_confidence": -1, "width_confidence": -1}
     model = LightGlue(features=None, **settings)  # type: ignore[arg-type]  # documented: None downloads nothing
     # the released file has the names of the first version of the network
-    load_weights(model, path, rename=lambda key: re.sub(r"^(self|cross)_attn\.(\d+)", r"transformers.\2.\1_attn", key))
+    fill_network(model, path, rename=lambda key: re.sub(r"^(self|cross)_attn\.(\d+)", r"transformers.\2.\1_attn", key))
     return model.eval()

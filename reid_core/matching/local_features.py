@@ -1,35 +1,17 @@
-"""Keypoints and descriptors of every photograph, extracted once per content and kept in Arrow files.
+"""Keypoints and descriptors of a set of photographs, as arrays.
 
-image cache → `LocalFeatures`: keypoints float32 (B, K, 2), descriptors float32 (B, K, D), counts int32 (N,).
-Paper §5.1. Letters: N images, B rows asked for, K keypoints per image (fixed; unused ones zero), D descriptor length.
+features in files or in memory → `LocalFeatures`: keypoints float32 (B, K, 2), descriptors float32 (B, K, D), counts
+int32 (N,). Paper §5.1.
+Letters: N images, B rows asked for, K keypoints per image (fixed; unused ones zero), D descriptor length.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
-from reid_core.config.parameters import MatchConfig
-from reid_core.data.chunks import MapChunks, count_rows, local_map
-from reid_core.data.image_cache import DECODER, ImageCache
-from reid_core.errors import UserError
-from reid_core.matching.extractors import Extractor, encode_descriptors, extract_features
-from reid_core.matching.feature_files import (
-    FOUND,
-    features_table,
-    find_parts,
-    locate,
-    open_index,
-    write_index,
-    write_part,
-)
-
-FEATURES_VERSION = 3  # part of the folder's name: raise it whenever extraction changes
+from reid_core.matching.feature_files import encode_descriptors, features_table, open_index
 
 
 class LocalFeatures:
@@ -124,89 +106,6 @@ class LocalFeatures:
                 values = self._chunks[chunk][column][in_table_B[at] - self._starts[chunk]]
                 found[at] = values.reshape(-1, *shape)
         return found
-
-
-def build_features(
-    folder: Path,
-    cache: ImageCache,
-    config: MatchConfig,
-    *,
-    map_chunks: MapChunks = local_map,
-) -> Path:
-    """Extract the local features of every cached image whose features no former call has kept.
-
-    They are kept in parts, each written when it is done: a crash loses no more than the chunks that were under way.
-
-    Args:
-        folder: Where features are kept, in a subfolder named after the settings and weights.
-        cache: Images; an unreadable one gets no keypoints.
-        config: Matcher (which decides the extractor), keypoints per image and weights; its `image_px` is the cache's.
-        map_chunks: Applies a function to chunks of row numbers and yields the results in order. Wherever the function
-            runs, it must see `folder` and the cache.
-
-    Returns:
-        Path of the index of these images, for `LocalFeatures.open`.
-
-    Raises:
-        UserError: If the extractor's weights cannot be had, the configuration has no matcher, or the disk is full.
-    """
-    if config.matcher == "none":
-        raise UserError("match.matcher=none uses no local features")
-    extractor = Extractor.of(config)
-    settings = [
-        FEATURES_VERSION,
-        extractor.name,
-        extractor.num_keypoints,
-        extractor.weights_digest,
-        DECODER,
-        cache.image_px,
-    ]
-    parts = Path(folder) / f"features-{extractor.name}-{_digest(settings)}"
-    keys = [key if error is None else None for key, error in zip(cache.keys, cache.error, strict=True)]
-    found = find_parts(parts)
-    # absolute paths: a worker process may have another working directory
-    extract = partial(
-        extract_part, folder=str(parts.resolve()), cache_path=str(cache.path.resolve()), extractor=extractor
-    )
-    rows = _missing_rows(keys, found)
-    if rows:
-        tables = count_rows(map_chunks(extract, _in_chunks(rows)), len(rows), f"{extractor.name} keypoints")
-        found = pa.concat_tables([found, *(table.cast(FOUND) for table in tables)])
-    path = parts / f"index-{_digest(keys)}.arrow"
-    write_index(path, locate(keys, found), image_px=cache.image_px, num_keypoints=config.num_keypoints)
-    return path
-
-
-def extract_part(rows: list[int], *, folder: str, cache_path: str, extractor: Extractor) -> pa.Table:
-    """Extract the features of some rows of an image cache and keep them; runs in whatever process maps chunks.
-
-    Returns:
-        Where they are kept, see `feature_files.find_parts`.
-    """
-    cv2.setNumThreads(1)  # whoever maps the chunks already uses every core
-    cache = ImageCache(Path(cache_path))
-    features = extract_features(cache.pixels(rows), extractor)
-    return write_part(Path(folder), [cache.keys[row] for row in rows], features)
-
-
-def _missing_rows(keys: list[str | None], found: pa.Table) -> list[int]:
-    """Rows to extract, one for each content that is nowhere yet."""
-    seen, rows = {None, *found["key"].to_pylist()}, []
-    for row, key in enumerate(keys):
-        if key not in seen:
-            seen.add(key)
-            rows.append(row)
-    return rows
-
-
-def _in_chunks(rows: list[int]) -> list[list[int]]:
-    # Few enough images that a crash loses little, few enough files that a process can map them all.
-    step = min(max(len(rows) // 256, 16), 128)
-    return [rows[start : start + step] for start in range(0, len(rows), step)]
-
-
-def _digest(values: list) -> str:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
 
 
 def _view(lists: pa.FixedSizeListArray) -> np.ndarray:

@@ -11,8 +11,8 @@ import torch
 from reid_core.errors import UserError
 
 
-def find_weights(folder: str | None, name: str, cached_name: str, urls: Iterable[str]) -> Path:
-    """A matcher's weights file: from the folder given, else from torch hub's cache, else from the network.
+def find_published_weights(folder: str | None, name: str, cached_name: str, urls: Iterable[str]) -> Path:
+    """The weights file of an extractor or matcher: in a given folder, else in torch hub's cache, else downloaded.
 
     Args:
         folder: Value of `match.weights`; nothing else is looked at when it is given.
@@ -43,7 +43,7 @@ def find_weights(folder: str | None, name: str, cached_name: str, urls: Iterable
     raise UserError(f"no {path}, and it cannot be downloaded ({'; '.join(problems)}); {remedy}")
 
 
-def load_weights(model: torch.nn.Module, path: Path, *, rename: Callable[[str], str] = str) -> None:
+def fill_network(model: torch.nn.Module, path: Path, *, rename: Callable[[str], str] = str) -> None:
     """Fill a network from a published checkpoint, which may lack buffers that the network computes itself.
 
     Raises:

@@ -16,8 +16,9 @@ from reid_core.config.parameters import MatchConfig
 from reid_core.data.chunks import local_map
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.errors import UserError
+from reid_core.matching.extraction import build_features
 from reid_core.matching.extractors import Extractor, extract_features
-from reid_core.matching.local_features import LocalFeatures, build_features
+from reid_core.matching.local_features import LocalFeatures
 
 SIFT = MatchConfig(matcher="sift-mnn", num_keypoints=32, image_px=64)
 

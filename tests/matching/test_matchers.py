@@ -9,10 +9,11 @@ from kornia.feature import LightGlue
 
 from reid_core.config.parameters import MatchConfig
 from reid_core.errors import UserError
-from reid_core.matching.extractors import DESCRIPTOR_SCALE
+from reid_core.matching.feature_files import DESCRIPTOR_SCALE
 from reid_core.matching.lightglue import LightGlueMatcher, load_lightglue
 from reid_core.matching.local_features import LocalFeatures
-from reid_core.matching.matchers import MutualNearestNeighbours, make_matcher
+from reid_core.matching.matchers import make_matcher
+from reid_core.matching.mutual_neighbours import MutualNearestNeighbours
 
 
 def random_features(num_images: int, *, num_keypoints: int, seed: int, length: int = 128) -> LocalFeatures:
@@ -136,13 +137,13 @@ def test_products_are_exact_whatever_precision_models_have(monkeypatch):
     query_P, gallery_P = all_pairs(features)
     matcher = MutualNearestNeighbours(0.95)
     expected = matcher.scores(features, query_P, features, gallery_P)
-    seen, count = set(), matcher._count
+    seen, count = set(), matcher._count_matches
 
     def noted(similarity_PAB):
         seen.add(torch.get_float32_matmul_precision())
         return count(similarity_PAB)
 
-    monkeypatch.setattr(matcher, "_count", noted)
+    monkeypatch.setattr(matcher, "_count_matches", noted)
     torch.set_float32_matmul_precision("medium")
     try:
         np.testing.assert_array_equal(matcher.scores(features, query_P, features, gallery_P), expected)

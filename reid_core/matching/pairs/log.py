@@ -5,7 +5,6 @@ batches of image keys and of scored pairs (bytes) → an append-only file, and b
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import mmap
 import os
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reid_core.errors import UserError
+from reid_core.files.checksums import digest_of
 
 MAGIC = b"REIDPAIR"
 HEADER = struct.Struct("<8s?16sI")  # magic, whether symmetric, hash of the digest, checksum
@@ -148,7 +148,7 @@ def _try_lock(file: int, *, last: bool) -> bool:
 
 
 def _make_header(symmetric: bool, digest: str) -> bytes:
-    hashed = hashlib.blake2b(digest.encode(), digest_size=16).digest()
+    hashed = bytes.fromhex(digest_of(digest, num_bytes=16))
     start = HEADER.pack(MAGIC, symmetric, hashed, 0)[:-CHECKSUM_BYTES]
     return start + _checksum(start)
 

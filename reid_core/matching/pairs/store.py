@@ -1,10 +1,9 @@
-"""Match scores of pairs of images, each computed once: who has it, who is computing it, who should.
+"""Match scores of pairs of images, each computed once: the known ones, and who computes the others.
 
 content keys of images → ids (N,); codes of pairs (P,) → scores float32 (P,) and which of them are missing (paper §5.1).
 Letters: N images, P pairs, S slots of the table.
 """
 
-import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from reid_core.data.photographs import UNREADABLE_KEY
+from reid_core.files.checksums import digest_of
 from reid_core.matching.pairs.log import KEYS, PAIRS, PairLog
 from reid_core.matching.pairs.table import PairTable
 
@@ -41,7 +41,7 @@ def store_name(settings: Mapping[str, Any]) -> str:
         True
     """
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+    return digest_of(canonical, num_bytes=16)
 
 
 class PairStore:
@@ -57,12 +57,11 @@ class PairStore:
         Args:
             path: The log; None keeps the scores in memory only.
             symmetric: Whether the score of (a, b) is the score of (b, a), to the last bit.
-            digest: Digest of the matcher's settings (`store_name`): of other settings, another store.
-
+            digest: Digest of the matcher's settings (`store_name`): other settings need another store.
             lock_wait_s: How long to wait for a process that has the file open.
 
         Raises:
-            UserError: If another process keeps the file open, it cannot be opened, or it is of other settings.
+            UserError: If another process keeps the file open, it cannot be opened, or it belongs to other settings.
         """
         self.symmetric = symmetric
         self._lock = threading.Lock()
