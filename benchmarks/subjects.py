@@ -26,7 +26,7 @@ from reid_core.config.parameters import MatchConfig, TrialConfig
 from reid_core.config.yaml_files import read_config
 from reid_core.data.image_cache import ImageCache, build_cache, decode_image
 from reid_core.data.metadata import COLUMNS, digest_metadata, load_metadata, load_submission_order
-from reid_core.data.photographs import digest
+from reid_core.data.photographs import content_key
 from reid_core.data.pixel_source import PixelSource
 from reid_core.data.synthetic import SYNTHETIC, write_synthetic
 from reid_core.data.test_set import read_uses, record_use
@@ -146,12 +146,12 @@ def judge_photographs(folder: Path, result: Any, expected: Any, names: list[str]
     for name, row, before in zip(names, result, expected, strict=True):
         data = (folder / name).read_bytes()
         key, error, arrays = row
-        if digest(data) == before[0]:
+        if content_key(data) == before[0]:
             if row != before:
                 return "another result, unseen"
         elif error is not None:
             outcome = "message"
-        elif key != digest(data) or arrays[0] != canonical(decode_image(data, MATCH.image_px)):
+        elif key != content_key(data) or arrays[0] != canonical(decode_image(data, MATCH.image_px)):
             return "another result, unseen"
         else:
             outcome = "as given"

@@ -80,6 +80,7 @@ def override(config: TrialConfig, changes: dict[str, Any]) -> TrialConfig:
 def fingerprint(config: TrialConfig) -> str:
     """Short hash of the canonical JSON of a configuration: equal configurations, equal fingerprints."""
     canonical = json.dumps(flatten(config), sort_keys=True, separators=(",", ":"))
+    # As `checksums.digest_of`, whose module needs more than the standard library.
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
 

@@ -7,7 +7,6 @@ Letters: B rows asked for, H W C height, width, channels.
 """
 
 import functools
-import hashlib
 import logging
 import math
 import os
@@ -20,9 +19,17 @@ import numpy as np
 import pyarrow as pa
 
 from reid_core.data.chunks import CHUNK_IMAGES, MapChunks, count_rows, local_map
-from reid_core.data.photographs import UNREADABLE_KEY, digest, digest_file, open_photograph, read_photograph, to_square
+from reid_core.data.photographs import (
+    UNREADABLE_KEY,
+    content_key,
+    file_key,
+    open_photograph,
+    read_photograph,
+    to_square,
+)
 from reid_core.errors import UserError
 from reid_core.files.atomic import write_arrow
+from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
 
 SHOWN_LETTERS = 300  # of the reason why an image cannot be read
@@ -50,8 +57,8 @@ def build_cache(
         UserError: If the folder cannot be written, or the disk is full.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        keys = list(pool.map(lambda path: digest_file(Path(root, path)), paths))
-    name = hashlib.blake2b("\n".join([DECODER, *keys]).encode(), digest_size=8).hexdigest()
+        keys = list(pool.map(lambda path: file_key(Path(root, path)), paths))
+    name = digest_of("\n".join([DECODER, *keys]))
     path = folder / f"images-{image_px}-{name}.arrow"
     if not is_intact(path, keys, image_px):
         decode = functools.partial(decode_chunk, root=str(root), image_px=image_px)
@@ -75,7 +82,7 @@ def decode_chunk(paths: list[str], *, root: str, image_px: int) -> pa.Table:
         key, error = UNREADABLE_KEY, None
         try:
             data = read_photograph(Path(root, path))
-            key = digest(data)
+            key = content_key(data)
             pixels_BHWC[row] = decode_image(data, image_px)
         # Damaged files make decoders raise nearly anything: OSError, ValueError, SyntaxError, struct.error, ...
         except Exception as reason:
@@ -170,7 +177,7 @@ def _checksums(rows: pa.Table) -> pa.Array:
 
 
 def is_intact(path: Path, keys: list[str], image_px: int) -> bool:
-    """Whether a file is a whole image cache with these content keys and every row as it was written; damage is told.
+    """Whether a file is a whole image cache with these content keys and every row as it was written; logs damage.
 
     Reads the whole file, as the photographs themselves are read to see whether they changed.
     """

@@ -6,7 +6,6 @@ Row i of the table is row i of everything that follows: image cache, parts, feat
 
 import contextlib
 import csv
-import hashlib
 import json
 import logging
 import stat
@@ -19,6 +18,7 @@ from pyarrow import csv as pa_csv
 
 from reid_core.data.animals import NEW
 from reid_core.errors import UserError
+from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
 
 REQUIRED = ("image_id", "identity", "path", "split", "dataset")
@@ -75,7 +75,7 @@ def digest_metadata(table: pa.Table) -> str:
         table: From `load_metadata`, or some of its rows.
     """
     canonical = json.dumps(table.select(COLUMNS).to_pydict(), separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+    return digest_of(canonical)
 
 
 def load_submission_order(root: Path) -> list[str] | None:
@@ -208,7 +208,7 @@ def _is_inside(path: Path, root: Path) -> bool:
     """Whether a path lies below the root once every symbolic link in it is followed."""
     try:
         return path.resolve().is_relative_to(root)
-    except RuntimeError as error:  # links in a circle; from Python 3.13 on, whoever opens it is told so
+    except RuntimeError as error:  # links in a circle; from Python 3.13 on, opening it raises
         raise OSError(str(error)) from error
 
 
@@ -233,7 +233,7 @@ def _line_numbers(file: Path, rows: list[int]) -> list[int]:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         reader = csv.reader(lines)
         with contextlib.suppress(csv.Error, IndexError):  # a value of megabytes, a quotation mark within a value
-            ends = [reader.line_num for record in reader if record]
+            ends = [reader.line_num for row in reader if row]
             return [ends[row + 1] for row in rows]
     return [row + 2 for row in rows]
 
@@ -241,7 +241,7 @@ def _line_numbers(file: Path, rows: list[int]) -> list[int]:
 def _describe_damage(file: Path, num_columns: int, error: Exception) -> str:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines, contextlib.suppress(csv.Error):
         reader = csv.reader(lines)
-        for record in reader:
-            if record and len(record) != num_columns:
-                return f"line {reader.line_num} has {len(record)} values, the header has {num_columns} columns"
+        for row in reader:
+            if row and len(row) != num_columns:
+                return f"line {reader.line_num} has {len(row)} values, the header has {num_columns} columns"
     return f"cannot be parsed (a quotation mark that is not closed?): {escape_line(str(error))[:SHOWN_LETTERS]}"

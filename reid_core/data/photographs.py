@@ -6,17 +6,18 @@ announces is judged before anything is decoded, so that a small file cannot take
 
 import contextlib
 import functools
-import hashlib
 import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-UNREADABLE_KEY = "0" * 32
+from reid_core.files.checksums import digest_of, file_digest
+
+KEY_BYTES = 16  # of a photograph's content key
+UNREADABLE_KEY = "00" * KEY_BYTES
 # Pillow refuses by itself above twice its `Image.MAX_IMAGE_PIXELS`, which is this number unless the process has set
 # another; that is left as it is, and images are judged by this number too. The largest cameras have 150 million.
 MAX_PIXELS = 178_956_970
@@ -38,23 +39,18 @@ def read_photograph(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def digest_file(file: Path) -> str:
-    """`digest` of the content of a photograph's file; UNREADABLE_KEY where `read_photograph` would raise."""
+def file_key(file: Path) -> str:
+    """`content_key` of a photograph's file; UNREADABLE_KEY where `read_photograph` would raise."""
     try:
         _check_size(file)
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, _hasher).hexdigest()
+        return file_digest(file, num_bytes=KEY_BYTES)
     except (OSError, ValueError):
         return UNREADABLE_KEY
 
 
-def digest(data: bytes) -> str:
-    """Content key of a photograph: 32 hexadecimal characters."""
-    return _hasher(data).hexdigest()
-
-
-def _hasher(data: bytes = b"") -> Any:
-    return hashlib.blake2b(data, digest_size=16)
+def content_key(data: bytes) -> str:
+    """Key of a photograph by its content: 32 hexadecimal characters."""
+    return digest_of(data, num_bytes=KEY_BYTES)
 
 
 def _check_size(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear whole: a reader, or a crash, sees the old file or the new one, never a part.
+"""Files and folders that appear whole: a reader, or a crash, sees the old one or the new one, never a part.
 
 content, or Arrow tables → a temporary file beside the place → renamed.
 """
@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ LEFTOVER_AGE_S = 3600
 
 
 def write_arrow(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write tables to one Arrow file that appears under its name only when it is complete.
+    """Write tables to one Arrow file that appears under its name only when it is complete; several processes may.
 
     Raises:
         UserError: If the folder cannot be written, or the disk is full. Errors of `tables` pass unchanged.
@@ -89,11 +89,44 @@ def replace_file(file: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which replaces `folder` and all that it held when it is whole."""
-    part = folder.with_name(f"{folder.name}.part")
+def new_folder(folder: Path, *, unless: Callable[[], bool] | None = None) -> Iterator[Path]:
+    """An empty folder to fill, which replaces `folder` and all that it held when it is whole.
+
+    An error leaves the old folder, and nothing beside it. Errors of what fills it pass unchanged.
+
+    Args:
+        folder: Its parents are made if needed.
+        unless: For a folder that several processes may write at once, each in a place of its own: whether the one that
+            is there by now will do. Then it stays, and the new one is dropped.
+
+    Raises:
+        UserError: If no folder can be made there.
+    """
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part" if unless else f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        yield part
+        if unless is None or not unless():
+            _exchange(part, folder, unless)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _exchange(part: Path, folder: Path, unless: Callable[[], bool] | None) -> None:
+    """Give a folder the name of another one, which is removed only then."""
+    old = part.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    try:
+        part.replace(folder)
+    except OSError:
+        if unless is None or not unless():  # otherwise another process was faster
+            old.replace(folder)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

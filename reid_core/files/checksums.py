@@ -1,5 +1,6 @@
-"""Checksums of files, so that what was damaged on its way is not taken for what was written.
+"""Hashes of contents, and checksums by which a file that was damaged on its way is not taken for what was written.
 
+content, or file → a short hash that names it.
 folder → SHA256SUMS in it, as `sha256sum` writes and checks it → the folder's files are whole, or the first that is not.
 values → one JSON file with a checksum of its own → the same values, or that it is damaged.
 A checksum finds accidents. It says nothing about who wrote the files: whoever changes one can write a new checksum.
@@ -21,6 +22,27 @@ SEAL = "checksum"  # key of a sealed file, of all its other values
 _LINE = re.compile(r"([0-9a-f]{64})  (\w[\w.-]*(?:/\w[\w.-]*)*)")  # no name that leads out of the folder
 
 
+def digest_of(content: str | bytes, *, num_bytes: int = 8) -> str:
+    """Short hash of a content, hexadecimal: equal contents, equal digests.
+
+    Args:
+        content: Text is taken as UTF-8.
+        num_bytes: Of the hash, whose text is twice as long.
+
+    Example:
+        >>> digest_of("lynx") == digest_of(b"lynx"), len(digest_of("lynx", num_bytes=16))
+        (True, 32)
+    """
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.blake2b(data, digest_size=num_bytes).hexdigest()
+
+
+def file_digest(file: Path, *, num_bytes: int = 8) -> str:
+    """`digest_of` a file's content, which is not held in memory."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=num_bytes)).hexdigest()
+
+
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
     """Write the checksums of some files of a folder, the last thing that is written into it.
 
@@ -28,7 +50,7 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
         folder: Gets the file SHA256SUMS, for `verify_checksums` and for `sha256sum --check SHA256SUMS`.
         names: Files, relative to the folder, with "/" between folders.
     """
-    lines = [f"{_digest(folder / name)}  {name}\n" for name in sorted(names)]
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in sorted(names)]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -51,7 +73,7 @@ def verify_checksums(folder: Path, names: Iterable[str]) -> None:
                 raise UserError(f"{file}: it is not listed in {folder / CHECKSUMS}: it was added later")
         elif not file.is_file():
             raise UserError(f"{file}: it is listed in {CHECKSUMS} and is missing")
-        elif _digest(file) != listed[name]:
+        elif _sha256(file) != listed[name]:
             raise UserError(f"{file}: damaged or changed: its content does not fit its checksum in {CHECKSUMS}")
 
 
@@ -89,7 +111,7 @@ def read_sealed(file: Path) -> dict[str, Any]:
 def _seal(values: Mapping[str, Any]) -> str:
     """Of the values as they will be read again: tuples become lists, numbers that are keys become text."""
     canonical = json.dumps(json.loads(json.dumps(values)), sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+    return digest_of(canonical)
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:
@@ -106,30 +128,9 @@ def _read_checksums(folder: Path) -> dict[str, str]:
     return {match[2]: match[1] for match in found if match}
 
 
-def _digest(file: Path) -> str:
+def _sha256(file: Path) -> str:
     try:
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-
-
-def digest_of(content: str | bytes, *, num_bytes: int = 8) -> str:
-    """Short hash of a content, hexadecimal: equal contents, equal digests.
-
-    Args:
-        content: Text is taken as UTF-8.
-        num_bytes: Of the hash, whose text is twice as long.
-
-    Example:
-        >>> digest_of("lynx") == digest_of(b"lynx"), len(digest_of("lynx", num_bytes=16))
-        (True, 32)
-    """
-    data = content.encode() if isinstance(content, str) else content
-    return hashlib.blake2b(data, digest_size=num_bytes).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Short hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

@@ -19,8 +19,8 @@ from reid_core.data.photographs import (
     MAX_BYTES,
     MAX_PIXELS,
     UNREADABLE_KEY,
-    digest,
-    digest_file,
+    content_key,
+    file_key,
     open_photograph,
     read_photograph,
 )
@@ -140,7 +140,7 @@ def test_warnings_as_errors_make_a_large_image_unreadable_and_no_more(tmp_path, 
     (tmp_path / "large.png").write_bytes(encode(Image.new("L", (10, 10))))
     table = decode_chunk(["large.png"], root=str(tmp_path), image_px=PX)
     assert "DecompressionBombWarning" in table["error"][0].as_py()
-    assert table["key"][0].as_py() == digest((tmp_path / "large.png").read_bytes())
+    assert table["key"][0].as_py() == content_key((tmp_path / "large.png").read_bytes())
 
 
 def test_large_images_are_opened_one_at_a_time_and_small_ones_and_jpegs_beside_them(monkeypatch):
@@ -191,7 +191,7 @@ def test_a_file_larger_than_the_limit_is_not_read(tmp_path: Path):
         os.truncate(hole.fileno(), MAX_BYTES + 1)
     with pytest.raises(ValueError, match="more than 2,000,000,000"):
         read_photograph(file)
-    assert digest_file(file) == UNREADABLE_KEY
+    assert file_key(file) == UNREADABLE_KEY
     from reid_core.data.image_cache import ImageCache, build_cache
 
     path = build_cache(tmp_path / "cache", tmp_path, ["huge.jpg"], PX)
@@ -201,6 +201,6 @@ def test_a_file_larger_than_the_limit_is_not_read(tmp_path: Path):
 
 def test_the_digest_of_a_file_is_that_of_its_content(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert digest_file(tmp_path / "a") == digest(b"abc") == digest(read_photograph(tmp_path / "a"))
-    assert len(digest(b"")) == len(UNREADABLE_KEY)
-    assert digest_file(tmp_path / "gone") == UNREADABLE_KEY
+    assert file_key(tmp_path / "a") == content_key(b"abc") == content_key(read_photograph(tmp_path / "a"))
+    assert len(content_key(b"")) == len(UNREADABLE_KEY)
+    assert file_key(tmp_path / "gone") == UNREADABLE_KEY
