@@ -1,4 +1,4 @@
-"""The neighbours: a wildlife-datasets dataset as our data folder, our model in wildlife-tools' `DeepFeatures`.
+"""wildlife-datasets and wildlife-tools: a dataset of theirs as our data folder, our model in their `DeepFeatures`.
 
 dataset (`df`, `root`) → metadata.csv in AnimalCLEF25's layout (paper §3.1); bundle → PIL image to (3, H, W).
 `python -m reid_core.wildlife DATASET ROOT` is the only part that imports wildlife-datasets, and nothing imports
@@ -8,7 +8,6 @@ Shape letters: C H W channels, height, width.
 """
 
 import argparse
-import csv
 import difflib
 import functools
 import logging
@@ -27,10 +26,12 @@ from PIL import Image
 
 from reid_core import cli
 from reid_core.data.animals import NEW
-from reid_core.data.metadata import COLUMNS, REQUIRED, load_metadata
+from reid_core.data.metadata import COLUMNS, load_metadata
+from reid_core.data.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.data.photographs import to_square
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle
+from reid_core.files.atomic import new_file
 
 INSTALL = "pip install --constraint constraints.txt --editable '.[wildlife]'"
 
@@ -77,18 +78,19 @@ def write_metadata(dataset: Dataset, *, group: str | None = None, folder: Path |
     if file.exists():
         _refuse_other(file, rows)
         return target
+    remedy = "folder= (--folder) makes a data folder elsewhere"
     try:
         if folder is not None:
             _link_photographs(root, target, [row["path"] for row in rows])
-        _write_rows(file, rows)
+        write_rows(file, rows)
     except OSError as error:
-        raise UserError(
-            f"{file}: cannot be written: {error.strerror}; folder= (--folder) makes a data folder elsewhere"
-        ) from error
+        raise UserError(f"{file}: cannot be written: {error.strerror}; {remedy}") from error
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
     return target
 
 
-def make_rows(dataset: Dataset, *, group: str | None = None) -> list[dict[str, str]]:
+def make_rows(dataset: Dataset, *, group: str | None = None) -> list[Row]:
     """Rows of metadata.csv, in the order of the dataframe; see `write_metadata`.
 
     Example:
@@ -179,16 +181,16 @@ def _relative(path: str, root: Path, name: str) -> str:
 
 
 def _days(dates: list[str], name: str) -> list[str]:
-    """Dates as YYYY-MM-DD, time of day dropped; empty where one tells no day (a year alone, or -1)."""
+    """Dates as YYYY-MM-DD, time of day dropped; empty where one names no day (a year alone, or -1)."""
     found = [re.match(r"(\d{4})[-:/.](\d{1,2})[-:/.](\d{1,2})(?!\d)", date) for date in dates]
     dropped = [date for date, match in zip(dates, found, strict=True) if date and not match]
     if dropped:
-        logger.warning("%s: %d date(s) tell no day and are left empty, such as %r", name, len(dropped), dropped[0])
+        logger.warning("%s: %d date(s) name no day and are left empty, such as %r", name, len(dropped), dropped[0])
     return [f"{match[1]}-{match[2]:0>2}-{match[3]:0>2}" if match else "" for match in found]
 
 
 def _check(values: dict[str, list[str]], name: str) -> None:
-    """What `load_metadata` would refuse, told before anything is written."""
+    """Refuse what `load_metadata` would refuse, before anything is written."""
     for column in ("image_id", "dataset"):
         if "" in values[column]:
             raise UserError(f"{name}: {column} is empty in row {values[column].index('')} of df")
@@ -199,16 +201,9 @@ def _check(values: dict[str, list[str]], name: str) -> None:
         raise UserError(f"{name}: identity {NEW!r} is reserved; rename it, or make it unknown_name")
 
 
-def _refuse_other(file: Path, rows: list[dict[str, str]]) -> None:
+def _refuse_other(file: Path, rows: list[Row]) -> None:
     """Raise UserError if metadata.csv is not about the same images, in any order; date and orientation may differ."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            lacking = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
-            existing = {} if lacking else {row["image_id"]: row for row in reader}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: exists and cannot be read: {error}") from error
-    problem = f"it lacks column(s) {', '.join(lacking)}" if lacking else _first_difference(existing, rows)
+    problem = first_difference(read_rows(file), rows, source="the dataset")
     if problem:
         raise UserError(
             f"{file}: exists and does not describe this dataset ({problem}); it is left as it is. "
@@ -216,44 +211,18 @@ def _refuse_other(file: Path, rows: list[dict[str, str]]) -> None:
         )
 
 
-def _first_difference(existing: dict[str, dict[str, str]], rows: list[dict[str, str]]) -> str | None:
-    if len(existing) != len(rows):
-        return f"{len(existing)} images, the dataset has {len(rows)}"
-    for row in rows:
-        other = existing.get(row["image_id"])
-        if other is None:
-            return f"image_id {row['image_id']!r} is not in it"
-        for name in REQUIRED:
-            if row[name] != other[name]:
-                return f"{name} of image_id {row['image_id']!r} is {other[name]!r}, in the dataset {row[name]!r}"
-    return None
-
-
 def _link_photographs(root: Path, folder: Path, paths: list[str]) -> None:
     """Hard links, because the reader refuses symbolic ones that lead out of the data folder."""
     for path in paths:
         source, target = (root / path).resolve(), folder / path
-        if target.exists() or not source.is_file():  # load_metadata tells which photographs are missing
+        if target.exists() or not source.is_file():  # load_metadata names the photographs that are missing
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             target.hardlink_to(source)
         except OSError:  # another file system, or one without links
-            part = target.with_name(target.name + ".part")
-            shutil.copyfile(source, part)
-            part.replace(target)
-
-
-def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
-    part = file.with_name(file.name + ".part")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+            with new_file(target) as part:
+                shutil.copyfile(source, part)
 
 
 def open_dataset(name: str, root: Path) -> Dataset:

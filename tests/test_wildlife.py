@@ -82,7 +82,7 @@ def test_metadata_is_written_as_animalclef_writes_it(root):
     assert sorted(path.name for path in root.iterdir()) == ["a.jpg", "b.jpg", "c.jpg", "metadata.csv"]
 
 
-def test_records_are_those_of_the_reader(root):
+def test_the_table_is_that_of_the_reader(root):
     df = frame(dataset=["Lynx", "Turtle"], orientation=["left", np.nan])
     table = load_wildlife(Hyenas(root, df))
     assert table.equals(load_metadata(root))
@@ -109,11 +109,11 @@ def test_renamed_columns_and_another_name_for_unknown(root):
     assert load_wildlife(dataset)["identity"].to_pylist() == ["unknown", None]
 
 
-def test_dates_that_tell_no_day_are_left_empty_and_counted(root, caplog):
+def test_dates_that_name_no_day_are_left_empty_and_counted(root, caplog):
     with caplog.at_level(logging.WARNING):
         table = load_wildlife(Hyenas(root, frame(date=["2015:7:02 10:00", "2015"])))
     assert table["date"].to_pylist() == ["2015-07-02", None]
-    assert "1 date(s) tell no day" in caplog.text
+    assert "1 date(s) name no day" in caplog.text
     assert "'2015'" in caplog.text
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from reid_core.data import synthetic
 from reid_core.data.animals import NEW
-from reid_core.data.synthetic import COLUMNS, SPECIES, write_synthetic
+from reid_core.data.drawing import SPECIES, draw_animal
+from reid_core.data.metadata import COLUMNS
+from reid_core.data.synthetic import write_synthetic
 from reid_core.errors import UserError
 
 DATASETS = ("SpotsID", "StripesID", "ScalesID")
@@ -117,8 +119,8 @@ def test_small_size_keeps_the_imbalance(folder):
 
 def test_one_animal_keeps_its_coat_and_two_animals_differ():
     for species in SPECIES:
-        first, second = (synthetic._draw_animal(np.random.default_rng(seed), species) for seed in (0, 1))
-        assert np.array_equal(first, synthetic._draw_animal(np.random.default_rng(0), species))
+        first, second = (draw_animal(np.random.default_rng(seed), species) for seed in (0, 1))
+        assert np.array_equal(first, draw_animal(np.random.default_rng(0), species))
         assert np.array_equal(first[..., 3], second[..., 3])  # the outline says nothing about the animal
         assert np.abs(first[..., :3] - second[..., :3]).mean() > 5
 
@@ -162,8 +164,8 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return photograph(*arguments, **options)
 
-    photograph = synthetic._photograph
-    monkeypatch.setattr(synthetic, "_photograph", interrupt)
+    photograph = synthetic.take_photograph
+    monkeypatch.setattr(synthetic, "take_photograph", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path / "set", scale=0.05)
     assert next(calls, None) is None  # it did draw before it was stopped
