@@ -72,12 +72,12 @@ class Range:
 Candidates = Choices | Range
 
 
-def annotations_of(part: Any, kind: type) -> dict[str, Any]:
-    """What of one kind stands beside the fields of a part of the configuration, by field name.
+def annotations_of(part: Any, kind: type | tuple[type, ...]) -> dict[str, Any]:
+    """What of one kind stands beside the fields of a part of the configuration, by field name, in their order.
 
     Args:
         part: A dataclass whose fields are annotated.
-        kind: `Between`, `Choices` or `Range`.
+        kind: `Between`, `Choices`, `Range`, or several of them.
     """
     beside = {name: getattr(hint, "__metadata__", ()) for name, hint in _hints(part).items()}
     return {name: note for name, notes in beside.items() for note in notes if isinstance(note, kind)}

@@ -20,8 +20,7 @@ DEFAULTS: dict[str, Candidates] = {
     f"{part}.{name}": candidates
     for part, kind in get_type_hints(TrialConfig).items()
     if is_dataclass(kind)
-    for each in (Choices, Range)
-    for name, candidates in annotations_of(kind, each).items()
+    for name, candidates in annotations_of(kind, (Choices, Range)).items()
 }
 
 

@@ -201,7 +201,7 @@ def test_written_and_read_is_the_same(name, tmp_path):
     assert read_config(tmp_path / "config.yaml") == config
 
 
-def test_presets_are_told_by_name():
+def test_presets_are_chosen_by_name():
     assert {"megadescriptor", "tiny"} <= set(PRESETS)
     assert len({fingerprint(make_preset(name)) for name in PRESETS}) == len(PRESETS)
     with pytest.raises(
