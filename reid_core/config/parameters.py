@@ -96,7 +96,7 @@ class LossConfig:
     name: Literal["triplet", "cross_entropy", "arcface", "subcenter_arcface"] = "triplet"
     # of triplet: by how much an image's cosine with its own identity shall exceed that with another one
     margin_cosine: Annotated[float, Between(0, 2), Range(0.05, 0.5)] = 0.2
-    # of triplet: which triplets count; semihard: the right image is more similar than the wrong one, but not by the margin
+    # of triplet: which of them count; semihard: the right image is more similar than the wrong one, within the margin
     miner: Literal["semihard", "hard", "all"] = "semihard"
     # of cross_entropy: share of the target that is spread over all identities
     label_smoothing: Annotated[float, Between(0, 0.99), Range(0.0, 0.2)] = 0.0
