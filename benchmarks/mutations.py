@@ -4,7 +4,7 @@
 
 One small experiment is run for real; then each file that the software reads is damaged (bits flipped, cut off, two
 files or two stretches of one file exchanged, emptied) and used again on the path that a command takes, behind the very
-boundary of the commands (`cli.run`): UserError becomes a message, anything else is a traceback.
+boundary of the commands (`command.run`): UserError becomes a message, anything else is a traceback.
 
 What counts as good, and why:
 * message: the command ends with its reason, in printable characters;
@@ -41,7 +41,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.subjects import Subject, make_subjects
-from reid_core import cli
 
 KINDS = ("flip", "cut", "swap", "empty")
 GOOD = ("message", "equal", "as given")
@@ -124,7 +123,7 @@ def attempt(subject: Subject, folder: Path, expected: Any) -> tuple[str, str]:
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit):
-            cli.run(command)
+            command.run(command)
     except BaseException:
         return "traceback", traceback.format_exc()
     told = shown.getvalue()

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from reid_core import cli
+from reid_core import command
 from reid_core.__main__ import main as run_experiment
 from reid_core.config.parameters import MatchConfig, TrialConfig
 from reid_core.config.yaml_files import read_config
@@ -206,8 +206,8 @@ def use_journal(folder: Path) -> Any:
 
 def use_claim(folder: Path, config: TrialConfig) -> Any:
     """Whose result a folder holds; accepted, or a message."""
-    cli.claim(folder, config, SYNTHETIC)
-    return (folder / cli.CLAIM).read_text()
+    command.claim(folder, config, SYNTHETIC)
+    return (folder / command.CLAIM).read_text()
 
 
 # The undamaged files.
@@ -241,7 +241,7 @@ def make_subjects(folder: Path) -> list[Subject]:
         Subject("bundle", out / "best", files_of(out / "best"), lambda at: canonical(read_bundle(at))),
         Subject("pair store", pairs, files_of(pairs), use_pairs),
         Subject("journal", journal, files_of(journal), use_journal),
-        Subject("claim", folder / "claim", (cli.CLAIM,), partial(use_claim, config=config)),
+        Subject("claim", folder / "claim", (command.CLAIM,), partial(use_claim, config=config)),
         kept("image cache", files=files_of(out / "cache", "images-")),
         kept("variants", files=files_of(out / "cache", "variants-")),
         kept("local features", files=files_of(out / "cache", "features-")),

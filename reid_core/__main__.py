@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from reid_core import cli
+from reid_core import cli, command
 from reid_core.config.yaml_files import write_config
 from reid_core.data.synthetic import resolve_data
 from reid_core.data.test_set import describe_uses, read_uses, record_use
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Prepare, train (continuing where a former call stopped), score `testSet` once, export."""
     options = make_parser().parse_args(arguments)
     config = cli.make_config(options)
-    out = cli.make_out(options.out)
-    cli.claim(out, config, options.data)
+    out = command.make_out(options.out)
+    command.claim(out, config, options.data)
     root = resolve_data(options.data, out / "data")
     prepared = prepare(root, out / "cache", config, skip_missing=options.skip_missing)
     place = local_place()
@@ -87,4 +87,4 @@ def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Pat
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

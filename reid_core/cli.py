@@ -1,13 +1,10 @@
-"""What all command lines share: the flags that choose data and configuration, and how mistakes are told.
+"""The flags that command lines share: data, result folder, configuration.
 
-arguments → data folder, result folder, configuration.
+arguments → the configuration of a trial, whose file names are absolute.
 """
 
 import argparse
 import logging
-import re
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,36 +13,28 @@ from reid_core.config.presets import PRESETS, make_preset, shrink
 from reid_core.config.values import fingerprint, override, parse_value
 from reid_core.config.yaml_files import read_config
 from reid_core.data.synthetic import SYNTHETIC
-from reid_core.errors import TrainingError, UserError
-from reid_core.files.escape import escape_lines
+from reid_core.errors import UserError
 from reid_core.files.weights_file import check_weights_file
 
 logger = logging.getLogger(__name__)
-CLAIM = "configuration.txt"  # in OUT: whose result it holds
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second slash
-
-
-def is_uri(text: str) -> bool:
-    """Whether a text names a storage (`sweeps/results/storage.py`) and no local folder.
-
-    Example:
-        >>> is_uri("s3://bucket/runs"), is_uri("runs/demo"), is_uri("/mnt/shared/runs")
-        (True, False, False)
-    """
-    return _SCHEME.match(text) is not None
 
 
 def add_data_flags(parser: argparse.ArgumentParser, *, may_be_uri: bool = False) -> None:
-    """Flags of every command that trains, whatever it trains; with `may_be_uri`, `--out` is a text (`is_uri`)."""
+    """Flags of every command that trains, whatever it trains.
+
+    Args:
+        parser: Gets them.
+        may_be_uri: Whether `--out` may name a storage; then its value is a text (`command.is_uri`), else a path.
+    """
     parser.add_argument(
         "--data", required=True, help="folder with metadata.csv (AnimalCLEF25's layout), or 'synthetic'"
     )
-    told = "folder for everything that is written"
+    meaning = "folder for everything that is written"
     parser.add_argument(
         "--out",
         required=True,
         type=str if may_be_uri else Path,
-        help=f"{told}, or the URI of one: s3://bucket/runs" if may_be_uri else told,
+        help=f"{meaning}, or the URI of one: s3://bucket/runs" if may_be_uri else meaning,
     )
     parser.add_argument(
         "--set",
@@ -178,72 +167,6 @@ def absolute_weights(weights: str) -> str:
     return check_weights_file(str(Path(weights).absolute()))
 
 
-def make_out(out: Path, *, flag: str = "--out") -> Path:
-    """Make the result folder and prove that it can be written.
-
-    Args:
-        out: The folder.
-        flag: That names it.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    if is_uri(str(out)):
-        raise UserError(f"{flag} {out}: a URI; here it must be a folder of this machine")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{flag} {out}: cannot be written: {error.strerror}") from error
-    return out.resolve()
-
-
-def absolute_data(data: str) -> str:
-    """`--data` as it means the same from everywhere."""
-    return data if data == SYNTHETIC else str(Path(data).resolve())
-
-
-def claim(out: Path, config: TrialConfig, data: str) -> None:
-    """Mark a result folder as this configuration's on these data, to be continued by the same only.
-
-    Raises:
-        UserError: If it holds the result of another one, or of a sweep.
-    """
-    mark, identity = out / CLAIM, f"{fingerprint(config)} {absolute_data(data)}"
-    if (out / "sweep.json").exists():
-        raise UserError(f"--out {out} holds a sweep; choose another folder")
-    if mark.exists() and mark.read_text(errors="replace").strip() != identity:
-        raise UserError(
-            f"--out {out} holds the result of another configuration, or of other data; choose another folder"
-        )
-    mark.write_text(identity + "\n")
-
-
 def describe_config(config: TrialConfig) -> str:
-    """One line that tells a configuration apart."""
+    """One line by which configurations are distinguished."""
     return f"{config.model.backbone}, seed {config.seed}, configuration {fingerprint(config)}"
-
-
-class _Printable(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return escape_lines(super().format(record))
-
-
-def run(main: Callable[[list[str] | None], int]) -> None:
-    """Run a command; errors that explain themselves are printed without a traceback (status 2, in training 1).
-
-    Names from data may be in messages: what is no printable character is shown as its escape (`escape.escape_lines`).
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    try:
-        sys.exit(main(None))
-    except (UserError, TrainingError) as error:
-        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, and the same command continues", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT

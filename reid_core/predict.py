@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from reid_core import cli
+from reid_core import command
 from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import load_metadata, load_submission_order
@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     metadata = load_metadata(root, skip_missing=options.skip_missing, needs="query")
     queries = metadata.filter(pa.compute.equal(metadata["split"], "query"))
     order = load_submission_order(root)
-    cli.make_out(options.out.parent)
+    command.make_out(options.out.parent)
     with tempfile.TemporaryDirectory() as scratch:
         predictions = answer(root, queries, options.cache or Path(scratch))
     write_submission(options.out, predictions, order)
@@ -262,4 +262,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from reid_core import cli
+from reid_core import command
 from reid_core.data.animals import NEW
 from reid_core.data.metadata import COLUMNS, load_metadata
 from reid_core.data.metadata_file import Row, first_difference, read_rows, write_rows
@@ -273,4 +273,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit` puts only sweeps/ on the path
 
-from reid_core import cli
+from reid_core import command
 from reid_core.errors import UserError
 from sweeps.search.space import efficientnet_space
 from sweeps.stages.definition import make_parser
@@ -39,4 +39,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

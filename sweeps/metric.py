@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit` puts only sweeps/ on the path
 
-from reid_core import cli
+from reid_core import command
 from sweeps.search.space import metric_space
 from sweeps.stages.definition import make_parser
 from sweeps.stages.sweep import run_sweep
@@ -28,4 +28,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 
 import ray
 
-from reid_core import cli
+from reid_core import cli, command
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import make_preset, shrink
 from reid_core.config.values import flatten, get, override
@@ -202,4 +202,4 @@ def finish_row(record: Record, job: Job, root: Path, *, skip_missing: bool) -> d
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

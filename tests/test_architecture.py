@@ -11,8 +11,8 @@ from repository import FILES, ROOT
 ROOMS = {
     package: order.split()
     for package, order in {
-        "reid_core": "errors files config data metrics matching model scoring training experiment cli predict wildlife "
-        "__main__",
+        "reid_core": "errors files config data metrics matching model scoring training experiment command cli predict "
+        "wildlife __main__",
         "sweeps": "results machines search trials comparison stages metric classification efficientnet paper",
     }.items()
 }
@@ -33,6 +33,7 @@ LIGHT = (
     "sweeps.comparison.tables",
     "sweeps.stages.group_result",
     "reid_core.cli",
+    "reid_core.command",
 )
 PROGRAM = sorted(name for name in FILES if name.split(".")[0] in ROOMS and not name.endswith("__init__"))
 

@@ -1,5 +1,6 @@
 """Mistakes on the command line end with status 2 and one clear line, never a traceback."""
 
+import argparse
 import csv
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-from reid_core import cli
+from reid_core import cli, command
 from reid_core.__main__ import main
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import make_preset, shrink
@@ -33,7 +34,7 @@ def refused(*arguments, capsys) -> str:
         return main([str(argument) for argument in arguments])
 
     with pytest.raises(SystemExit) as stopped:
-        cli.run(with_arguments)
+        command.run(with_arguments)
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert "Traceback" not in message
@@ -137,7 +138,7 @@ def test_a_batch_that_the_data_cannot_fill(data, tmp_path, capsys):
 
 
 def make_config(*arguments: str, **presets: str | None) -> TrialConfig:
-    parser = cli.argparse.ArgumentParser()
+    parser = argparse.ArgumentParser()
     cli.add_common_flags(parser, **presets)
     return cli.make_config(parser.parse_args(["--out", "out", *arguments]))
 
@@ -196,7 +197,7 @@ def test_file_names_become_absolute(monkeypatch, tmp_path):
     assert make_config("--data", "x", "--set", "fusion.second_model=resnet18").fusion.second_model == "resnet18"
 
 
-def test_weights_that_are_not_there_are_told_before_anything_is_done(tmp_path):
+def test_model_weights_that_are_missing_are_an_error_before_anything_is_done(tmp_path):
     with pytest.raises(UserError, match=r"model\.weights=.*gone\.safetensors cannot be read"):
         make_config("--data", "x", "--set", f"model.weights={tmp_path / 'gone.safetensors'}")
 

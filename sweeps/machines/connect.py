@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 import torch
 
-from reid_core import cli
+from reid_core import command
 from reid_core.errors import UserError
 from sweeps.machines.resources import Resources
 from sweeps.results.storage import show_uri
@@ -149,7 +149,7 @@ def check_shared(options: argparse.Namespace, *, num_nodes: int) -> None:
     Raises:
         UserError: If they would work in a folder that each of them has for itself.
     """
-    if cli.is_uri(options.out):
+    if command.is_uri(options.out):
         if options.work is None and num_nodes > 1:
             raise UserError(
                 f"--out {show_uri(options.out)}: on a cluster of {num_nodes} nodes, --work must name a folder that all "

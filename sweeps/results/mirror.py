@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reid_core import cli
+from reid_core import command
 from reid_core.errors import UserError
 from reid_core.files.atomic import replace_file
 from reid_core.files.checksums import CHECKSUMS, verify_checksums
@@ -53,12 +53,12 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
     Raises:
         UserError: If one of them cannot be used, another process has the folder, or it is no working folder.
     """
-    if not cli.is_uri(options.out):
+    if not command.is_uri(options.out):
         if options.work is not None:
             raise UserError(f"--work {options.work}: is for an --out that is a URI, as s3://bucket/runs")
-        return hold_out(cli.make_out(Path(options.out))), None
+        return hold_out(command.make_out(Path(options.out))), None
     storage = open_storage(options.out)
-    folder = cli.make_out(options.work or work_folder(options.out), flag="--work")
+    folder = command.make_out(options.work or work_folder(options.out), flag="--work")
     mirror = Mirror(storage=storage, folder=folder)
     mirror.claim()
     hold_out(folder)

@@ -67,7 +67,7 @@ def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
     Raises:
         UserError: If the folder holds another sweep, or one that must not be resumed; names what differs.
     """
-    from reid_core.cli import CLAIM
+    from reid_core.command import CLAIM
 
     file = out / SETTINGS
     if (out / CLAIM).exists():

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reid_core import cli
+from reid_core import cli, command
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten, override
 from reid_core.errors import UserError
@@ -128,7 +128,7 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
         base=base,
         fixed=fixed,
         num_trials=options.trials,
-        data=cli.absolute_data(options.data),
+        data=command.absolute_data(options.data),
         skip_missing=options.skip_missing,
         searched=searched,
         each_group=options.objective == EACH_GROUP,
@@ -136,7 +136,7 @@ def make_sweep(name: str, space: Space, options: argparse.Namespace) -> Sweep:
         confirmation=make_confirmation(options),
         refit=options.refit,
         warm_start=tuple(each if each == PAPER else str(Path(each).resolve()) for each in options.warm_start),
-        share_store=str(cli.make_out(options.share_store, flag="--share-store")) if options.share_store else None,
+        share_store=str(command.make_out(options.share_store, flag="--share-store")) if options.share_store else None,
         then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
     )
     if options.refit:

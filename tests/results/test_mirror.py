@@ -11,7 +11,7 @@ import pytest
 from repository import ROOT
 from s3_server import s3_uri
 
-from reid_core.cli import make_out
+from reid_core.command import make_out
 from reid_core.errors import UserError
 from reid_core.files.checksums import CHECKSUMS, write_checksums
 from sweeps.machines import connect

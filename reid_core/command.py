@@ -1,0 +1,95 @@
+"""What surrounds the work of every command: its result folder before, the messages of mistakes after.
+
+path → a result folder that can be written and belongs to one configuration; function → a process with an exit status.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import fingerprint
+from reid_core.data.synthetic import SYNTHETIC
+from reid_core.errors import TrainingError, UserError
+from reid_core.files.escape import escape_lines
+
+CLAIM = "configuration.txt"  # in OUT: whose result it holds
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second slash
+
+
+def is_uri(text: str) -> bool:
+    """Whether a text names a storage (`sweeps/results/storage.py`) and no local folder.
+
+    Example:
+        >>> is_uri("s3://bucket/runs"), is_uri("runs/demo"), is_uri("/mnt/shared/runs")
+        (True, False, False)
+    """
+    return _SCHEME.match(text) is not None
+
+
+def make_out(out: Path, *, flag: str = "--out") -> Path:
+    """Make the result folder and prove that it can be written.
+
+    Args:
+        out: The folder.
+        flag: That names it.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    if is_uri(str(out)):
+        raise UserError(f"{flag} {out}: a URI; here it must be a folder of this machine")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{flag} {out}: cannot be written: {error.strerror}") from error
+    return out.resolve()
+
+
+def absolute_data(data: str) -> str:
+    """`--data` as it means the same from everywhere."""
+    return data if data == SYNTHETIC else str(Path(data).resolve())
+
+
+def claim(out: Path, config: TrialConfig, data: str) -> None:
+    """Mark a result folder as this configuration's on these data, to be continued by the same only.
+
+    Raises:
+        UserError: If it holds the result of another one, or of a sweep.
+    """
+    mark, identity = out / CLAIM, f"{fingerprint(config)} {absolute_data(data)}"
+    if (out / "sweep.json").exists():
+        raise UserError(f"--out {out} holds a sweep; choose another folder")
+    if mark.exists() and mark.read_text(errors="replace").strip() != identity:
+        raise UserError(
+            f"--out {out} holds the result of another configuration, or of other data; choose another folder"
+        )
+    mark.write_text(identity + "\n")
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_lines(super().format(record))
+
+
+def run(main: Callable[[list[str] | None], int]) -> None:
+    """Run a command; errors that explain themselves are printed without a traceback (status 2, in training 1).
+
+    Names from data may be in messages: what is no printable character is shown as its escape (`escape.escape_lines`).
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    try:
+        sys.exit(main(None))
+    except (UserError, TrainingError) as error:
+        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, and the same command continues", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT
