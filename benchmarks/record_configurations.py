@@ -28,10 +28,10 @@ from reid_core.config.presets import make_preset
 from reid_core.config.values import fingerprint, flatten, override
 from reid_core.data.synthetic import write_synthetic
 from reid_core.errors import TrainingError
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.run import epoch_evaluation, make_trainer, plan_of, source_of
+from reid_core.model.place import Place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.search.space import NOTHING, base_point, metric_space

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import make_preset
 from reid_core.config.values import override
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.run import epoch_evaluation, make_trainer, outputs_of, plan_of, source_of
+from reid_core.model.place import Place
 from reid_core.scoring.candidates import find_candidates
 from reid_core.training.batches import local_batches
 from sweeps.search.goals import Goals

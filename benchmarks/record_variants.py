@@ -29,7 +29,6 @@ from reid_core.config.values import override
 from reid_core.data.splits.parts import Parts
 from reid_core.data.test_set import record_use
 from reid_core.experiment.final_test import finish
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.run import (
@@ -41,6 +40,7 @@ from reid_core.experiment.run import (
     pool_of,
     source_of,
 )
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Source, local_batches
 from reid_core.training.trainer import Evaluate, Trainer
@@ -100,7 +100,7 @@ def timed(evaluate: Evaluate) -> tuple[Evaluate, list[float]]:
 
 def train(trainer: Trainer, plan: pa.Table, source: Source, place: Place, evaluate: Evaluate) -> list[dict[str, Any]]:
     """One report per epoch."""
-    batches = kept_batches(plan, source, trainer, trainer.config, place) or local_batches(plan, source)
+    batches = kept_batches(plan, source, trainer.model, place) or local_batches(plan, source)
     for report in trainer.fit(batches, evaluate):
         seconds, geo_mean = report["seconds"], report["geo_mean_cosine"]
         print(f"  epoch {report['epoch']}: {seconds:.1f} s, geo_mean_cosine {geo_mean:.3f}", flush=True)

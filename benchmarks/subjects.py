@@ -31,12 +31,12 @@ from reid_core.data.pixel_source import PixelSource
 from reid_core.data.synthetic import SYNTHETIC, write_synthetic
 from reid_core.data.test_set import read_uses, record_use
 from reid_core.experiment.bundle import read_bundle
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.run import keep_activations, make_trainer, outputs_of, plan_of, source_of
 from reid_core.matching.extraction import build_features
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.matching.pairs.store import PairStore
+from reid_core.model.place import Place
 from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import claim_out, read_result, write_result
 

@@ -13,7 +13,6 @@ from reid_core.data.synthetic import resolve_data
 from reid_core.data.test_set import describe_uses, read_uses, record_use
 from reid_core.experiment.environment import describe_environment
 from reid_core.experiment.final_test import finish
-from reid_core.experiment.place import local_place
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.run import (
@@ -26,6 +25,7 @@ from reid_core.experiment.run import (
     source_of,
 )
 from reid_core.metrics.summary import format_metrics
+from reid_core.model.place import local_place
 from reid_core.model.reid_model import describe_parts
 from reid_core.scoring.leaks import format_leaks, read_leaks
 from reid_core.training.batches import local_batches
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     cli.claim(out, config, options.data)
     root = resolve_data(options.data, out / "data")
     prepared = prepare(root, out / "cache", config, skip_missing=options.skip_missing)
-    place = local_place()
+    place = local_place(config)
     plan = plan_of(config, prepared)
     trainer = make_trainer(config, prepared, plan, place)
     print(describe_parts(trainer.model))
@@ -72,8 +72,8 @@ def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Pat
         print(f"continuing after epoch {len(trainer.history)}")
     config = trainer.config
     rest, source = rest_of(plan, trainer), source_of(config, prepared)
-    place = keep_activations(config, prepared, trainer, local_place())
-    batches = kept_batches(rest, source, trainer, config, place) or local_batches(rest, source)
+    place = keep_activations(config, prepared, trainer, trainer.place)
+    batches = kept_batches(rest, source, trainer.model, place) or local_batches(rest, source)
     for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
         folder = checkpoints / f"epoch-{report['epoch']:06d}"
         part = folder.with_suffix(".part")

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from reid_core import cli
+from reid_core.config.parameters import TrialConfig
 from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import load_metadata, load_submission_order
@@ -25,15 +26,15 @@ from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle, read_bundle
-from reid_core.experiment.place import local_place
 from reid_core.experiment.routing import is_routing, read_routing
 from reid_core.files.escape import escape_cell
 from reid_core.matching.extraction import build_features
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.matching.matchers import make_matcher
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.model.embed import embed
+from reid_core.model.place import local_place
 from reid_core.model.reid_model import ReidModel
-from reid_core.scoring.candidates import ScorePairs
 from reid_core.scoring.decision import Answers, Outputs
 from reid_core.scoring.evaluate import gather_candidates
 
@@ -77,7 +78,7 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
         _pair_scorer(bundle, features),
         match=config.match,
         predict=config.predict,
-        device=local_place().device,
+        device=local_place(config).device,
     )
     answers = bundle.decision.answer(candidates, outputs, parts.identity_N)
     keypoints_Q = None if features is None else features.num_keypoints_N
@@ -140,17 +141,16 @@ def _second_images(
 
 def _embed(bundle: Bundle, images: ImageCache, sides_Q6: np.ndarray, second_images: ImageCache | None) -> Outputs:
     """Outputs of the queries, with the gallery's embeddings behind them; the gallery needs no logits."""
-    place, every_Q = local_place(), np.arange(len(images))
+    every_Q = np.arange(len(images))
 
-    def run(model: ReidModel, cache: ImageCache, sides_N6: np.ndarray | None, precision: str):
-        return embed(
-            model.to(place.device), cache, every_Q, sides_N6=sides_N6, device=place.device, precision=precision
-        )
+    def run(model: ReidModel, cache: ImageCache, sides_N6: np.ndarray | None, config: TrialConfig):
+        place = local_place(config)
+        return embed(model.to(place.device), cache, every_Q, place, sides_N6=sides_N6)
 
-    embedding_QD, logit_QK = run(bundle.model, images, sides_Q6, bundle.config.optim.precision)
+    embedding_QD, logit_QK = run(bundle.model, images, sides_Q6, bundle.config)
     second_ND = None
     if bundle.second is not None and second_images is not None:
-        second_QD, _ = run(bundle.second.model, second_images, None, bundle.second.config.optim.precision)
+        second_QD, _ = run(bundle.second.model, second_images, None, bundle.second.config)
         second_ND = np.concatenate([second_QD, bundle.second.embedding_GD])
     return Outputs(
         np.concatenate([embedding_QD, bundle.embedding_GD]),
@@ -162,7 +162,7 @@ def _embed(bundle: Bundle, images: ImageCache, sides_Q6: np.ndarray, second_imag
 
 
 def _pair_scorer(bundle: Bundle, features: LocalFeatures | None) -> ScorePairs | None:
-    matcher = make_matcher(bundle.config.match, device=local_place().device)
+    matcher = make_matcher(bundle.config.match, device=local_place(bundle.config).device)
     gallery = bundle.features
     if matcher is None or features is None or gallery is None:
         return None

@@ -16,10 +16,10 @@ from reid_core.config.values import override
 from reid_core.data.metadata import COLUMNS
 from reid_core.data.synthetic import write_synthetic
 from reid_core.data.test_set import record_use
-from reid_core.experiment.place import local_place
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth, split_database
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.run import evaluate_fully, make_trainer, plan_of
+from reid_core.model.place import local_place
 
 SMALL = {"optim.epochs": 1, "match.num_keypoints": 32, "match.shortlist": 5, "model.embedding_dim": 16}
 CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "optim.batch_size": 8, **SMALL})
@@ -95,7 +95,7 @@ def run(folder: Path, new_name: str, *, poisoned: bool) -> Run:
         change_identities(root, {int(row): other for row in parts.rows("testSet")})
     prepared = load_prepared(out / "cache")
     fresh = load_prepared(prepare_fresh_split(out / "cache", 1, CONFIG))
-    plan, place = plan_of(CONFIG, prepared), local_place()
+    plan, place = plan_of(CONFIG, prepared), local_place(CONFIG)
     trainer = make_trainer(CONFIG, prepared, plan, place)
     train(trainer, plan, prepared, out / "checkpoints")
     model = trainer.restore_best()

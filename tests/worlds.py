@@ -4,7 +4,7 @@ import numpy as np
 
 from reid_core.config.parameters import FusionConfig, MatchConfig, PredictConfig, ThresholdConfig
 from reid_core.data.splits.parts import Parts
-from reid_core.scoring.candidates import ScorePairs
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.scoring.decision import Answers, Decision, Outputs
 from reid_core.scoring.evaluate import (
     decide,

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.experiment.bundle import Bundle, Second, write_bundle
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.run import SEEN, decide_trial, outputs_of, pair_scorer
 from reid_core.experiment.second_model import load_second
 from reid_core.metrics.summary import summarise
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.scoring.decision import Answers, Decision, Outputs
 from reid_core.scoring.evaluate import gather_candidates, shares_of

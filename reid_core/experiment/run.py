@@ -13,12 +13,13 @@ import pyarrow as pa
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.pixel_source import PixelSource
 from reid_core.data.splits.parts import Parts
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepared import Prepared
 from reid_core.matching.matchers import make_matcher
+from reid_core.matching.pairs.store import ScorePairs
+from reid_core.model.embed import embed
 from reid_core.model.frozen.boundary import build_activations
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
-from reid_core.scoring.candidates import ScorePairs
 from reid_core.scoring.decision import Decision, Outputs
 from reid_core.scoring.evaluate import cosine_report, decide, sample_training
 from reid_core.training.batch_plan import Pool, make_plan, make_pool
@@ -58,16 +59,8 @@ def source_of(config: TrialConfig, prepared: Prepared) -> Source:
 def make_trainer(config: TrialConfig, prepared: Prepared, plan: pa.Table, place: Place) -> Trainer:
     """Model, loss and optimiser of a trial."""
     steps = len(plan) // (place.world_size * max(1, config.optim.epochs))
-    return Trainer(
-        config,
-        make_model(config, num_identities=len(prepared.classes()[0])),
-        steps_per_epoch=steps,
-        device=place.device,
-        rank=place.rank,
-        world_size=place.world_size,
-        gather=place.gather,
-        wrap=place.wrap,
-    )
+    model = make_model(config, num_identities=len(prepared.classes()[0]))
+    return Trainer(config, model, place, steps_per_epoch=steps)
 
 
 def keep_activations(config: TrialConfig, prepared: Prepared, trainer: Trainer, place: Place) -> Place:
@@ -87,23 +80,16 @@ def keep_activations(config: TrialConfig, prepared: Prepared, trainer: Trainer, 
         np.concatenate(rows),
         trainer.model,
         config,
-        device=place.device,
-        rank=place.rank,
-        world_size=place.world_size,
-        gather=place.gather,
+        place,
     )
     return replace(place, activations=kept)
 
 
-def kept_batches(
-    plan: pa.Table, source: Source, trainer: Trainer, config: TrialConfig, place: Place
-) -> Iterator[KeptBatch] | None:
+def kept_batches(plan: pa.Table, source: Source, model: ReidModel, place: Place) -> Iterator[KeptBatch] | None:
     """Batches of kept activations; None where training needs pixels: nothing is kept, or each epoch's are new."""
     if place.activations is None or source.augment is not None:
         return None
-    return activation_batches(
-        plan, source, place.activations, trainer.model, config, device=place.device, rank=place.rank
-    )
+    return activation_batches(plan, source, model, place)
 
 
 def rest_of(plan: pa.Table, trainer: Trainer) -> pa.Table:
@@ -116,7 +102,7 @@ def outputs_of(
 ) -> Outputs:
     """What the networks say about the images of some parts."""
     row_N = np.flatnonzero(np.isin(prepared.parts.part_N, parts))
-    embedding_ND, logit_NK = place.embed(config, model, prepared, row_N)
+    embedding_ND, logit_NK = embed(model, prepared.images, row_N, place, sides_N6=prepared.sides_N6)
     second_ND = prepared.second_ND(config.fusion.second_model)
     if logit_NK is None:
         return Outputs(embedding_ND, second_ND=second_ND)
@@ -162,7 +148,7 @@ def pair_scorer(config: TrialConfig, prepared: Prepared, place: Place) -> ScoreP
         return matcher.scores(features, query_P, features, gallery_P)
 
     def score(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
-        share = np.arange(place.rank, len(query_P), place.world_size)
+        share = place.share(np.arange(len(query_P)))
         mine_P = place.share_pairs(query_P[share], gallery_P[share], match)
         score_P = np.full(len(query_P), np.nan, dtype=np.float32)
         score_P[place.gather(share)] = place.gather(mine_P)

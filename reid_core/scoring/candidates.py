@@ -4,16 +4,14 @@ embeddings, groups, photographed sides → shortlist of each query with the scor
 Shape letters: N images (rows of the cache), Q queries, G gallery, B shortlist, D embedding, P pairs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from reid_core.data.sides import compatible
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.scoring.shortlist import find_most_similar
-
-# Rows of the query and of the gallery image of each pair → local match score, NaN where a pair cannot be scored.
-ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)

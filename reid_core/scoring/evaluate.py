@@ -13,9 +13,10 @@ import numpy as np
 from reid_core.config.parameters import FusionConfig, MatchConfig, PredictConfig, ThresholdConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.geo_mean import Shares, compute_shares
 from reid_core.metrics.summary import summarise
-from reid_core.scoring.candidates import Candidates, ScorePairs, add_second_model, find_candidates, match_candidates
+from reid_core.scoring.candidates import Candidates, add_second_model, find_candidates, match_candidates
 from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
 from reid_core.scoring.openmax import OpenMax, fit_openmax
 from reid_core.scoring.thresholds import ScoredQueries, Threshold, choose_threshold, threshold_curve

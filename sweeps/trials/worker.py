@@ -21,7 +21,6 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.run import (
     epoch_evaluation,
@@ -33,6 +32,7 @@ from reid_core.experiment.run import (
     rest_of,
     source_of,
 )
+from reid_core.model.place import Place
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
 from sweeps.search.notes import FAILED, UNSCORED
 from sweeps.trials.checkpoints import continue_newest, fetch, list_checkpoints, upload
@@ -52,7 +52,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     """
     config = override(TrialConfig(), settings["config"])
     prepared = load_prepared(Path(settings["cache"]))
-    place, counts = train_place(), Counts()
+    place, counts = train_place(config), Counts()
     if settings["store"] is not None:
         scorer = make_scorer(settings["store"], prepared, f"{settings['name']}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
@@ -70,7 +70,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     tell = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
     for report in trainer.history:
         ray.train.report(report | retries | {TOLD_BEFORE: True})
-    kept = kept_batches(rest, source, trainer, config, place)
+    kept = kept_batches(rest, source, trainer.model, place)
     batches = kept or stream_batches(rest, source, rank=place.rank, data_cpus=settings["data_cpus"])
     only_train = settings["only_train"]
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
@@ -93,13 +93,14 @@ def prefer_last(trainer: Trainer) -> Evaluate:
     return lambda model: {SCORE: float(len(trainer.history)), "loss_validating": -float(len(trainer.history))}
 
 
-def train_place() -> Place:
+def train_place(config: TrialConfig) -> Place:
     """This worker's place in its trial."""
     context = ray.train.get_context()
     return Place(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=str(get_device()),
+        precision=config.optim.precision,
         gather=gather_arrays,
         wrap=lambda model: prepare_model(model, move_to_device=False),
     )

@@ -8,11 +8,11 @@ from reid_core.config.parameters import PredictConfig
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import read_bundle
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import UNREADABLE, load_prepared
 from reid_core.experiment.refit import check_refittable, choose_epochs, export_refit, prepare_refit
 from reid_core.experiment.run import make_trainer, plan_of, source_of
+from reid_core.model.place import Place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal

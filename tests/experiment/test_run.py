@@ -11,10 +11,10 @@ from tiny_experiment import run_experiment
 
 from reid_core.config.presets import tiny
 from reid_core.errors import UserError
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.run import evaluate_fully, pair_scorer
+from reid_core.model.place import Place
 from reid_core.model.reid_model import make_model
 
 ONE_STAGE = ["--set", "model.unfrozen_stages=1", "--set", "optim.epochs=2", "--set", "optim.lr_stages=1e-2"]

@@ -21,9 +21,10 @@ from reid_core.data.animals import NEW
 from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.calibration import POOLED, Calibrator, LogisticCalibrator
-from reid_core.scoring.candidates import Candidates, ScorePairs, find_candidates, match_candidates
+from reid_core.scoring.candidates import Candidates, find_candidates, match_candidates
 from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
 from reid_core.scoring.evaluate import (
     MIN_SAMPLE,
