@@ -98,7 +98,7 @@ def make_sides(config: TrialConfig, cache: ImageCache, folder: Path) -> tuple[pa
         variants = build_variants(folder, cache, pool, side)
         sides_N6 = np.zeros((len(cache), 6), np.float32)
         source = make_source(side, pool, image_cache=cache.path, variants=variants, code_N=code_N, sides_N6=sides_N6)
-        both += [make_plan(side, names, np.arange(len(cache)), num_images=len(cache)), source]
+        both += [make_plan(side, pool), source]
     return both[0], both[1], both[2], both[3]
 
 

@@ -9,8 +9,8 @@ import pytest
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache
+from reid_core.experiment.evaluation import epoch_evaluation, pair_scorer
 from reid_core.experiment.prepare import prepare
-from reid_core.experiment.run import epoch_evaluation, pair_scorer
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import make_model
 
@@ -84,6 +84,6 @@ def test_two_photographs_of_one_animal_match_better(prepared):
         if len(alike):
             same.append((row, alike[0]))
             different.append((row, rng.choice(others)))
-    score = pair_scorer(config, data, local_place(config))
+    score = pair_scorer(config.match, data.local_features, local_place(config))
     means = [np.nanmean(score(*np.array(pairs).T)) for pairs in (same, different)]
     assert means[0] > 1.5 * means[1]

@@ -126,12 +126,23 @@ def is_whole(kept: Path) -> bool:
 
 def embed_chunk(rows: list[int], *, cache_path: str, values: tuple) -> pa.Table:
     """Embeddings of some rows; runs in any process."""
-    settings, model = _load_once(values)
-    place = local_place(settings)
-    both_BE = embed_rows(model.to(place.device), ImageCache(Path(cache_path)), np.array(rows), place)
-    width = both_BE.shape[1] - model.num_identities
-    flat = pa.array(np.ascontiguousarray(both_BE[:, :width]).reshape(-1))
-    return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, width)})
+    embedding_BD = embed_second(*_load_once(values), ImageCache(Path(cache_path)), np.array(rows))
+    flat = pa.array(embedding_BD.reshape(-1))
+    return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, embedding_BD.shape[1])})
+
+
+def embed_second(config: TrialConfig, model: ReidModel, images: ImageCache, row_R: np.ndarray) -> np.ndarray:
+    """Embeddings of some images by a second model, in this process; (R, D), rows of length 1.
+
+    Args:
+        config: Of the second model.
+        model: The second model.
+        images: Of the size that it takes.
+        row_R: Rows of `images`.
+    """
+    place = local_place(config)
+    both_RE = embed_rows(model.to(place.device), images, row_R, place)
+    return np.ascontiguousarray(both_RE[:, : both_RE.shape[1] - model.num_identities])
 
 
 def _load_once(values: tuple) -> tuple[TrialConfig, ReidModel]:

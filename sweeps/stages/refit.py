@@ -15,7 +15,7 @@ from reid_core.errors import UserError
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.refit import check_refittable, choose_epochs, export_refit, prepare_refit
-from reid_core.experiment.run import make_trainer, plan_of
+from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.files.checksums import CHECKSUMS
 from reid_core.model.place import local_place
 from sweeps.results.journal import Journal, Record

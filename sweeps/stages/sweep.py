@@ -21,7 +21,7 @@ from reid_core.errors import UserError
 from reid_core.experiment.final_test import finish
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.run import make_trainer, plan_of
+from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import describe_model
 from sweeps.machines.connect import ray_at_work, start_ray

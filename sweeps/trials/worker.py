@@ -21,16 +21,14 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError
+from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
 from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.run import (
-    epoch_evaluation,
-    evaluate_fully,
+from reid_core.experiment.training_setup import (
     keep_activations,
     kept_batches,
     make_trainer,
-    plan_of,
     rest_of,
-    source_of,
+    training_data_of,
 )
 from reid_core.model.place import Place
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
@@ -58,20 +56,19 @@ def train_worker(settings: dict[str, Any]) -> None:
         place, counts = replace(place, share_pairs=scorer), scorer.counts
     if place.device == "cpu":
         torch.set_num_threads(1)
-    plan = plan_of(config, prepared, world_size=place.world_size)
-    trainer = make_trainer(config, prepared, plan, place)
+    data = training_data_of(config, prepared, world_size=place.world_size)
+    trainer = make_trainer(config, prepared, data.plan, place)
     filesystem, folder = settings["checkpoints"]
     if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings["start"]:
         with fetch(Checkpoint(settings["start"], filesystem=filesystem)) as start:
             trainer.start_from(start)
-    source = source_of(config, prepared)
-    place = keep_activations(config, prepared, trainer, place)
-    rest, retries = rest_of(plan, trainer), {"retries": settings["retries"]}
+    place = keep_activations(config, prepared, data, trainer.model, place)
+    rest, retries = rest_of(data.plan, trainer), {"retries": settings["retries"]}
     tell = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
     for report in trainer.history:
         ray.train.report(report | retries | {TOLD_BEFORE: True})
-    kept = kept_batches(rest, source, trainer.model, place)
-    batches = kept or stream_batches(rest, source, rank=place.rank, data_cpus=settings["data_cpus"])
+    kept = kept_batches(rest, data.source, trainer.model, place)
+    batches = kept or stream_batches(rest, data.source, rank=place.rank, data_cpus=settings["data_cpus"])
     only_train = settings["only_train"]
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     try:
@@ -81,8 +78,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         return tell({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
     if only_train is not None:
         return tell({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
-    _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
-    metrics |= sum_counts(counts, place)
+    metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
     full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
     return tell({"epoch": best["epoch"], SCORE: best[SCORE], **full})

@@ -316,7 +316,7 @@ def test_training_batches_hold_the_activations_of_their_pixels(cache, tmp_path):
         code_N=ROWS % 4,
         sides_N6=np.eye(6, dtype=np.float32)[ROWS % 6],
     )
-    plan = make_plan(CONFIG, identity_N, ROWS, num_images=NUM_IMAGES)
+    plan = make_plan(CONFIG, pool)
     images = PixelSource.open(str(cache.path), str(variants))
     rows = np.arange(NUM_IMAGES + len(pool.source_E))
     model = make()
