@@ -143,7 +143,7 @@ def activation_batches(plan: pa.Table, source: Source, model: ReidModel, place: 
         return rows_B, kept.read(keys_of(images, rows_B.tolist()))
 
     for rows_B, found in _ahead(read, mine):
-        # Here and not in the thread: while the model runs from the boundary on, its frozen modules pass through.
+        # Here and not in the thread, which would take the device from the training step.
         with torch.no_grad(), place.autocast():
             activation_BX = complete(model, found, rows_B, images.pixels, place)
         yield KeptBatch(activation_BX, source.code_R[rows_B], source.sides_R6[rows_B])

@@ -71,7 +71,7 @@ class Counter:
         model.frozen_modules()[0].register_forward_hook(self._count)
 
     def _count(self, module, arguments, output) -> None:
-        self.images += len(output) if output is not arguments[0] else 0  # a module that is passed through does nothing
+        self.images += len(output)  # a module that is skipped is not called
 
 
 PROBE = 2 * 2  # images that `find_layout` sends through the frozen part: two, in parts and as a whole
