@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from reid_core.files.atomic import write_arrow
 from reid_core.model.embed import embed
 from reid_core.model.frozen.activations import KeptActivations
 from reid_core.model.frozen.boundary import build_activations
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batch_plan import make_plan, make_pool
 from reid_core.training.batches import KeptBatch, Source, activation_batches, local_batches, make_source
@@ -96,7 +98,7 @@ def make_sides(config: TrialConfig, cache: ImageCache, folder: Path) -> tuple[pa
         variants = build_variants(folder, cache, pool, side)
         sides_N6 = np.zeros((len(cache), 6), np.float32)
         source = make_source(side, pool, image_cache=cache.path, variants=variants, code_N=code_N, sides_N6=sides_N6)
-        both += [make_plan(side, names, np.arange(len(cache)), num_images=len(cache)), source]
+        both += [make_plan(side, pool), source]
     return both[0], both[1], both[2], both[3]
 
 
@@ -123,22 +125,23 @@ def seconds(function: Callable[[], object]) -> float:
 def measure(config: TrialConfig, cache: ImageCache, folder: Path, rounds: int) -> dict[str, tuple[float, float]]:
     """Seconds with kept activations and without, of each claim."""
     plan, source, online_plan, online = make_sides(config, cache, folder)
-    model, row_N = make_model(config), np.arange(len(cache))
+    model, row_N, place = make_model(config), np.arange(len(cache)), Place(precision=config.optim.precision)
     images = PixelSource.open(source.image_cache, source.variants)
     started = time.perf_counter()
-    kept = build_activations(folder, images, np.arange(len(source.code_R)), model, config)
+    kept = build_activations(folder, images, np.arange(len(source.code_R)), model, config, place)
+    keeping = replace(place, activations=kept)
     describe(kept, time.perf_counter() - started)
-    same = np.abs(embed(model, cache, row_N, activations=kept)[0] - embed(model, cache, row_N)[0]).max()
+    same = np.abs(embed(model, cache, row_N, keeping)[0] - embed(model, cache, row_N, place)[0]).max()
     print(f"largest difference of an embedding: {same:.1e}; {len(plan)} batches of {config.optim.batch_size} an epoch")
     loss, optimizer = make_loss(config.loss, None), make_optimizer(config.optim, model)
 
     def train_kept() -> None:
-        train_epoch(model, loss, optimizer, activation_batches(plan, source, kept, model, config))
+        train_epoch(model, loss, optimizer, activation_batches(plan, source, model, keeping))
 
     sides: dict[str, tuple[Callable, Callable]] = {
         "embed_kept_activations": (
-            lambda: embed(model, cache, row_N, activations=kept),
-            lambda: embed(model, cache, row_N),
+            lambda: embed(model, cache, row_N, keeping),
+            lambda: embed(model, cache, row_N, place),
         ),
         "train_kept_activations": (
             train_kept,

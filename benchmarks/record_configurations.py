@@ -28,10 +28,11 @@ from reid_core.config.presets import make_preset
 from reid_core.config.values import fingerprint, flatten, override
 from reid_core.data.synthetic import write_synthetic
 from reid_core.errors import TrainingError
-from reid_core.experiment.place import Place
+from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import Prepared
-from reid_core.experiment.run import epoch_evaluation, make_trainer, plan_of, source_of
+from reid_core.experiment.training_setup import make_trainer, training_data_of
+from reid_core.model.place import Place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.search.space import NOTHING, base_point, metric_space
@@ -56,9 +57,9 @@ def draw_configurations(count: int, base: TrialConfig) -> list[dict[str, Any]]:
 
 def train(config: TrialConfig, prepared: Prepared) -> dict[str, list[float]]:
     """The learning curves of a configuration: per name of `MEASURED` one value per epoch."""
-    plan, place = plan_of(config, prepared), Place()
-    trainer = make_trainer(config, prepared, plan, place)
-    batches = local_batches(plan, source_of(config, prepared))
+    data, place = training_data_of(config, prepared), Place()
+    trainer = make_trainer(config, prepared, data.plan, place)
+    batches = local_batches(data.plan, data.source)
     reports = list(trainer.fit(batches, epoch_evaluation(config, prepared, place)))
     return {name: [report[name] for report in reports] for name in MEASURED}
 

@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import make_preset
 from reid_core.config.values import override
-from reid_core.experiment.place import Place
+from reid_core.experiment.evaluation import epoch_evaluation, outputs_of
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import Prepared
-from reid_core.experiment.run import epoch_evaluation, make_trainer, outputs_of, plan_of, source_of
+from reid_core.experiment.training_setup import make_trainer, training_data_of
+from reid_core.model.place import Place
 from reid_core.scoring.candidates import find_candidates
 from reid_core.training.batches import local_batches
 from sweeps.search.goals import Goals
@@ -47,11 +48,9 @@ def base_config(weights: Path, epochs: int) -> TrialConfig:
 
 def shortlist_of(config: TrialConfig, prepared: Prepared) -> np.ndarray:
     """Train a configuration, and shortlist `validating` and `thresholdSet` with the best epoch; (Q, B) rows."""
-    place, plan = Place(), plan_of(config, prepared)
-    trainer = make_trainer(config, prepared, plan, place)
-    for report in trainer.fit(
-        local_batches(plan, source_of(config, prepared)), epoch_evaluation(config, prepared, place)
-    ):
+    place, data = Place(), training_data_of(config, prepared)
+    trainer = make_trainer(config, prepared, data.plan, place)
+    for report in trainer.fit(local_batches(data.plan, data.source), epoch_evaluation(config, prepared, place)):
         print(f"  epoch {report['epoch']}: geo_mean_cosine {report['geo_mean_cosine']:.3f}", flush=True)
     parts, outputs = prepared.parts, outputs_of(config, prepared, trainer.restore_best(), place)
     found = find_candidates(

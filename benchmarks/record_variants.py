@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from scipy import stats
 
@@ -28,21 +27,21 @@ from reid_core.config.presets import make_preset
 from reid_core.config.values import override
 from reid_core.data.splits.parts import Parts
 from reid_core.data.test_set import record_use
+from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.final_test import finish
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared
-from reid_core.experiment.run import (
-    epoch_evaluation,
+from reid_core.experiment.training_setup import (
+    TrainingData,
     keep_activations,
     kept_batches,
     make_trainer,
     plan_of,
-    pool_of,
-    source_of,
+    training_data_of,
 )
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
-from reid_core.training.batches import Source, local_batches
+from reid_core.training.batches import local_batches
 from reid_core.training.trainer import Evaluate, Trainer
 
 RECORD = Path(__file__).with_name("variants.json")
@@ -67,11 +66,12 @@ def run_side(config: TrialConfig, prepared: Prepared, truth: Parts) -> dict[str,
     plan = plan_of(config, prepared)
     trainer = make_trainer(config, prepared, plan, Place())
     started = time.perf_counter()
-    source, place = source_of(config, prepared), keep_activations(config, prepared, trainer, Place())
+    data = training_data_of(config, prepared)
+    place = keep_activations(config, prepared, data, trainer.model, Place())
     build_s = time.perf_counter() - started  # nothing to build online
     evaluate, evaluation_seconds = timed(epoch_evaluation(config, prepared, place))
     before = evaluate(trainer.model)["geo_mean_cosine"]
-    history = train(trainer, plan, source, place, evaluate)
+    history = train(trainer, data, place, evaluate)
     evaluation_s = sum(evaluation_seconds[1:])
     return {
         "geo_mean_cosine": [round(value, 5) for value in [before, *(report["geo_mean_cosine"] for report in history)]],
@@ -80,7 +80,7 @@ def run_side(config: TrialConfig, prepared: Prepared, truth: Parts) -> dict[str,
         "build_s": round(build_s, 1),
         "train_s": round(sum(report["seconds"] for report in history) - evaluation_s, 1),
         "evaluation_s": round(evaluation_s, 1),
-        **measure_bank(config, prepared, source, place),
+        **measure_bank(data, place),
         "metrics": score_model(config, prepared, truth, trainer.restore_best(), place),
     }
 
@@ -98,9 +98,9 @@ def timed(evaluate: Evaluate) -> tuple[Evaluate, list[float]]:
     return evaluate_timed, seconds
 
 
-def train(trainer: Trainer, plan: pa.Table, source: Source, place: Place, evaluate: Evaluate) -> list[dict[str, Any]]:
+def train(trainer: Trainer, data: TrainingData, place: Place, evaluate: Evaluate) -> list[dict[str, Any]]:
     """One report per epoch."""
-    batches = kept_batches(plan, source, trainer, trainer.config, place) or local_batches(plan, source)
+    batches = kept_batches(data.plan, data.source, trainer.model, place) or local_batches(data.plan, data.source)
     for report in trainer.fit(batches, evaluate):
         seconds, geo_mean = report["seconds"], report["geo_mean_cosine"]
         print(f"  epoch {report['epoch']}: {seconds:.1f} s, geo_mean_cosine {geo_mean:.3f}", flush=True)
@@ -123,9 +123,9 @@ def score_model(
     }
 
 
-def measure_bank(config: TrialConfig, prepared: Prepared, source: Source, place: Place) -> dict[str, float]:
+def measure_bank(data: TrainingData, place: Place) -> dict[str, float]:
     """Images that training draws from, and what the bank takes on disk in MB: pixels of variants, activations."""
-    pool = pool_of(config, prepared)
+    pool, source = data.pool, data.source
     row_R = np.unique(np.concatenate(list(pool.rows_of.values())))
     sizes = {"training_images": len(row_R), "of_them_variants": len(pool.source_E), "variants_mb": 0.0}
     if source.variants:

@@ -31,12 +31,13 @@ from reid_core.data.pixel_source import PixelSource
 from reid_core.data.synthetic import SYNTHETIC, write_synthetic
 from reid_core.data.test_set import read_uses, record_use
 from reid_core.experiment.bundle import read_bundle
-from reid_core.experiment.place import Place
+from reid_core.experiment.evaluation import outputs_of
 from reid_core.experiment.prepare import prepare
-from reid_core.experiment.run import keep_activations, make_trainer, outputs_of, plan_of, source_of
+from reid_core.experiment.training_setup import keep_activations, make_trainer, plan_of, training_data_of
 from reid_core.matching.extraction import build_features
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.matching.pairs.store import PairStore
+from reid_core.model.place import Place
 from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import claim_out, read_result, write_result
 
@@ -161,12 +162,12 @@ def judge_photographs(folder: Path, result: Any, expected: Any, names: list[str]
 def use_prepared(folder: Path, root: Path, config: TrialConfig) -> Any:
     """Everything that trials are prepared with; then what the networks say, through kept variants and activations."""
     prepared = prepare(root, folder, config)
-    trainer = make_trainer(config, prepared, plan_of(config, prepared), Place())
-    source = source_of(config, prepared)
-    pixels = PixelSource.open(source.image_cache, source.variants)
-    place = keep_activations(config, prepared, trainer, Place())
+    data = training_data_of(config, prepared)
+    trainer = make_trainer(config, prepared, data.plan, Place())
+    pixels = PixelSource.open(data.source.image_cache, data.source.variants)
+    place = keep_activations(config, prepared, data, trainer.model, Place())
     outputs = outputs_of(config, prepared, trainer.model, place)
-    each = np.arange(len(source.code_R))
+    each = np.arange(len(data.source.code_R))
     return canonical([pixels.pixels(each), outputs, prepared.local_features, prepared.parts, prepared.images.keys])
 
 

@@ -5,27 +5,25 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-
 from reid_core import cli, command
 from reid_core.config.yaml_files import write_config
 from reid_core.data.synthetic import resolve_data
 from reid_core.data.test_set import describe_uses, read_uses, record_use
 from reid_core.experiment.environment import describe_environment
+from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.final_test import finish
-from reid_core.experiment.place import local_place
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared
-from reid_core.experiment.run import (
-    epoch_evaluation,
+from reid_core.experiment.training_setup import (
+    TrainingData,
     keep_activations,
     kept_batches,
     make_trainer,
-    plan_of,
     rest_of,
-    source_of,
+    training_data_of,
 )
 from reid_core.metrics.summary import format_metrics
+from reid_core.model.place import local_place
 from reid_core.model.reid_model import describe_parts
 from reid_core.scoring.leaks import format_leaks, read_leaks
 from reid_core.training.batches import local_batches
@@ -47,11 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.claim(out, config, options.data)
     root = resolve_data(options.data, out / "data")
     prepared = prepare(root, out / "cache", config, skip_missing=options.skip_missing)
-    place = local_place()
-    plan = plan_of(config, prepared)
-    trainer = make_trainer(config, prepared, plan, place)
+    place = local_place(config)
+    data = training_data_of(config, prepared)
+    trainer = make_trainer(config, prepared, data.plan, place)
     print(describe_parts(trainer.model))
-    train(trainer, plan, prepared, out / "checkpoints")
+    train(trainer, data, prepared, out / "checkpoints")
     use = record_use(out, trial="single run", config=config)
     truth = read_truth(root, prepared, use=use, skip_missing=options.skip_missing)
     metrics = finish(config, prepared, truth, trainer.restore_best(), out, place)
@@ -66,14 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def train(trainer: Trainer, plan: pa.Table, prepared: Prepared, checkpoints: Path) -> None:
+def train(trainer: Trainer, data: TrainingData, prepared: Prepared, checkpoints: Path) -> None:
     """Train what is left, with a checkpoint after each epoch; a checkpoint is there whole or not at all."""
     if load_newest(trainer, sorted(checkpoints.glob("epoch-*[0-9]"), reverse=True)):
         print(f"continuing after epoch {len(trainer.history)}")
     config = trainer.config
-    rest, source = rest_of(plan, trainer), source_of(config, prepared)
-    place = keep_activations(config, prepared, trainer, local_place())
-    batches = kept_batches(rest, source, trainer, config, place) or local_batches(rest, source)
+    place = keep_activations(config, prepared, data, trainer.model, trainer.place)
+    rest = rest_of(data.plan, trainer)
+    batches = kept_batches(rest, data.source, trainer.model, place) or local_batches(rest, data.source)
     for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
         folder = checkpoints / f"epoch-{report['epoch']:06d}"
         part = folder.with_suffix(".part")

@@ -11,7 +11,7 @@ import csv
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +25,16 @@ from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle, read_bundle
-from reid_core.experiment.place import local_place
+from reid_core.experiment.evaluation import pair_scorer
 from reid_core.experiment.routing import is_routing, read_routing
+from reid_core.experiment.second_model import embed_second
 from reid_core.files.escape import escape_cell
 from reid_core.matching.extraction import build_features
 from reid_core.matching.local_features import LocalFeatures
-from reid_core.matching.matchers import make_matcher
 from reid_core.model.embed import embed
-from reid_core.model.reid_model import ReidModel
-from reid_core.scoring.candidates import ScorePairs
+from reid_core.model.place import Place, local_place
 from reid_core.scoring.decision import Answers, Outputs
-from reid_core.scoring.evaluate import gather_candidates
+from reid_core.scoring.evaluate import answer_queries
 
 NUM_CANDIDATES = 5
 NO_MODEL = "there is no model for this group"  # note
@@ -61,25 +60,20 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
         queries: Rows of `metadata.load_metadata`.
         cache_folder: Where decoded pixels and local features are kept.
     """
-    config, paths = bundle.config, queries["path"].to_pylist()
-    images = ImageCache(build_cache(cache_folder, root, paths, config.data.image_px))
-    sides_Q6 = parse_sides(queries["orientation"].to_pylist())
-    parts = _join(bundle, queries, sides_Q6)
-    outputs = _embed(bundle, images, sides_Q6, _second_images(bundle, images, cache_folder, root, paths))
-    features = None
-    if config.match.matcher != "none" and config.predict.rule == "threshold":
-        match_images = ImageCache(build_cache(cache_folder, root, paths, config.match.image_px))
-        features = LocalFeatures.open(build_features(cache_folder, match_images, config.match))
-    candidates = gather_candidates(
-        parts,
-        outputs,
-        np.arange(len(images)),
-        _pair_scorer(bundle, features),
-        match=config.match,
-        predict=config.predict,
-        device=local_place().device,
-    )
-    answers = bundle.decision.answer(candidates, outputs, parts.identity_N)
+    config, place = bundle.config, local_place(bundle.config)
+
+    @cache
+    def open_images(image_px: int) -> ImageCache:
+        return ImageCache(build_cache(cache_folder, root, queries["path"].to_pylist(), image_px))
+
+    images, features = open_images(config.data.image_px), None
+    if bundle.features is not None and config.predict.rule == "threshold":
+        features = LocalFeatures.open(build_features(cache_folder, open_images(config.match.image_px), config.match))
+    parts = _join_parts(bundle, queries)
+    outputs = _join_outputs(bundle, parts, open_images, place)
+    score_pairs = pair_scorer(config.match, features, place, gallery=bundle.features)
+    rows = parts.rows("query")
+    answers = answer_queries(config, bundle.decision, parts, outputs, rows, score_pairs, device=place.device)
     keypoints_Q = None if features is None else features.num_keypoints_N
     return _name(bundle, queries, answers, _notes(images, keypoints_Q, answers))
 
@@ -118,40 +112,26 @@ def open_model(folder: Path) -> Callable[[Path, pa.Table, Path], list[Prediction
     return partial(predict, read_bundle(folder))
 
 
-def _join(bundle: Bundle, queries: pa.Table, sides_Q6: np.ndarray) -> Parts:
+def _join_parts(bundle: Bundle, queries: pa.Table) -> Parts:
     """The queries and, behind them, the bundle's gallery, which plays the part of `training`."""
     num_queries, num_gallery = len(queries), len(bundle.group_G)
     return Parts(
         np.concatenate([np.full(num_queries, None, dtype=object), bundle.identity_G]),
         np.concatenate([np.array(queries["group"].to_pylist(), dtype=object), bundle.group_G]),
         np.array(["query"] * num_queries + ["training"] * num_gallery, dtype=object),
-        np.concatenate([sides_Q6, bundle.sides_G6]),
+        np.concatenate([parse_sides(queries["orientation"].to_pylist()), bundle.sides_G6]),
     )
 
 
-def _second_images(
-    bundle: Bundle, images: ImageCache, cache_folder: Path, root: Path, paths: list[str]
-) -> ImageCache | None:
-    if bundle.second is None:
-        return None
-    image_px = bundle.second.config.data.image_px
-    return images if image_px == images.image_px else ImageCache(build_cache(cache_folder, root, paths, image_px))
-
-
-def _embed(bundle: Bundle, images: ImageCache, sides_Q6: np.ndarray, second_images: ImageCache | None) -> Outputs:
+def _join_outputs(bundle: Bundle, parts: Parts, open_images: Callable[[int], ImageCache], place: Place) -> Outputs:
     """Outputs of the queries, with the gallery's embeddings behind them; the gallery needs no logits."""
-    place, every_Q = local_place(), np.arange(len(images))
-
-    def run(model: ReidModel, cache: ImageCache, sides_N6: np.ndarray | None, precision: str):
-        return embed(
-            model.to(place.device), cache, every_Q, sides_N6=sides_N6, device=place.device, precision=precision
-        )
-
-    embedding_QD, logit_QK = run(bundle.model, images, sides_Q6, bundle.config.optim.precision)
+    rows, images = parts.rows("query"), open_images(bundle.config.data.image_px)
+    embedding_QD, logit_QK = embed(bundle.model.to(place.device), images, rows, place, sides_N6=parts.sides_N6)
     second_ND = None
-    if bundle.second is not None and second_images is not None:
-        second_QD, _ = run(bundle.second.model, second_images, None, bundle.second.config.optim.precision)
-        second_ND = np.concatenate([second_QD, bundle.second.embedding_GD])
+    if bundle.second is not None:
+        second, second_images = bundle.second, open_images(bundle.second.config.data.image_px)
+        second_QD = embed_second(second.config, second.model, second_images, rows)
+        second_ND = np.concatenate([second_QD, second.embedding_GD])
     return Outputs(
         np.concatenate([embedding_QD, bundle.embedding_GD]),
         logit_QK,
@@ -159,14 +139,6 @@ def _embed(bundle: Bundle, images: ImageCache, sides_Q6: np.ndarray, second_imag
         bundle.class_identity_K,
         bundle.class_group_K,
     )
-
-
-def _pair_scorer(bundle: Bundle, features: LocalFeatures | None) -> ScorePairs | None:
-    matcher = make_matcher(bundle.config.match, device=local_place().device)
-    gallery = bundle.features
-    if matcher is None or features is None or gallery is None:
-        return None
-    return lambda query_P, gallery_P: matcher.scores(features, query_P, gallery, gallery_P - len(features))
 
 
 def _notes(images: ImageCache, keypoints_Q: np.ndarray | None, answers: Answers) -> list[str]:

@@ -32,7 +32,7 @@ from reid_core.data.synthetic import SYNTHETIC, resolve_data
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import prepare
-from reid_core.experiment.run import plan_of
+from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.report import write_report
 from sweeps.machines.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
 from sweeps.machines.resources import Resources

@@ -16,10 +16,11 @@ from reid_core.config.values import override
 from reid_core.data.metadata import COLUMNS
 from reid_core.data.synthetic import write_synthetic
 from reid_core.data.test_set import record_use
-from reid_core.experiment.place import local_place
+from reid_core.experiment.evaluation import evaluate_fully
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth, split_database
 from reid_core.experiment.prepared import load_prepared
-from reid_core.experiment.run import evaluate_fully, make_trainer, plan_of
+from reid_core.experiment.training_setup import make_trainer, training_data_of
+from reid_core.model.place import local_place
 
 SMALL = {"optim.epochs": 1, "match.num_keypoints": 32, "match.shortlist": 5, "model.embedding_dim": 16}
 CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "optim.batch_size": 8, **SMALL})
@@ -95,11 +96,11 @@ def run(folder: Path, new_name: str, *, poisoned: bool) -> Run:
         change_identities(root, {int(row): other for row in parts.rows("testSet")})
     prepared = load_prepared(out / "cache")
     fresh = load_prepared(prepare_fresh_split(out / "cache", 1, CONFIG))
-    plan, place = plan_of(CONFIG, prepared), local_place()
-    trainer = make_trainer(CONFIG, prepared, plan, place)
-    train(trainer, plan, prepared, out / "checkpoints")
+    data, place = training_data_of(CONFIG, prepared), local_place(CONFIG)
+    trainer = make_trainer(CONFIG, prepared, data.plan, place)
+    train(trainer, data, prepared, out / "checkpoints")
     model = trainer.restore_best()
-    metrics = [evaluate_fully(CONFIG, each, model, place)[1] for each in (prepared, fresh)]
+    metrics = [evaluate_fully(CONFIG, each, model, place).metrics for each in (prepared, fresh)]
     (out / "metrics.json").write_text(json.dumps(metrics))
     reports = [{name: value for name, value in report.items() if name != "seconds"} for report in trainer.history]
     return Run(root, out, hidden, [*reports, *metrics])

@@ -9,9 +9,9 @@ import pytest
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache
-from reid_core.experiment.place import local_place
+from reid_core.experiment.evaluation import epoch_evaluation, pair_scorer
 from reid_core.experiment.prepare import prepare
-from reid_core.experiment.run import epoch_evaluation, pair_scorer
+from reid_core.model.place import local_place
 from reid_core.model.reid_model import make_model
 
 pytestmark = pytest.mark.realdata
@@ -66,7 +66,7 @@ def test_the_identities_of_the_test_set_are_locked(prepared):
 
 def test_imagenet_features_know_animals_better_than_random_ones(prepared):
     config, data = prepared
-    evaluate = epoch_evaluation(config, data, local_place())
+    evaluate = epoch_evaluation(config, data, local_place(config))
     pretrained = evaluate(make_model(config))
     random = evaluate(make_model(override(config, {"model.weights": "random"})))
     assert pretrained["accuracy_validating"] > random["accuracy_validating"] + 0.1
@@ -84,6 +84,6 @@ def test_two_photographs_of_one_animal_match_better(prepared):
         if len(alike):
             same.append((row, alike[0]))
             different.append((row, rng.choice(others)))
-    score = pair_scorer(config, data, local_place())
+    score = pair_scorer(config.match, data.local_features, local_place(config))
     means = [np.nanmean(score(*np.array(pairs).T)) for pairs in (same, different)]
     assert means[0] > 1.5 * means[1]

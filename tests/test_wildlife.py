@@ -23,6 +23,7 @@ from reid_core.data.metadata import load_metadata
 from reid_core.errors import UserError
 from reid_core.metrics.geo_mean import baks, baus, compute_shares
 from reid_core.model.embed import embed
+from reid_core.model.place import Place
 from reid_core.model.reid_model import make_model
 from reid_core.scoring.shortlist import find_most_similar
 from reid_core.scoring.thresholds import name_queries
@@ -341,7 +342,7 @@ def opinions(request, tmp_path_factory, small_data):
     paths = dataset.df["path"].tolist()
     cache = ImageCache(build_cache(scratch / "cache", root, paths, bundle.config.data.image_px))
     assert cache.error == [None] * len(paths)
-    ours_ND, _ = embed(bundle.model, cache, np.arange(len(paths)))
+    ours_ND, _ = embed(bundle.model, cache, np.arange(len(paths)), Place())
     names = [dataset.df[column].to_numpy(dtype=object) for column in ("identity", "dataset")]
     return Opinions(ours_ND, theirs_ND, *names, *take_queries(*names))
 

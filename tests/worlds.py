@@ -1,38 +1,30 @@
 """Hand-made worlds: embeddings whose cosines are known, with the parts that their images play."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from reid_core.config.parameters import FusionConfig, MatchConfig, PredictConfig, ThresholdConfig
+from reid_core.config.parameters import LossConfig, MatchConfig, TrialConfig
 from reid_core.data.splits.parts import Parts
-from reid_core.scoring.candidates import ScorePairs
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.scoring.decision import Answers, Decision, Outputs
-from reid_core.scoring.evaluate import (
-    decide,
-    gather_candidates,
-)
+from reid_core.scoring.evaluate import answer_queries, decide
 from reid_core.scoring.ranking import Ranking
 
-MATCH = MatchConfig(matcher="none", shortlist=4)
-
-
-SETTINGS = {
-    "match": MATCH,
-    "fusion": FusionConfig(),
-    "predict": PredictConfig(),
-    "threshold": ThresholdConfig(),
-}
+# A loss with a classifier, so that every rule is allowed.
+CONFIG = TrialConfig(match=MatchConfig(matcher="none", shortlist=4), loss=LossConfig(name="cross_entropy"))
 
 
 def decide_simply(parts: Parts, embedding_ND: np.ndarray, score_pairs: ScorePairs | None = None, **changes):
-    """`decide` without a classifier or a second model; the settings that are not given are the paper's."""
-    return decide(parts, Outputs(embedding_ND), score_pairs, **SETTINGS | changes)
+    """Decision and metrics without a classifier or a second model; parts of the configuration may be replaced."""
+    decided = decide(replace(CONFIG, **changes), parts, Outputs(embedding_ND), score_pairs)
+    return decided.decision, decided.metrics
 
 
-def answers_of(decision: Decision, parts: Parts, outputs: Outputs, part: str, score_pairs=None, **changes) -> Answers:
+def answers_of(decision: Decision, parts: Parts, outputs: Outputs, part: str, score_pairs=None) -> Answers:
     """Answers of one part, as the final step and the exported model give them."""
-    settings = {"match": MATCH, "predict": decision.predict} | changes
-    found = gather_candidates(parts, outputs, parts.rows(part), score_pairs, **settings)
-    return decision.answer(found, outputs, parts.identity_N)
+    config = replace(CONFIG, predict=decision.predict)
+    return answer_queries(config, decision, parts, outputs, parts.rows(part), score_pairs)
 
 
 def plain_answers(parts: Parts, part: str, identity: list[str], score: list[float]) -> Answers:

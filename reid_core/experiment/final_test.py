@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.experiment.bundle import Bundle, Second, write_bundle
-from reid_core.experiment.place import Place
-from reid_core.experiment.prepared import Prepared
-from reid_core.experiment.run import SEEN, decide_trial, outputs_of, pair_scorer
+from reid_core.experiment.evaluation import outputs_of, pair_scorer
+from reid_core.experiment.prepared import SEEN, Prepared
 from reid_core.experiment.second_model import load_second
 from reid_core.metrics.summary import summarise
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.scoring.decision import Answers, Decision, Outputs
-from reid_core.scoring.evaluate import gather_candidates, shares_of
+from reid_core.scoring.evaluate import answer_queries, decide, shares_of
 from reid_core.scoring.leaks import leak_report, write_leaks
 
 
@@ -40,25 +40,16 @@ def finish(
         Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not.
     """
     outputs = outputs_of(config, prepared, model, place, (*SEEN, "testSet"))
-    scorer = pair_scorer(config, prepared, place)
-    decision, threshold_metrics = decide_trial(config, truth, outputs, scorer, place)
-    answers = {}
-    for part in ("thresholdSet", "testSet"):
-        candidates = gather_candidates(
-            truth,
-            outputs,
-            truth.rows(part),
-            scorer,
-            match=config.match,
-            predict=config.predict,
-            device=place.device,
-        )
-        answers[part] = decision.answer(candidates, outputs, truth.identity_N)
+    score_pairs = pair_scorer(config.match, prepared.local_features, place)
+    decision, of_thresholds, threshold_metrics = decide(config, truth, outputs, score_pairs, device=place.device)
+    rows = truth.rows("testSet")
+    of_test = answer_queries(config, decision, truth, outputs, rows, score_pairs, device=place.device)
+    answers = {"thresholdSet": of_thresholds, "testSet": of_test}
     tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
     pq.write_table(pa.concat_tables(tables), out / "predictions.parquet", write_page_checksum=True)
     leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, outputs.embedding_ND)
     write_leaks(out / "leaks.csv", leaks)
-    test_metrics = summarise(shares_of(answers["testSet"], decision, truth))
+    test_metrics = summarise(shares_of(of_test, decision, truth))
     metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
     write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, metrics))
     return metrics

@@ -19,6 +19,7 @@ from reid_core.data.splits.parts import Parts
 from reid_core.matching.local_features import LocalFeatures
 
 UNREADABLE = "unreadable"
+SEEN = ("training", "validating", "thresholdSet")  # parts that a trial may look at
 
 
 @dataclass(frozen=True)

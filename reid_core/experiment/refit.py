@@ -14,9 +14,9 @@ from reid_core.config.parameters import PredictConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle, read_bundle, write_bundle
-from reid_core.experiment.place import Place
+from reid_core.experiment.evaluation import outputs_of
 from reid_core.experiment.prepared import UNREADABLE, Prepared, load_prepared, save_prepared
-from reid_core.experiment.run import outputs_of
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.trainer import SCORE
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from tqdm import tqdm
 
 from reid_core.config.parameters import TrialConfig
@@ -25,8 +24,8 @@ from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import is_refitted, read_model
 from reid_core.files.checksums import file_digest, verify_checksums, write_checksums
-from reid_core.model.embed import autocast, embed_block
-from reid_core.model.heads import NUM_SIDES
+from reid_core.model.embed import embed_rows
+from reid_core.model.place import local_place
 from reid_core.model.reid_model import ReidModel, make_model
 
 EMBEDDINGS = "embeddings.npy"
@@ -127,15 +126,23 @@ def is_whole(kept: Path) -> bool:
 
 def embed_chunk(rows: list[int], *, cache_path: str, values: tuple) -> pa.Table:
     """Embeddings of some rows; runs in any process."""
-    settings, model = _load_once(values)
-    sides_B6 = np.zeros((len(rows), NUM_SIDES), np.float32)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.inference_mode(), autocast(device, settings.optim.precision):
-        pixels_BHWC = ImageCache(Path(cache_path)).pixels(rows)
-        embedding_BD = embed_block(model.to(device).eval(), pixels_BHWC, sides_B6, device)
-    width = embedding_BD.shape[1] - model.num_identities
-    flat = pa.array(np.ascontiguousarray(embedding_BD[:, :width]).reshape(-1))
-    return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, width)})
+    embedding_BD = embed_second(*_load_once(values), ImageCache(Path(cache_path)), np.array(rows))
+    flat = pa.array(embedding_BD.reshape(-1))
+    return pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, embedding_BD.shape[1])})
+
+
+def embed_second(config: TrialConfig, model: ReidModel, images: ImageCache, row_R: np.ndarray) -> np.ndarray:
+    """Embeddings of some images by a second model, in this process; (R, D), rows of length 1.
+
+    Args:
+        config: Of the second model.
+        model: The second model.
+        images: Of the size that it takes.
+        row_R: Rows of `images`.
+    """
+    place = local_place(config)
+    both_RE = embed_rows(model.to(place.device), images, row_R, place)
+    return np.ascontiguousarray(both_RE[:, : both_RE.shape[1] - model.num_identities])
 
 
 def _load_once(values: tuple) -> tuple[TrialConfig, ReidModel]:

@@ -3,6 +3,7 @@
 architecture name + weights → network and its parts (paper §4.1.1).
 """
 
+import copy
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -112,6 +113,23 @@ def _with_loose_parameters(parts: list[Part], backbone: nn.Module) -> list[Part]
     return [parts[0]._replace(parameters=loose + parts[0].parameters), *parts[1:]]
 
 
+def skip_modules(network: nn.Module, skipped: list[nn.Module]) -> nn.Module:
+    """The same network in which some modules pass their input on; all others are shared with it, not copied.
+
+    Args:
+        network: A backbone; left as it is.
+        skipped: Of its children, or of their children; each takes one input.
+    """
+    rest = copy.copy(network)  # of the same class: the network runs its own code on what is left
+    rest._modules = dict(network._modules)
+    for name, child in network.named_children():
+        if child in skipped:
+            rest._modules[name] = nn.Identity()
+        elif any(block in skipped for block in child.children()):
+            rest._modules[name] = skip_modules(child, skipped)
+    return rest
+
+
 def make_backbone(config: ModelConfig, image_px: int) -> nn.Module:
     """The timm backbone without classifier, with its weights.
 
@@ -138,16 +156,16 @@ def make_backbone(config: ModelConfig, image_px: int) -> nn.Module:
 def _create(name: str, optional: dict[str, Any], **kwargs) -> nn.Module:
     """`timm.create_model` with those optional arguments that the architecture takes.
 
-    Transformers are built for one size, convolutional networks take any; VGG has no drop path.
+    Transformers are built for one size, convolutional networks take any; VGG has no drop path. timm cannot be asked:
+    its functions take any keyword, and `fixed_input_size` of a `pretrained_cfg` is set for networks without `img_size`
+    (ResNet stems of vision transformers) and not set for others that have it (EVA, BYOB).
     """
-    optional = dict(optional)
-    while True:
-        try:
-            return timm.create_model(name, **optional, **kwargs)
-        except TypeError as error:
-            refused = next((key for key in optional if key in str(error)), None)
-            if refused is None:
-                raise
-            if refused == "drop_path_rate" and optional[refused]:
-                raise UserError(f"model.drop_path: {name} has none; set it to 0") from error
-            del optional[refused]
+    try:
+        return timm.create_model(name, **optional, **kwargs)
+    except TypeError as error:
+        refused = {key for key in optional if f"unexpected keyword argument '{key}'" in str(error)}
+        if not refused:
+            raise
+        if "drop_path_rate" in refused and optional["drop_path_rate"]:
+            raise UserError(f"model.drop_path: {name} has none; set it to 0") from error
+    return _create(name, {key: value for key, value in optional.items() if key not in refused}, **kwargs)

@@ -1,6 +1,7 @@
 """Embedding: model + images → embeddings of length 1, sharded over ranks.
 
 cache rows → (N, D) float32 and a classifier's logits (N, K); NaN in the rows that were not asked for (paper §5.1).
+Letters: N images of the cache, R rows asked for, B batch, D embedding, K identities, E both, X shape of one activation.
 """
 
 from collections.abc import Callable
@@ -9,105 +10,88 @@ import numpy as np
 import torch
 
 from reid_core.data.image_cache import ImageCache
-from reid_core.model.frozen.activations import KeptActivations, Read
+from reid_core.model.frozen.activations import Read
 from reid_core.model.heads import NUM_SIDES
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 
-# Every rank's array of rows → the concatenation over ranks, in the order of ranks; the identity for one process.
-Gather = Callable[[np.ndarray], np.ndarray]
+BATCH_IMAGES = 64
 
 
-def alone(array: np.ndarray) -> np.ndarray:
-    """The `Gather` of a single process."""
-    return array
-
-
-def uses_bfloat16(device: str, precision: str) -> bool:
-    """Whether a trial computes in bfloat16; "auto" means on a GPU only."""
-    return precision == "bfloat16" or (precision == "auto" and torch.device(device).type == "cuda")
-
-
-def autocast(device: str, precision: str) -> torch.autocast:
-    """bfloat16 autocast where the trial asks for it (`uses_bfloat16`)."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(device, precision))
-
-
-@torch.inference_mode()
 def embed(
     model: ReidModel,
     cache: ImageCache,
-    row_N: np.ndarray,
+    row_R: np.ndarray,
+    place: Place,
     *,
     sides_N6: np.ndarray | None = None,
-    device: str = "cpu",
-    precision: str = "auto",
-    batch_size: int = 64,
-    rank: int = 0,
-    world_size: int = 1,
-    gather: Gather = alone,
-    activations: KeptActivations | None = None,
+    batch_size: int = BATCH_IMAGES,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Embed some rows of the cache; every rank computes its share and gets all of them.
 
     Args:
-        model: In any mode; left in eval mode.
+        model: On the place's device, in any mode; left in eval mode.
         cache: Pixels by row.
-        row_N: Rows that are asked for.
+        row_R: Rows that are asked for.
+        place: Where this is computed. Images whose activations it holds start at the boundary.
         sides_N6: Photographed sides by row of the cache (`sides.parse_sides`); None: unknown.
-        device: Where the model is.
-        precision: See `autocast`.
         batch_size: Images at a time.
-        rank: Whose share.
-        world_size: Number of ranks.
-        gather: Over the ranks.
-        activations: Of this model (`boundary.build_activations`); images that it holds start at the boundary.
 
     Returns:
         embedding_ND: by row of the cache; shape (len(cache), D), float32, NaN where the row was not asked for.
         logit_NK: of the model's classifier, in the same way; None if it has none.
     """
-    model.eval()
-    sides_N6 = np.zeros((len(cache), NUM_SIDES), np.float32) if sides_N6 is None else sides_N6
-    share = row_N[rank::world_size]
-    blocks = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    with autocast(device, precision):
-        # A rank without a share still has to know how wide the others' arrays are.
-        blocks = blocks or [row_N[:1]]
-        if activations is None:
-            parts = [embed_block(model, cache.pixels(block), sides_N6[block], device) for block in blocks]
-        else:
-            parts = [_embed_kept(model, cache, block, sides_N6[block], device, activations) for block in blocks]
-    mine = np.concatenate(parts)[: len(share)]
-    every_NE = np.full((len(cache), mine.shape[1]), np.nan, dtype=np.float32)
-    every_NE[gather(share)] = gather(mine)
+    both_RE = embed_rows(model, cache, row_R, place, sides_N6=sides_N6, batch_size=batch_size)
+    both_NE = np.full((len(cache), both_RE.shape[1]), np.nan, dtype=np.float32)
+    both_NE[row_R] = both_RE
     if model.classifier is None:
-        return every_NE, None
-    size = mine.shape[1] - model.num_identities
-    return np.ascontiguousarray(every_NE[:, :size]), np.ascontiguousarray(every_NE[:, size:])
+        return both_NE, None
+    size = both_NE.shape[1] - model.num_identities
+    return np.ascontiguousarray(both_NE[:, :size]), np.ascontiguousarray(both_NE[:, size:])
 
 
-def embed_block(model: ReidModel, pixels_BHWC: np.ndarray, sides_B6: np.ndarray, device: str) -> np.ndarray:
-    """Embeddings and, behind them, a classifier's logits; (B, D) or (B, D + K), float32."""
-    images_BCHW, sides = images_of(model, pixels_BHWC, device), torch.from_numpy(sides_B6).to(device)
-    return _answers(model, model.features(images_BCHW, sides))
-
-
-def _embed_kept(
+@torch.inference_mode()
+def embed_rows(
     model: ReidModel,
     cache: ImageCache,
-    row_B: np.ndarray,
-    sides_B6: np.ndarray,
-    device: str,
-    activations: KeptActivations,
+    row_R: np.ndarray,
+    place: Place,
+    *,
+    sides_N6: np.ndarray | None = None,
+    batch_size: int = BATCH_IMAGES,
 ) -> np.ndarray:
-    """`embed_block` from the boundary on."""
-    read = activations.read([cache.keys[row] for row in row_B])
-    activation_BX = complete(model, read, row_B, cache.pixels, device)
-    return _answers(model, model.features_from(activation_BX, torch.from_numpy(sides_B6).to(device)))
+    """`embed` without the rows that were not asked for: embeddings and, behind them, logits; (R, E), float32."""
+    model.eval()
+    sides_N6 = np.zeros((len(cache), NUM_SIDES), np.float32) if sides_N6 is None else sides_N6
+    share = place.share(np.arange(len(row_R)))
+    blocks = [row_R[share[start : start + batch_size]] for start in range(0, len(share), batch_size)]
+    with place.autocast():
+        # A rank without a share still has to know how wide the others' arrays are.
+        parts = [_embed_block(model, cache, block, sides_N6[block], place) for block in blocks or [row_R[:1]]]
+    mine = np.concatenate(parts)[: len(share)]
+    both_RE = np.empty((len(row_R), mine.shape[1]), dtype=np.float32)
+    both_RE[place.gather(share)] = place.gather(mine)
+    return both_RE
+
+
+def _embed_block(
+    model: ReidModel, cache: ImageCache, row_B: np.ndarray, sides_B6: np.ndarray, place: Place
+) -> np.ndarray:
+    """One batch, from the boundary on if its activations are kept; (B, E)."""
+    sides = torch.from_numpy(sides_B6).to(place.device)
+    if place.activations is None:
+        feature_BD = model.features(images_of(model, cache.pixels(row_B), place.device), sides)
+    else:
+        read = place.activations.read([cache.keys[row] for row in row_B])
+        feature_BD = model.features_from(complete(model, read, row_B, cache.pixels, place), sides)
+    both = [torch.nn.functional.normalize(feature_BD, dim=1)]
+    if model.classifier is not None:
+        both.append(model.classifier(feature_BD).float())
+    return torch.cat(both, dim=1).cpu().numpy()
 
 
 def complete(
-    model: ReidModel, read: Read, row_B: np.ndarray, pixels_of: Callable[[np.ndarray], np.ndarray], device: str
+    model: ReidModel, read: Read, row_B: np.ndarray, pixels_of: Callable[[np.ndarray], np.ndarray], place: Place
 ) -> torch.Tensor:
     """Activations as the model takes them, on its device; those that were not held are computed from pixels.
 
@@ -116,28 +100,18 @@ def complete(
         read: From `KeptActivations.read`.
         row_B: Rows of these images.
         pixels_of: Rows → pixels (B, H, W, 3).
-        device: Where the model is.
+        place: Where the model is.
     """
-    activation_BX = read.activation_BX.to(device, non_blocking=True).to(read.computed)
+    activation_BX = read.activation_BX.to(place.device, non_blocking=True).to(read.computed)
     missing = np.flatnonzero(~read.held_B)
     if len(missing):
-        computed = model.frozen_features(images_of(model, pixels_of(row_B[missing]), device))
-        activation_BX[torch.from_numpy(missing).to(device)] = computed
+        computed = model.frozen_features(images_of(model, pixels_of(row_B[missing]), place.device))
+        activation_BX[torch.from_numpy(missing).to(place.device)] = computed
     return activation_BX
 
 
 def images_of(model: ReidModel, pixels_BHWC: np.ndarray, device: str) -> torch.Tensor:
     """Pixels as the model takes them, on its device; (B, 3, H, W)."""
-    return to_layout(model.normalise(torch.from_numpy(pixels_BHWC).to(device)), device)
-
-
-def _answers(model: ReidModel, feature_BD: torch.Tensor) -> np.ndarray:
-    both = [torch.nn.functional.normalize(feature_BD, dim=1)]
-    if model.classifier is not None:
-        both.append(model.classifier(feature_BD).float())
-    return torch.cat(both, dim=1).cpu().numpy()
-
-
-def to_layout(images_BCHW: torch.Tensor, device: str) -> torch.Tensor:
-    """Channels-last memory on a GPU, where convolutions are fastest in it."""
+    images_BCHW = model.normalise(torch.from_numpy(pixels_BHWC).to(device))
+    # Convolutions on a GPU are fastest in channels-last memory.
     return images_BCHW.contiguous(memory_format=torch.channels_last) if "cuda" in device else images_BCHW

@@ -3,9 +3,6 @@
 normalised images (B, 3, H, W) → embeddings of length 1 (B, D), logits (B, K) (paper §4.1.1, §4.1.3.1, §4.1.4.2).
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import nn
@@ -13,7 +10,7 @@ from torch import nn
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.errors import UserError
-from reid_core.model.backbone import Part, find_parts, make_backbone
+from reid_core.model.backbone import Part, find_parts, make_backbone, skip_modules
 from reid_core.model.heads import (
     NUM_SIDES,
     SIDE_FEATURES,
@@ -108,9 +105,8 @@ class ReidModel(nn.Module):
         """
         if sides_B6 is None:
             sides_B6 = activation_BX.new_zeros(len(activation_BX), NUM_SIDES, dtype=torch.float32)
-        with _passing_through(self.frozen_modules()):
-            feature_BF = self.backbone(activation_BX)
-        return self._finish(feature_BF, sides_B6)
+        trained = skip_modules(self.backbone, self.frozen_modules())
+        return self._finish(trained(activation_BX), sides_B6)
 
     def _finish(self, feature_BF: torch.Tensor, sides_B6: torch.Tensor) -> torch.Tensor:
         if self.side_embedding is not None:
@@ -155,22 +151,6 @@ class ReidModel(nn.Module):
         if state.keys() != self.trainable_state().keys():
             raise ValueError("the checkpoint's parameters are not those of this configuration")
         self.load_state_dict(state, strict=False)
-
-
-@contextlib.contextmanager
-def _passing_through(modules: list[nn.Module]) -> Iterator[None]:
-    """Let modules return their input; the network around them runs its own code on what is left."""
-    for module in modules:
-        vars(module)["forward"] = _return_input
-    try:
-        yield
-    finally:
-        for module in modules:
-            del vars(module)["forward"]
-
-
-def _return_input(input_BX: torch.Tensor) -> torch.Tensor:
-    return input_BX
 
 
 def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:

@@ -4,16 +4,15 @@ embeddings, groups, photographed sides → shortlist of each query with the scor
 Shape letters: N images (rows of the cache), Q queries, G gallery, B shortlist, D embedding, P pairs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from reid_core.data.animals import positions_by_group
 from reid_core.data.sides import compatible
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.scoring.shortlist import find_most_similar
-
-# Rows of the query and of the gallery image of each pair → local match score, NaN where a pair cannot be scored.
-ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,7 @@ def _comparable(
     group_N: np.ndarray, query_Q: np.ndarray, gallery_G: np.ndarray, sides_N6: np.ndarray | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Positions of queries that share their candidates, and the rows of these; every query once."""
-    for group in np.unique(group_N[query_Q].astype(str)):
-        queries = np.flatnonzero(group_N[query_Q] == group)
+    for group, queries in positions_by_group(group_N[query_Q]):
         gallery = gallery_G[group_N[gallery_G] == group]
         if sides_N6 is None:
             yield queries, gallery

@@ -7,15 +7,18 @@ Shape letters: N images (rows of the cache), R some of them, Q queries, K identi
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from reid_core.config.parameters import FusionConfig, MatchConfig, PredictConfig, ThresholdConfig
+from reid_core.config.parameters import PredictConfig, ThresholdConfig, TrialConfig
+from reid_core.data.animals import name_animals, positions_by_group
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.geo_mean import Shares, compute_shares
 from reid_core.metrics.summary import summarise
-from reid_core.scoring.candidates import Candidates, ScorePairs, add_second_model, find_candidates, match_candidates
+from reid_core.scoring.candidates import Candidates, add_second_model, find_candidates, match_candidates
 from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
 from reid_core.scoring.openmax import OpenMax, fit_openmax
 from reid_core.scoring.thresholds import ScoredQueries, Threshold, choose_threshold, threshold_curve
@@ -23,14 +26,21 @@ from reid_core.scoring.thresholds import ScoredQueries, Threshold, choose_thresh
 MIN_SAMPLE = 200  # training images whose accuracy is reported; a tenth of them where that is more
 
 
+class Decided(NamedTuple):
+    """What `decide` has fitted, and what it is worth."""
+
+    decision: Decision
+    answers: Answers  # of `thresholdSet`
+    metrics: dict[str, float]  # on `thresholdSet` (`summary.summarise`), with `threshold.<group>`
+
+
 def gather_candidates(
+    config: TrialConfig,
     parts: Parts,
     outputs: Outputs,
     query_Q: np.ndarray,
     score_pairs: ScorePairs | None,
     *,
-    match: MatchConfig,
-    predict: PredictConfig,
     device: str = "cpu",
 ) -> Candidates:
     """Shortlist of each query from `training`, scored by all matchers if the rule asks for them.
@@ -38,28 +48,70 @@ def gather_candidates(
     Raises:
         UserError: If `match.same_side` is on and the sides are not known.
     """
-    if match.same_side and parts.sides_N6 is None:
+    if config.match.same_side and parts.sides_N6 is None:
         raise UserError("match.same_side=true needs the photographed sides: metadata.csv has no column orientation")
     found = find_candidates(
         outputs.embedding_ND,
         parts.group_N,
         query_Q,
         parts.rows("training"),
-        size=match.shortlist,
-        sides_N6=parts.sides_N6 if match.same_side else None,
+        size=config.match.shortlist,
+        sides_N6=parts.sides_N6 if config.match.same_side else None,
         device=device,
     )
-    if predict.rule != "threshold":
+    if config.predict.rule != "threshold":
         return found
     return match_candidates(add_second_model(found, outputs.second_ND), score_pairs)
 
 
-def _fit_openmax(parts: Parts, outputs: Outputs, predict: PredictConfig) -> OpenMax:
+def answer_queries(
+    config: TrialConfig,
+    decision: Decision,
+    parts: Parts,
+    outputs: Outputs,
+    query_Q: np.ndarray,
+    score_pairs: ScorePairs | None,
+    *,
+    device: str = "cpu",
+) -> Answers:
+    """Best identity of each query, from the networks' outputs on: the same chain for every part and every model."""
+    candidates = gather_candidates(config, parts, outputs, query_Q, score_pairs, device=device)
+    return decision.answer(candidates, outputs, parts.identity_N)
+
+
+def decide(
+    config: TrialConfig, parts: Parts, outputs: Outputs, score_pairs: ScorePairs | None, *, device: str = "cpu"
+) -> Decided:
+    """Fit what the rule needs, choose thresholds on `thresholdSet`, and score the latter (paper §5.2).
+
+    Raises:
+        UserError: If the rule needs a classifier and there is none, or `match.same_side` and there are no sides.
+    """
+    decision, fusion = Decision(config.predict, {}, {}, {}), config.fusion
+    if config.predict.rule == "openmax":
+        decision = replace(decision, openmax=_fit_openmax(config.predict, parts, outputs))
+    elif config.predict.rule == "threshold" and fusion.calibration != "none":
+        rows = parts.rows("validating")
+        validating = gather_candidates(config, parts, outputs, rows, score_pairs, device=device)
+        calibrators = calibrate(validating, parts.identity_N, fusion.calibration)
+        weights = weigh(validating, parts.identity_N, calibrators, fusion.weights)
+        decision = replace(decision, calibrators=calibrators, weights=weights)
+    rows = parts.rows("thresholdSet")
+    answers = answer_queries(config, decision, parts, outputs, rows, score_pairs, device=device)
+    # For every group: a small one may have images in testSet but none here.
+    chosen = choose_thresholds(answers, parts, groups=parts.group_N, config=config.threshold)
+    decision = replace(decision, thresholds={group: choice.value for group, choice in chosen.items()})
+    metrics = summarise(shares_of(answers, decision, parts))
+    of_groups = {f"threshold.{group}": value for group, value in decision.thresholds.items()}
+    return Decided(decision, answers, metrics | of_groups)
+
+
+def _fit_openmax(config: PredictConfig, parts: Parts, outputs: Outputs) -> OpenMax:
     logit_NK, identity_K, group_K = outputs.classifier()
-    position = {f"{group}\0{identity}": k for k, (group, identity) in enumerate(zip(group_K, identity_K, strict=True))}
+    position = {animal: k for k, animal in enumerate(name_animals(group_K, identity_K))}
     training = parts.rows("training")
     code_N = np.array([position.get(animal, -1) for animal in parts.animals(training)], dtype=int)
-    return fit_openmax(logit_NK[training], code_N, group_K, predict)
+    return fit_openmax(logit_NK[training], code_N, group_K, config)
 
 
 def choose_thresholds(
@@ -104,54 +156,12 @@ def shares_of(answers: Answers, decision: Decision, parts: Parts) -> dict[str, S
     answer_Q, truth_Q = answers.name(decision.thresholds), parts.identity_N[answers.query_Q]
     columns = (answer_Q, truth_Q, parts.known(answers.query_Q))
     return {
-        str(group): compute_shares(*(column[answers.group_Q == group] for column in columns))
-        for group in np.unique(answers.group_Q.astype(str))
+        group: compute_shares(*(column[rows] for column in columns))
+        for group, rows in positions_by_group(answers.group_Q)
     }
 
 
-def decide(
-    parts: Parts,
-    outputs: Outputs,
-    score_pairs: ScorePairs | None,
-    *,
-    match: MatchConfig,
-    fusion: FusionConfig,
-    predict: PredictConfig,
-    threshold: ThresholdConfig,
-    device: str = "cpu",
-) -> tuple[Decision, dict[str, float]]:
-    """Fit what the rule needs, choose thresholds on `thresholdSet`, and score the latter (paper §5.2).
-
-    Returns:
-        The decision and the metrics on `thresholdSet` (`summary.summarise`), with `threshold.<group>`.
-
-    Raises:
-        UserError: If the rule needs a classifier and there is none, or `match.same_side` and there are no sides.
-    """
-
-    def candidates_of(part: str) -> Candidates:
-        query_Q = parts.rows(part)
-        return gather_candidates(parts, outputs, query_Q, score_pairs, match=match, predict=predict, device=device)
-
-    decision = Decision(predict, {}, {}, {})
-    if predict.rule == "openmax":
-        decision = replace(decision, openmax=_fit_openmax(parts, outputs, predict))
-    elif predict.rule == "threshold" and fusion.calibration != "none":
-        validating = candidates_of("validating")
-        calibrators = calibrate(validating, parts.identity_N, fusion.calibration)
-        weights = weigh(validating, parts.identity_N, calibrators, fusion.weights)
-        decision = replace(decision, calibrators=calibrators, weights=weights)
-    answers = decision.answer(candidates_of("thresholdSet"), outputs, parts.identity_N)
-    # For every group: a small one may have images in testSet but none here.
-    chosen = choose_thresholds(answers, parts, groups=parts.group_N, config=threshold)
-    decision = replace(decision, thresholds={group: choice.value for group, choice in chosen.items()})
-    metrics = summarise(shares_of(answers, decision, parts))
-    return decision, metrics | {f"threshold.{group}": value for group, value in decision.thresholds.items()}
-
-
-def cosine_report(
-    parts: Parts, outputs: Outputs, *, of_worst_group: bool = False, device: str = "cpu"
-) -> dict[str, float]:
+def cosine_report(config: TrialConfig, parts: Parts, outputs: Outputs, *, device: str = "cpu") -> dict[str, float]:
     """What a trial reports per epoch: no local matching, no calibration.
 
     Returns:
@@ -179,7 +189,7 @@ def cosine_report(
         answers, parts, groups=answers.group_Q, config=ThresholdConfig(smallest=-1.0, largest=1.0)
     )
     values = [choice.geo_mean for choice in chosen.values() if not np.isnan(choice.geo_mean)]
-    aggregate = np.min if of_worst_group else np.mean
+    aggregate = np.min if config.threshold.objective == "worst_group" else np.mean
     return {
         "geo_mean_cosine": float(aggregate(values)) if values else float("nan"),
         "accuracy_validating": accuracy(parts.rows("validating")),

@@ -147,32 +147,19 @@ def draw_epoch(
             yield draw_batch(rows_of, batch_size, per_identity, rng)
 
 
-def make_plan(
-    config: TrialConfig,
-    identity_N: np.ndarray,
-    row_N: np.ndarray,
-    *,
-    world_size: int = 1,
-    num_images: int | None = None,
-) -> pa.Table:
+def make_plan(config: TrialConfig, pool: Pool, *, world_size: int = 1) -> pa.Table:
     """All batches of all epochs, ordered by epoch, step and rank.
 
     A step's global batch is the same whatever `world_size` is: rank r gets its r-th part.
 
     Args:
         config: Of the trial; `seed`, `data`, `loss.name`, and `optim.epochs`, `optim.batch_size` are used.
-        identity_N: Identity of each training image (unique over groups).
-        row_N: Row of each training image in the image cache.
+        pool: From `make_pool`, with the same configuration.
         world_size: Number of workers.
-        num_images: Rows of the image cache; only variants made offline need it.
 
     Raises:
         UserError: If the batch cannot be divided among workers, or into identities of M images, or holds no triplet.
-        ValueError: If `num_images` is missing where it is needed.
     """
-    if config.data.variants and num_images is None:
-        raise ValueError("data.variants numbers its rows after those of the image cache: num_images is needed")
-    pool = make_pool(config.data, identity_N, row_N, num_images or 0)
     size = config.optim.batch_size
     if config.optim.epochs:
         _check_batch(size, config.data.images_per_identity, len(pool.rows_of), world_size)

@@ -20,8 +20,9 @@ import torch
 from reid_core.config.parameters import AugmentConfig, TrialConfig
 from reid_core.data.pixel_source import PixelSource, keys_of
 from reid_core.errors import UserError
-from reid_core.model.embed import autocast, complete
-from reid_core.model.frozen.activations import KeptActivations, Read
+from reid_core.model.embed import complete
+from reid_core.model.frozen.activations import Read
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import Pool
@@ -118,42 +119,33 @@ class KeptBatch(NamedTuple):
     sides_B6: np.ndarray  # float32
 
 
-def activation_batches(
-    plan: pa.Table,
-    source: Source,
-    kept: KeptActivations,
-    model: ReidModel,
-    config: TrialConfig,
-    *,
-    device: str = "cpu",
-    rank: int = 0,
-) -> Iterator[KeptBatch]:
+def activation_batches(plan: pa.Table, source: Source, model: ReidModel, place: Place) -> Iterator[KeptBatch]:
     """Like `batches.local_batches` for offline variants, from the boundary on; read ahead in a thread.
 
     Args:
         plan: From `batch_plan.make_plan`, the epochs that are still to do.
         source: From `batches.make_source`, without online augmentation.
-        kept: Of the rows of the plan; a row that it does not hold, or holds damaged, is computed from its pixels.
-        model: On `device`.
-        config: Of the trial.
-        device: Where the model is.
-        rank: Whose batches.
+        model: On the place's device.
+        place: Of the rank whose batches are asked for. A row of the plan whose activation it does not hold, or holds
+            damaged, is computed from its pixels.
 
     Raises:
         UserError: If the pixels differ from epoch to epoch.
     """
+    kept = place.activations
+    assert kept is not None
     if source.augment is not None:
         raise UserError("training from kept activations needs fixed pixels: set data.variants (1: no augmentation)")
     images = PixelSource.open(source.image_cache, source.variants)
-    mine = (np.asarray(row["rows"]) for row in plan.to_pylist() if row["rank"] == rank)
+    mine = (np.asarray(row["rows"]) for row in plan.to_pylist() if row["rank"] == place.rank)
 
     def read(rows_B: np.ndarray) -> tuple[np.ndarray, Read]:
         return rows_B, kept.read(keys_of(images, rows_B.tolist()))
 
     for rows_B, found in _ahead(read, mine):
-        # Here and not in the thread: while the model runs from the boundary on, its frozen modules pass through.
-        with torch.no_grad(), autocast(device, config.optim.precision):
-            activation_BX = complete(model, found, rows_B, images.pixels, device)
+        # Here and not in the thread, which would take the device from the training step.
+        with torch.no_grad(), place.autocast():
+            activation_BX = complete(model, found, rows_B, images.pixels, place)
         yield KeptBatch(activation_BX, source.code_R[rows_B], source.sides_R6[rows_B])
 
 

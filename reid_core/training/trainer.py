@@ -19,7 +19,8 @@ from torch import nn
 from reid_core.config.parameters import TrialConfig
 from reid_core.errors import TrainingError, UserError
 from reid_core.files.checksums import verify_checksums, write_checksums
-from reid_core.model.embed import Gather, alone, autocast, images_of
+from reid_core.model.embed import images_of
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.loss import Loss, make_loss
@@ -52,16 +53,16 @@ def load_newest(trainer: "Trainer", checkpoints: Sequence[Path]) -> bool:
 class LossOfImages(nn.Module):
     """Model and loss as one module, so that DistributedDataParallel sees every trained parameter used."""
 
-    def __init__(self, model: ReidModel, loss: Loss, device: str, precision: str) -> None:
+    def __init__(self, model: ReidModel, loss: Loss, place: Place) -> None:
         super().__init__()
-        self.model, self.loss, self.device, self.precision = model, loss, device, precision
+        self.model, self.loss, self.place = model, loss, place
 
     def forward(
         self, input_BX: torch.Tensor, sides_B6: torch.Tensor, identity_B: torch.Tensor, *, kept: bool
     ) -> torch.Tensor:
         """Scalar loss of this rank's images, or of their kept activations at the boundary."""
         features = self.model.features_from if kept else self.model.features
-        with autocast(self.device, self.precision):
+        with self.place.autocast():
             feature_BD = features(input_BX, sides_B6)
         return self.loss(feature_BD, identity_B)
 
@@ -69,28 +70,17 @@ class LossOfImages(nn.Module):
 class Trainer:
     """Everything that training changes: weights, optimiser, schedule, epoch counter, reports, best weights."""
 
-    def __init__(
-        self,
-        config: TrialConfig,
-        model: ReidModel,
-        *,
-        steps_per_epoch: int,
-        device: str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-        gather: Gather = alone,
-        wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
-    ) -> None:
-        self.config, self.model, self.device = config, model.to(device), device
-        if "cuda" in device:
+    def __init__(self, config: TrialConfig, model: ReidModel, place: Place, *, steps_per_epoch: int) -> None:
+        self.config, self.model, self.place = config, model.to(place.device), place
+        self.steps_per_epoch = steps_per_epoch
+        if "cuda" in place.device:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.rank, self.steps_per_epoch, self.gather = rank, steps_per_epoch, gather
         self.optimizer = make_optimizer(config.optim, model)
         self.schedule = make_schedule(config.optim, self.optimizer, steps_per_epoch)
         # The triplet loss comes multiplied by the number of ranks (`loss.make_triplet_loss`).
-        self.loss_scale = world_size if config.loss.name == "triplet" else 1
-        loss = make_loss(config.loss, model.classifier, world_size=world_size)
-        self.wrapped = wrap(LossOfImages(self.model, loss, device, config.optim.precision))
+        self.loss_scale = place.world_size if config.loss.name == "triplet" else 1
+        loss = make_loss(config.loss, model.classifier, world_size=place.world_size)
+        self.wrapped = place.wrap(LossOfImages(self.model, loss, place))
         self.history: list[dict[str, Any]] = []  # one report per finished epoch
         self.best_state = model.trainable_state()
 
@@ -137,25 +127,30 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch]) -> float:
         """Mean loss of one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same."""
-        torch.manual_seed(hash((self.config.seed, epoch, self.rank)))
+        torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
         self.wrapped.train()
         losses = [self._train_step(batch) for batch in batches]
         if len(losses) != self.steps_per_epoch:
             raise TrainingError(f"epoch {epoch} got {len(losses)} of {self.steps_per_epoch} batches")
         mine = torch.stack(losses).mean().item() / self.loss_scale  # the only wait for the device in an epoch
-        loss = float(np.mean(self.gather(np.array([mine]))))  # the same on all ranks, so that all stop if it is NaN
+        loss = float(
+            np.mean(self.place.gather(np.array([mine])))
+        )  # the same on all ranks, so that all stop if it is NaN
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} in epoch {epoch}; a smaller learning rate may help")
         return loss
 
     def _train_step(self, batch: Batch | KeptBatch) -> torch.Tensor:
         identity, sides = (
-            torch.from_numpy(array).to(self.device, non_blocking=True) for array in (batch.identity_B, batch.sides_B6)
+            torch.from_numpy(array).to(self.place.device, non_blocking=True)
+            for array in (batch.identity_B, batch.sides_B6)
         )
         if isinstance(batch, KeptBatch):
             loss = self.wrapped(batch.activation_BX, sides, identity, kept=True)
         else:
-            loss = self.wrapped(images_of(self.model, batch.pixels_BHWC, self.device), sides, identity, kept=False)
+            loss = self.wrapped(
+                images_of(self.model, batch.pixels_BHWC, self.place.device), sides, identity, kept=False
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.optim.clip_norm is not None:
@@ -179,9 +174,9 @@ class Trainer:
             UserError: If a file of it is missing or damaged; nothing is loaded then.
         """
         verify_checksums(folder, CHECKPOINT)
-        self.model.load_trainable_state(load_file(folder / "last.safetensors", device=self.device))
+        self.model.load_trainable_state(load_file(folder / "last.safetensors", device=self.place.device))
         self.best_state = load_file(folder / "best.safetensors")
-        state = torch.load(folder / "trainer.pt", map_location=self.device, weights_only=True)
+        state = torch.load(folder / "trainer.pt", map_location=self.place.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]

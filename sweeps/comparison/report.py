@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from reid_core.config.parameters import TrialConfig
 from reid_core.experiment.prepare import load_database
 from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.run import plan_of
+from reid_core.experiment.training_setup import plan_of
 from reid_core.metrics.geo_mean import Shares, compute_shares, pool
 from reid_core.metrics.intervals import bootstrap, interval
 from reid_core.scoring.thresholds import ScoredQueries, threshold_curve

@@ -12,12 +12,12 @@ import ray
 
 from reid_core.data.test_set import Use, record_use
 from reid_core.errors import UserError
-from reid_core.experiment.place import local_place
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.refit import check_refittable, choose_epochs, export_refit, prepare_refit
-from reid_core.experiment.run import make_trainer, plan_of
+from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.files.checksums import CHECKSUMS
+from reid_core.model.place import local_place
 from sweeps.results.journal import Journal, Record
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.job import Job
@@ -73,7 +73,8 @@ def open_refit(job: Job, root: Path, *, use: Use, skip_missing: bool) -> str:
 
 def export_trained(trained: Record, job: Job, cache: str, epochs: int) -> None:
     """Load the refitted weights and write the bundle."""
-    config, prepared, place = job.configure(trained.parameters), load_prepared(Path(cache)), local_place()
+    config, prepared = job.configure(trained.parameters), load_prepared(Path(cache))
+    place = local_place(config)
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, job.checkpoint(trained))
     out = Path(job.out)

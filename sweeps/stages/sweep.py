@@ -19,10 +19,10 @@ from reid_core.data.synthetic import resolve_data
 from reid_core.data.test_set import Use, record_use
 from reid_core.errors import UserError
 from reid_core.experiment.final_test import finish
-from reid_core.experiment.place import local_place
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.run import make_trainer, plan_of
+from reid_core.experiment.training_setup import make_trainer, plan_of
+from reid_core.model.place import local_place
 from reid_core.model.reid_model import describe_model
 from sweeps.machines.connect import ray_at_work, start_ray
 from sweeps.machines.limits import Limits, make_limits
@@ -280,7 +280,8 @@ def score_test_set(best: Record, job: Job, root: Path, *, skip_missing: bool) ->
 
 def finish_best(best: Record, job: Job, root: Path, *, use: Use, skip_missing: bool) -> dict[str, dict[str, float]]:
     """Load a trial's best weights and finish it (`final_test.finish`)."""
-    config, prepared, place = job.configure(best.parameters), load_prepared(Path(job.cache)), local_place()
+    config, prepared = job.configure(best.parameters), load_prepared(Path(job.cache))
+    place = local_place(config)
     if job.store is not None:
         place = replace(place, share_pairs=make_scorer(job.store, prepared, f"finish/{best.name}"))
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)

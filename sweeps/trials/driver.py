@@ -24,10 +24,7 @@ from reid_core.config.values import flatten, override
 from reid_core.errors import UserError
 from reid_core.experiment.environment import describe_environment
 from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.run import (
-    plan_of,
-    source_of,
-)
+from reid_core.experiment.training_setup import plan_of, source_of
 from reid_core.files.atomic import replace_file
 from reid_core.matching.matchers import SYMMETRIC, score_settings
 from reid_core.matching.pairs.store import store_name

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,12 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reid_core.errors import UserError
-from reid_core.matching.pairs.store import KNOWN, PENDING, YOURS, PairStore, encode_pairs
+from reid_core.matching.pairs.store import KNOWN, PENDING, YOURS, PairStore, ScorePairs, encode_pairs
 
 LEASE_S = 600.0
 ANSWER_S = 60.0  # a store that does not answer within this time counts as lost
 LOCK_WAIT_S = 30.0  # the store of a sweep that was killed a moment ago may not have ended yet
 
-# Rows of the query and of the gallery image of each pair → score. As `candidates.ScorePairs`, which would load torch.
-ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 logger = logging.getLogger(__name__)
 
 

@@ -21,18 +21,16 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError
-from reid_core.experiment.place import Place
+from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
 from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.run import (
-    epoch_evaluation,
-    evaluate_fully,
+from reid_core.experiment.training_setup import (
     keep_activations,
     kept_batches,
     make_trainer,
-    plan_of,
     rest_of,
-    source_of,
+    training_data_of,
 )
+from reid_core.model.place import Place
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
 from sweeps.search.notes import FAILED, UNSCORED
 from sweeps.trials.checkpoints import continue_newest, fetch, list_checkpoints, upload
@@ -52,26 +50,25 @@ def train_worker(settings: dict[str, Any]) -> None:
     """
     config = override(TrialConfig(), settings["config"])
     prepared = load_prepared(Path(settings["cache"]))
-    place, counts = train_place(), Counts()
+    place, counts = train_place(config), Counts()
     if settings["store"] is not None:
         scorer = make_scorer(settings["store"], prepared, f"{settings['name']}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
     if place.device == "cpu":
         torch.set_num_threads(1)
-    plan = plan_of(config, prepared, world_size=place.world_size)
-    trainer = make_trainer(config, prepared, plan, place)
+    data = training_data_of(config, prepared, world_size=place.world_size)
+    trainer = make_trainer(config, prepared, data.plan, place)
     filesystem, folder = settings["checkpoints"]
     if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings["start"]:
         with fetch(Checkpoint(settings["start"], filesystem=filesystem)) as start:
             trainer.start_from(start)
-    source = source_of(config, prepared)
-    place = keep_activations(config, prepared, trainer, place)
-    rest, retries = rest_of(plan, trainer), {"retries": settings["retries"]}
+    place = keep_activations(config, prepared, data, trainer.model, place)
+    rest, retries = rest_of(data.plan, trainer), {"retries": settings["retries"]}
     tell = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
     for report in trainer.history:
         ray.train.report(report | retries | {TOLD_BEFORE: True})
-    kept = kept_batches(rest, source, trainer, config, place)
-    batches = kept or stream_batches(rest, source, rank=place.rank, data_cpus=settings["data_cpus"])
+    kept = kept_batches(rest, data.source, trainer.model, place)
+    batches = kept or stream_batches(rest, data.source, rank=place.rank, data_cpus=settings["data_cpus"])
     only_train = settings["only_train"]
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     try:
@@ -81,8 +78,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         return tell({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
     if only_train is not None:
         return tell({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
-    _, metrics = evaluate_fully(config, prepared, trainer.restore_best(), place)
-    metrics |= sum_counts(counts, place)
+    metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
     full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
     return tell({"epoch": best["epoch"], SCORE: best[SCORE], **full})
@@ -93,13 +89,14 @@ def prefer_last(trainer: Trainer) -> Evaluate:
     return lambda model: {SCORE: float(len(trainer.history)), "loss_validating": -float(len(trainer.history))}
 
 
-def train_place() -> Place:
+def train_place(config: TrialConfig) -> Place:
     """This worker's place in its trial."""
     context = ray.train.get_context()
     return Place(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=str(get_device()),
+        precision=config.optim.precision,
         gather=gather_arrays,
         wrap=lambda model: prepare_model(model, move_to_device=False),
     )

@@ -34,6 +34,7 @@ from reid_core.experiment.second_model import second_config
 from reid_core.files.checksums import CHECKSUMS, write_checksums
 from reid_core.matching.matchers import make_matcher
 from reid_core.model.embed import embed
+from reid_core.model.place import Place
 from reid_core.scoring.candidates import find_candidates, match_candidates
 from reid_core.scoring.decision import Outputs
 
@@ -87,7 +88,7 @@ def test_round_trip_is_exact(experiment, tmp_path):
 
 def test_the_loaded_model_gives_the_embeddings_of_the_gallery(experiment):
     bundle, prepared = read_bundle(experiment.out / "best"), load_prepared(experiment.out / "cache")
-    again, logits = embed(bundle.model, prepared.images, np.arange(len(prepared.images)))
+    again, logits = embed(bundle.model, prepared.images, np.arange(len(prepared.images)), Place())
     assert logits is None
     assert len(again) == len(bundle.embedding_GD) > 50
     assert again.tobytes() == bundle.embedding_GD.tobytes()

@@ -8,11 +8,11 @@ from reid_core.config.parameters import PredictConfig
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import read_bundle
-from reid_core.experiment.place import Place
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import UNREADABLE, load_prepared
 from reid_core.experiment.refit import check_refittable, choose_epochs, export_refit, prepare_refit
-from reid_core.experiment.run import make_trainer, plan_of, source_of
+from reid_core.experiment.training_setup import make_trainer, training_data_of
+from reid_core.model.place import Place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal
@@ -46,11 +46,11 @@ def test_every_image_trains_the_refitted_model_and_the_decision_stays(tmp_path):
     assert set(whole.parts.part_N) <= {"training", UNREADABLE}
     assert None not in whole.parts.identity_N.tolist()
     assert whole.image_cache == prepared.image_cache
-    plan = plan_of(config, whole)
-    trainer = make_trainer(config, whole, plan, Place())
-    seen = {row for rows in plan["rows"].to_pylist() for row in rows if row < len(truth.part_N)}
+    data = training_data_of(config, whole)
+    trainer = make_trainer(config, whole, data.plan, Place())
+    seen = {row for rows in data.plan["rows"].to_pylist() for row in rows if row < len(truth.part_N)}
     assert set(truth.rows("testSet")) & seen
-    list(trainer.fit(local_batches(plan, source_of(config, whole)), lambda model: {SCORE: 1.0}))
+    list(trainer.fit(local_batches(data.plan, data.source), lambda model: {SCORE: 1.0}))
 
     written = export_refit(experiment.out / "best", tmp_path / "refit", whole, trainer.model, Place(), epochs=1)
     refitted = read_bundle(tmp_path / "refit")

@@ -16,6 +16,7 @@ from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.second_model import second_config
 from reid_core.model.embed import embed
+from reid_core.model.place import Place
 
 CLASSIFIER = [
     *("--set", "loss.name=cross_entropy"),
@@ -46,7 +47,7 @@ def test_the_classifier_survives_the_round_trip(by_classifier, tmp_path):
     assert bundle.class_identity_K.tolist() == identity_K.tolist()
     assert bundle.class_group_K.tolist() == group_K.tolist()
     rows = prepared.parts.rows("validating")
-    logits = [embed(each.model, prepared.images, rows)[1][rows] for each in (bundle, again)]
+    logits = [embed(each.model, prepared.images, rows, Place())[1][rows] for each in (bundle, again)]
     assert logits[0].tobytes() == logits[1].tobytes()
     assert logits[0].shape == (len(rows), len(identity_K))
 
@@ -67,7 +68,7 @@ def test_recorded_answers_of_a_classifier_follow_from_its_logits(by_classifier):
     bundle, prepared = read_bundle(by_classifier.out / "best"), load_prepared(by_classifier.out / "cache")
     answers = {row["image_id"]: row for row in pq.read_table(by_classifier.out / "predictions.parquet").to_pylist()}
     rows = prepared.parts.rows("thresholdSet")
-    _, logit_NK = embed(bundle.model, prepared.images, rows)
+    _, logit_NK = embed(bundle.model, prepared.images, rows, Place())
     for row in rows:
         mine = bundle.class_group_K == prepared.parts.group_N[row]
         best = bundle.class_identity_K[mine][logit_NK[row][mine].argmax()]

@@ -1,5 +1,6 @@
 """Kept activations: the same answers as without, only what is missing is computed, nothing damaged is served."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -17,6 +18,7 @@ from reid_core.model.embed import embed
 from reid_core.model.frozen import activations, boundary
 from reid_core.model.frozen.activations import KeptActivations, Layout
 from reid_core.model.frozen.boundary import build_activations, check_keepable, find_layout
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batch_plan import make_plan, make_pool
 from reid_core.training.batches import activation_batches, local_batches, make_source
@@ -69,7 +71,7 @@ class Counter:
         model.frozen_modules()[0].register_forward_hook(self._count)
 
     def _count(self, module, arguments, output) -> None:
-        self.images += len(output) if output is not arguments[0] else 0  # a module that is passed through does nothing
+        self.images += len(output)  # a module that is skipped is not called
 
 
 PROBE = 2 * 2  # images that `find_layout` sends through the frozen part: two, in parts and as a whole
@@ -83,12 +85,12 @@ def files_of(kept: KeptActivations) -> list:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_embeddings_are_the_same_to_the_last_bit(cache, tmp_path, backbone, precision):
     config = override(CONFIG, {"model.backbone": backbone, "optim.precision": precision})
-    model = make(config)
-    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, config)
+    model, place = make(config), Place(precision=precision)
+    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, config, place)
     counter = Counter(model)
-    kept_ND, _ = embed(model, cache, ROWS, precision=precision, activations=kept)
+    kept_ND, _ = embed(model, cache, ROWS, dataclasses.replace(place, activations=kept))
     assert counter.images == 0
-    expected_ND, _ = embed(model, cache, ROWS, precision=precision)
+    expected_ND, _ = embed(model, cache, ROWS, place)
     assert counter.images == NUM_IMAGES
     assert np.array_equal(kept_ND, expected_ND)
     assert len(np.unique(kept_ND, axis=0)) == NUM_IMAGES
@@ -96,40 +98,41 @@ def test_embeddings_are_the_same_to_the_last_bit(cache, tmp_path, backbone, prec
 
 def test_an_image_that_is_not_kept_is_computed(cache, tmp_path):
     model = make()
-    kept = build_activations(tmp_path, PixelSource(cache), ROWS[:6], model, CONFIG)
+    kept = build_activations(tmp_path, PixelSource(cache), ROWS[:6], model, CONFIG, Place())
     counter = Counter(model)
-    mixed_ND, _ = embed(model, cache, ROWS[::-1], activations=kept)
+    mixed_ND, _ = embed(model, cache, ROWS[::-1], Place(activations=kept))
     assert counter.images == 4
-    np.testing.assert_allclose(mixed_ND, embed(model, cache, ROWS)[0], atol=1e-6)
+    np.testing.assert_allclose(mixed_ND, embed(model, cache, ROWS, Place())[0], atol=1e-6)
 
 
 def test_only_what_is_missing_is_computed(cache, tmp_path):
     model = make()
     counter = Counter(model)
-    build_activations(tmp_path, PixelSource(cache), ROWS[:6], model, CONFIG)
+    build_activations(tmp_path, PixelSource(cache), ROWS[:6], model, CONFIG, Place())
     assert counter.images == 6 + PROBE
-    kept = build_activations(tmp_path, PixelSource(cache), np.repeat(ROWS, 2), model, CONFIG)
+    kept = build_activations(tmp_path, PixelSource(cache), np.repeat(ROWS, 2), model, CONFIG, Place())
     assert counter.images == 10 + 2 * PROBE
     assert len(kept) == NUM_IMAGES
 
 
 def test_a_changed_photograph_is_computed_alone(cache, tmp_path):
     model = make()
-    build_activations(tmp_path / "kept", PixelSource(cache), ROWS, model, CONFIG)
+    build_activations(tmp_path / "kept", PixelSource(cache), ROWS, model, CONFIG, Place())
     changed = write_photographs(tmp_path / "changed", changed=3)
     counter = Counter(model)
-    kept = build_activations(tmp_path / "kept", PixelSource(changed), ROWS, model, CONFIG)
+    kept = build_activations(tmp_path / "kept", PixelSource(changed), ROWS, model, CONFIG, Place())
     assert counter.images == 1 + PROBE
-    after_ND, _ = embed(model, changed, ROWS, activations=kept)
-    np.testing.assert_allclose(after_ND, embed(model, changed, ROWS)[0], atol=1e-6)
-    before_ND, _ = embed(model, cache, ROWS, activations=kept)
+    after_ND, _ = embed(model, changed, ROWS, Place(activations=kept))
+    np.testing.assert_allclose(after_ND, embed(model, changed, ROWS, Place())[0], atol=1e-6)
+    before_ND, _ = embed(model, cache, ROWS, Place(activations=kept))
     assert [row for row in ROWS if not np.array_equal(before_ND[row], after_ND[row])] == [3]
 
 
 def test_what_an_activation_depends_on_is_kept_apart(cache, tmp_path):
     def folder_of(**changes) -> str:
         config = override(CONFIG, {key.replace("__", "."): value for key, value in changes.items()})
-        return build_activations(tmp_path, PixelSource(cache), ROWS[:1], make(config), config).folder.name
+        place = Place(precision=config.optim.precision)
+        return build_activations(tmp_path, PixelSource(cache), ROWS[:1], make(config), config, place).folder.name
 
     same = {
         folder_of(),
@@ -159,21 +162,21 @@ def test_after_a_crash_only_the_batch_at_work_is_lost(cache, tmp_path, monkeypat
 
     monkeypatch.setattr(KeptActivations, "write", die_at_the_second)
     with pytest.raises(TypeError):
-        build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+        build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place())
     monkeypatch.undo()
     counter = Counter(model)
-    build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+    build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place())
     assert counter.images == 6 + PROBE
 
 
 def test_a_half_written_file_is_computed_again(cache, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(boundary, "CHUNK_IMAGES", 4)
     model = make()
-    path = files_of(build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG))[0]
+    path = files_of(build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place()))[0]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     counter = Counter(model)
-    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place())
     assert counter.images in (2 + PROBE, 4 + PROBE)  # one file: 4, 4 and 2 images
     assert "is damaged" in caplog.text
     assert len(kept) == NUM_IMAGES
@@ -182,25 +185,25 @@ def test_a_half_written_file_is_computed_again(cache, tmp_path, monkeypatch, cap
 
 def test_a_damaged_row_is_never_served_and_is_built_again(cache, tmp_path, caplog):
     model = make()
-    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place())
     path = files_of(kept)[0]
     row_3 = kept.layout.encode(kept.read([cache.keys[3]]).activation_BX).tobytes()
     damaged = bytearray(path.read_bytes())
     damaged[damaged.index(row_3) + 5] ^= 1
     path.write_bytes(damaged)
-    expected_ND, _ = embed(model, cache, ROWS)
+    expected_ND, _ = embed(model, cache, ROWS, Place())
     counter = Counter(model)
-    found_ND, _ = embed(model, cache, ROWS, activations=KeptActivations(kept.folder, kept.layout))
+    found_ND, _ = embed(model, cache, ROWS, Place(activations=KeptActivations(kept.folder, kept.layout)))
     assert counter.images == 1
     np.testing.assert_allclose(found_ND, expected_ND, atol=1e-6)
     assert "checksum" in caplog.text
-    build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+    build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place())
     assert counter.images == 1 + NUM_IMAGES + PROBE
 
 
 def test_words_of_a_row_that_change_places_are_noticed(cache, tmp_path):
     model = make()
-    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place())
     path = files_of(kept)[0]
     row_3 = kept.layout.encode(kept.read([cache.keys[3]]).activation_BX).tobytes()
     swapped = row_3[:8] + row_3[16:24] + row_3[8:16] + row_3[24:]
@@ -221,8 +224,8 @@ def test_ranks_share_the_work(cache, tmp_path, monkeypatch):
     counter = Counter(model)
     for rank, num_images in ((0, 3 + 3), (1, 3 + 1)):
         before = counter.images
-        place = {"rank": rank, "world_size": 2, "gather": gather}
-        kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, **place)
+        place = Place(rank=rank, world_size=2, gather=gather)
+        kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, place)
         assert counter.images - before == num_images + PROBE
     assert len(waited) == 2
     assert len(kept) == NUM_IMAGES
@@ -235,16 +238,21 @@ def test_the_room_is_told_before_it_is_spent_and_limited(cache, tmp_path, monkey
     config = override(CONFIG, {"model.activations_gb": 10.5 * image_gb})
     with pytest.raises(UserError, match=r"model\.activations_gb=.*need 2\.05e-05 GB"):
         build_activations(
-            tmp_path, PixelSource(cache), ROWS, model, override(config, {"model.activations_gb": 9.5 * image_gb})
+            tmp_path,
+            PixelSource(cache),
+            ROWS,
+            model,
+            override(config, {"model.activations_gb": 9.5 * image_gb}),
+            Place(),
         )
     assert not list(tmp_path.iterdir())
     assert "activations of 10 images" in caplog.text
     usage = activations.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(activations.shutil, "disk_usage", lambda path: usage._replace(free=int(9.5 * 2048)))
     with pytest.raises(UserError, match=r"need 2\.05e-05 GB more and 1\.95e-05 GB are free .*model\.activations_gb"):
-        build_activations(tmp_path, PixelSource(cache), ROWS, model, config)
+        build_activations(tmp_path, PixelSource(cache), ROWS, model, config, Place())
     assert not list(tmp_path.iterdir())
-    assert len(build_activations(tmp_path, PixelSource(cache), ROWS[:9], model, config)) == 9
+    assert len(build_activations(tmp_path, PixelSource(cache), ROWS[:9], model, config, Place())) == 9
     assert "2.05e-05 GB of them new" in caplog.text
     assert "1.84e-05 GB of them new" in caplog.text
 
@@ -255,9 +263,9 @@ def test_a_disk_that_fills_up_only_costs_time(cache, tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(activations, "write_arrow", fail)
     model = make()
-    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG)
+    kept = build_activations(tmp_path, PixelSource(cache), ROWS, model, CONFIG, Place())
     assert "No space left" in caplog.text
-    assert np.array_equal(embed(model, cache, ROWS, activations=kept)[0], embed(model, cache, ROWS)[0])
+    assert np.array_equal(embed(model, cache, ROWS, Place(activations=kept))[0], embed(model, cache, ROWS, Place())[0])
 
 
 def test_refusals_name_their_reason(tmp_path):
@@ -272,10 +280,10 @@ def test_refusals_name_their_reason(tmp_path):
 def test_a_backbone_that_is_no_chain_of_its_modules_is_refused():
     config = override(CONFIG, {"model.backbone": "test_vit", "model.unfrozen_stages": 0, "data.image_px": 160})
     with pytest.raises(UserError, match=r"model\.keep_activations: model\.backbone=test_vit cannot be cut"):
-        find_layout(make(config), config)
+        find_layout(make(config), config, Place())
     config = override(config, {"model.unfrozen_stages": 1})  # its only stage
     with pytest.raises(UserError, match="leaves nothing frozen"):
-        find_layout(make(config), config)
+        find_layout(make(config), config, Place())
 
 
 def test_rows_of_bytes_keep_values_and_strides():
@@ -308,13 +316,15 @@ def test_training_batches_hold_the_activations_of_their_pixels(cache, tmp_path):
         code_N=ROWS % 4,
         sides_N6=np.eye(6, dtype=np.float32)[ROWS % 6],
     )
-    plan = make_plan(CONFIG, identity_N, ROWS, num_images=NUM_IMAGES)
+    plan = make_plan(CONFIG, pool)
     images = PixelSource.open(str(cache.path), str(variants))
     rows = np.arange(NUM_IMAGES + len(pool.source_E))
     model = make()
-    kept = build_activations(tmp_path, images, rows[:-1], model, CONFIG)  # the last is computed when it is needed
+    kept = build_activations(
+        tmp_path, images, rows[:-1], model, CONFIG, Place()
+    )  # the last is computed when it is needed
     assert len(kept) == len(set(keys_of(images, rows[:-1].tolist())))
-    batches = list(activation_batches(plan, source, kept, model, CONFIG))
+    batches = list(activation_batches(plan, source, model, Place(activations=kept)))
     expected = list(local_batches(plan, source))
     assert any(max(row) >= NUM_IMAGES for row in plan["rows"].to_pylist())
     assert len(batches) == len(expected) > 2
@@ -333,6 +343,6 @@ def test_online_augmentation_has_no_activations_to_train_from(cache, tmp_path):
         config, pool, image_cache=cache.path, variants=None, code_N=ROWS, sides_N6=np.zeros((NUM_IMAGES, 6), np.float32)
     )
     model = make(config)
-    kept = KeptActivations(tmp_path, find_layout(model, config))
+    kept = KeptActivations(tmp_path, find_layout(model, config, Place()))
     with pytest.raises(UserError, match=r"data\.variants"):
-        next(activation_batches(pa.table({"rows": [[0]], "rank": [0]}), source, kept, model, config))
+        next(activation_batches(pa.table({"rows": [[0]], "rank": [0]}), source, model, Place(activations=kept)))

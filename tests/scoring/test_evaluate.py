@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from worlds import (
-    MATCH,
-    SETTINGS,
+    CONFIG,
     answers_of,
     cosine_times_ten,
     decide_simply,
@@ -17,13 +16,15 @@ from worlds import (
 )
 
 from reid_core.config.parameters import FusionConfig, MatchConfig, PredictConfig, ThresholdConfig
+from reid_core.config.values import override
 from reid_core.data.animals import NEW
 from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
+from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.calibration import POOLED, Calibrator, LogisticCalibrator
-from reid_core.scoring.candidates import Candidates, ScorePairs, find_candidates, match_candidates
+from reid_core.scoring.candidates import Candidates, find_candidates, match_candidates
 from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
 from reid_core.scoring.evaluate import (
     MIN_SAMPLE,
@@ -152,7 +153,7 @@ def test_test_set_is_not_read():
     sealed = dataclasses.replace(parts, identity_N=locked)
     scorer = cosine_times_ten(embedding_ND)
     assert decide_simply(sealed, blind_ND, scorer) == decide_simply(parts, embedding_ND, scorer)
-    assert cosine_report(sealed, Outputs(blind_ND)) == cosine_report(parts, Outputs(embedding_ND))
+    assert cosine_report(CONFIG, sealed, Outputs(blind_ND)) == cosine_report(CONFIG, parts, Outputs(embedding_ND))
 
 
 def test_known_is_told_per_group():
@@ -239,7 +240,7 @@ def test_cosine_report_by_hand():
     rows += [("cow", "yan", "thresholdSet", 0, 0.5), ("cow", "zoe", "thresholdSet", 1, 0.1)]
     rows += [("pig", "ada", "training", 6, 1.0), ("pig", "ada", "thresholdSet", 6, 0.9)]  # no new pig: undefined
     parts, embedding_ND = make_world(rows)
-    report = cosine_report(parts, Outputs(embedding_ND))
+    report = cosine_report(CONFIG, parts, Outputs(embedding_ND))
     # Above 0.5: BAKS 1/2, BAUS 1. Between 0.1 and 0.2: BAKS 1, BAUS 1/2.
     assert report.pop("geo_mean_cosine") == pytest.approx(np.sqrt(1 / 2))
     assert report.pop("accuracy_validating") == 0.5
@@ -255,8 +256,9 @@ def test_the_epochs_of_a_sweep_for_the_worst_group_are_judged_by_it():
     rows += [("dog", "max", "thresholdSet", 2, 0.1)]  # above 0.1: all right
     parts, embedding_ND = make_world(rows)
     outputs = Outputs(embedding_ND)
-    assert cosine_report(parts, outputs)["geo_mean_cosine"] == pytest.approx((np.sqrt(1 / 2) + 1) / 2)
-    assert cosine_report(parts, outputs, of_worst_group=True)["geo_mean_cosine"] == pytest.approx(np.sqrt(1 / 2))
+    assert cosine_report(CONFIG, parts, outputs)["geo_mean_cosine"] == pytest.approx((np.sqrt(1 / 2) + 1) / 2)
+    worst = dataclasses.replace(CONFIG, threshold=ThresholdConfig(objective="worst_group"))
+    assert cosine_report(worst, parts, outputs)["geo_mean_cosine"] == pytest.approx(np.sqrt(1 / 2))
 
 
 def test_accuracy_on_training_images_leaves_out_the_image_itself_and_animals_with_one():
@@ -265,7 +267,7 @@ def test_accuracy_on_training_images_leaves_out_the_image_itself_and_animals_wit
     rows += [("cow", "cy", "training", 1, 0.95)]  # nearest to bo's first, and no other image
     rows += [("pig", "ada", "training", 0, 1.0)]  # another animal, of another group
     parts, embedding_ND = make_world(rows)
-    assert cosine_report(parts, Outputs(embedding_ND))["accuracy_training"] == pytest.approx(2 / 4)
+    assert cosine_report(CONFIG, parts, Outputs(embedding_ND))["accuracy_training"] == pytest.approx(2 / 4)
 
 
 def test_accuracy_on_training_images_is_that_of_a_fixed_part():
@@ -274,11 +276,11 @@ def test_accuracy_on_training_images_is_that_of_a_fixed_part():
     rng = np.random.default_rng(0)
     embedding_ND += 0.3 * rng.normal(size=embedding_ND.shape).astype(np.float32)
     embedding_ND /= np.linalg.norm(embedding_ND, axis=1, keepdims=True)
-    first, again = (cosine_report(parts, Outputs(embedding_ND))["accuracy_training"] for _ in range(2))
+    first, again = (cosine_report(CONFIG, parts, Outputs(embedding_ND))["accuracy_training"] for _ in range(2))
     assert first == again
     assert first * 300 == pytest.approx(round(first * 300))  # a tenth of 3,000
     half = make_world(rows[:1500])[0]
-    accuracy = cosine_report(half, Outputs(embedding_ND[:1500]))["accuracy_training"]
+    accuracy = cosine_report(CONFIG, half, Outputs(embedding_ND[:1500]))["accuracy_training"]
     assert accuracy * MIN_SAMPLE == pytest.approx(round(accuracy * MIN_SAMPLE))
 
 
@@ -329,7 +331,8 @@ def test_a_second_model_is_a_third_opinion():
     code_N = np.unique(parts.animals(np.arange(len(parts.identity_N))), return_inverse=True)[1]
     second_ND = np.eye(code_N.max() + 1, dtype=np.float32)[code_N]
     outputs = Outputs(embedding_ND, second_ND=second_ND)
-    decision, metrics = decide(parts, outputs, None, **SETTINGS | {"fusion": FusionConfig(weights="fitted")})
+    fitted = dataclasses.replace(CONFIG, fusion=FusionConfig(weights="fitted"))
+    decision, _, metrics = decide(fitted, parts, outputs, None)
     assert decision.weights == {"cosine": pytest.approx(0, abs=1e-6), "second": pytest.approx(1)}
     _, alone = decide_simply(parts, embedding_ND)
     assert metrics["mean_of_groups"] > alone["mean_of_groups"]
@@ -355,16 +358,15 @@ def test_only_images_of_the_same_side_are_candidates_where_it_is_asked_for():
     rows = [("cow", "ada", "training", 0, 1.0), ("cow", "bo", "training", 0, 0.8), ("cow", "ada", "testSet", 0, 0.9)]
     parts, embedding_ND = make_world(rows)
     outputs = Outputs(embedding_ND)
-    same_side = dataclasses.replace(MATCH, same_side=True)
-    settings = {"match": same_side, "predict": PredictConfig()}
+    same_side = override(CONFIG, {"match.same_side": True})
     for orientation, expected in ((["left", "right", "right"], [1]), (["left", "right", ""], [0, 1])):
         sided = dataclasses.replace(parts, sides_N6=parse_sides(orientation))
-        found = gather_candidates(sided, outputs, np.array([2]), None, **settings)
+        found = gather_candidates(same_side, sided, outputs, np.array([2]), None)
         assert found.gallery_QB[found.gallery_QB >= 0].tolist() == expected
-        ignored = gather_candidates(sided, outputs, np.array([2]), None, **settings | {"match": MATCH})
+        ignored = gather_candidates(CONFIG, sided, outputs, np.array([2]), None)
         assert ignored.gallery_QB[0, :2].tolist() == [0, 1]
     with pytest.raises(UserError, match="orientation"):
-        gather_candidates(parts, outputs, np.array([2]), None, **settings)
+        gather_candidates(same_side, parts, outputs, np.array([2]), None)
 
 
 def classified_world() -> tuple[Parts, Outputs]:
@@ -386,9 +388,12 @@ def classified_world() -> tuple[Parts, Outputs]:
 
 def test_softmax_rule_by_hand():
     parts, outputs = classified_world()
-    decision, metrics = decide(parts, outputs, forbidden, **SETTINGS | {"predict": PredictConfig(rule="softmax")})
+    softmax = dataclasses.replace(CONFIG, predict=PredictConfig(rule="softmax"))
+    decision, decided, metrics = decide(softmax, parts, outputs, forbidden)
     answers = answers_of(decision, parts, outputs, "thresholdSet")
     assert answers.identity_Q.tolist() == ["ada", "bo", "ada", NEW]  # the classifier knows no yak
+    assert decided.identity_Q.tolist() == answers.identity_Q.tolist()
+    assert decided.score_Q.tolist() == answers.score_Q.tolist()
     sure, less, hardly = (1 / (1 + np.exp(-gap)) for gap in (8, 2, 0.4))
     assert answers.score_Q == pytest.approx([sure, less, hardly, 0])
     assert decision.thresholds["cow"] == pytest.approx((less + hardly) / 2)
@@ -409,7 +414,7 @@ def forbidden(query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
 def test_openmax_rule_answers_by_its_probabilities():
     parts, outputs = classified_world()
     predict = PredictConfig(rule="openmax", openmax_top=1)
-    decision, _ = decide(parts, outputs, forbidden, **SETTINGS | {"predict": predict})
+    decision = decide(dataclasses.replace(CONFIG, predict=predict), parts, outputs, forbidden).decision
     training = np.arange(9)
     code_N = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
     expected = fit_openmax(outputs.logit_NK[training], code_N, outputs.class_group_K, predict)
@@ -429,9 +434,9 @@ def test_the_classifier_s_rules_do_not_read_the_test_set():
     blind = outputs.logit_NK.copy()
     blind[-1] = np.nan
     for rule in ("softmax", "openmax"):
-        settings = SETTINGS | {"predict": PredictConfig(rule=rule)}
+        config = dataclasses.replace(CONFIG, predict=PredictConfig(rule=rule))
         sealed = dataclasses.replace(outputs, logit_NK=blind)
-        assert decide(more, sealed, None, **settings)[0] == decide(more, outputs, None, **settings)[0]
+        assert decide(config, more, sealed, None).decision == decide(config, more, outputs, None).decision
 
 
 @pytest.mark.parametrize("rule", ["softmax", "openmax"])

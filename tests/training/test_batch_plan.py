@@ -35,6 +35,11 @@ def make_images(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.array([f"animal {k}" for k in animal_N], dtype=object), rng.permutation(200)[:70]
 
 
+def plan_of(config: TrialConfig, identity_N: np.ndarray, row_N: np.ndarray, *, world_size: int = 1) -> pa.Table:
+    """The plan of images in an image cache of 200."""
+    return make_plan(config, make_pool(config.data, identity_N, row_N, 200), world_size=world_size)
+
+
 def batches_of(plan: pa.Table) -> dict[tuple[int, int], list[int]]:
     """Rows of each global batch by (epoch, step), the ranks' parts joined in order."""
     joined: dict[tuple[int, int], list[int]] = {}
@@ -55,24 +60,24 @@ def check_m_per_identity(batch: list[int], identity_of: dict[int, str], num_imag
 def test_plan_is_pure():
     identity_N, row_N = make_images()
     before = identity_N.copy(), row_N.copy()
-    plan = make_plan(make_config(), identity_N, row_N)
+    plan = plan_of(make_config(), identity_N, row_N)
     np.random.seed(99)  # the global generator has no part in it
-    assert make_plan(make_config(), identity_N, row_N).equals(plan)
+    assert plan_of(make_config(), identity_N, row_N).equals(plan)
     assert np.array_equal(before[0], identity_N)
     assert np.array_equal(before[1], row_N)
 
 
 def test_seed_and_epoch_change_the_batches():
     identity_N, row_N = make_images()
-    batches, other = (batches_of(make_plan(make_config(seed=seed), identity_N, row_N)) for seed in (5, 6))
+    batches, other = (batches_of(plan_of(make_config(seed=seed), identity_N, row_N)) for seed in (5, 6))
     assert all(batches[key] != other[key] for key in batches)
     assert len({tuple(batch) for batch in batches.values()}) == len(batches)
 
 
 def test_more_epochs_only_append():
     identity_N, row_N = make_images()
-    short = make_plan(make_config(), identity_N, row_N)
-    long = make_plan(make_config(optim__epochs=5), identity_N, row_N)
+    short = plan_of(make_config(), identity_N, row_N)
+    long = plan_of(make_config(optim__epochs=5), identity_N, row_N)
     assert long.slice(0, len(short)).equals(short)
 
 
@@ -84,8 +89,8 @@ def test_more_epochs_only_append():
 )
 def test_global_batches_are_the_same_for_any_world_size(world_size, changes):
     identity_N, row_N = make_images()
-    alone = make_plan(make_config(**changes), identity_N, row_N, num_images=200)
-    shared = make_plan(make_config(**changes), identity_N, row_N, world_size=world_size, num_images=200)
+    alone = plan_of(make_config(**changes), identity_N, row_N)
+    shared = plan_of(make_config(**changes), identity_N, row_N, world_size=world_size)
     assert batches_of(shared) == batches_of(alone)
     assert {len(row["rows"]) for row in shared.to_pylist()} == {BATCH // world_size}
     first_rows = {(row["epoch"], row["position"]): row["rows"][0] for row in shared.to_pylist()}
@@ -97,7 +102,7 @@ def test_global_batches_are_the_same_for_any_world_size(world_size, changes):
 def test_batches_follow_the_rule_of_the_librarys_sampler():
     identity_N, row_N = make_images()
     identity_of, num_images = dict(zip(row_N.tolist(), identity_N, strict=True)), Counter(identity_N)
-    ours = batches_of(make_plan(make_config(data__oversample_to=None), identity_N, row_N)).values()
+    ours = batches_of(plan_of(make_config(data__oversample_to=None), identity_N, row_N)).values()
     sampler = MPerClassSampler(identity_N, m=PER_IDENTITY, batch_size=BATCH, length_before_new_iter=BATCH * 15)
     drawn = row_N[list(sampler)].reshape(-1, BATCH).tolist()
     assert len(ours) == len(drawn) == 15  # 70 // 12 steps in each of 3 epochs
@@ -108,7 +113,7 @@ def test_batches_follow_the_rule_of_the_librarys_sampler():
 def test_every_identity_is_drawn_equally_often_in_the_long_run():
     identity_N, row_N = make_images()
     identity_of = dict(zip(row_N.tolist(), identity_N, strict=True))
-    batches = batches_of(make_plan(make_config(optim__epochs=60), identity_N, row_N)).values()
+    batches = batches_of(plan_of(make_config(optim__epochs=60), identity_N, row_N)).values()
     share = Counter(identity_of[row] for batch in batches for row in batch)
     expected = BATCH * len(batches) / 8
     assert all(0.85 * expected < count < 1.15 * expected for count in share.values())
@@ -128,7 +133,7 @@ def test_oversampling_repeats_in_turn_and_never_drops():
 def test_oversampling_lengthens_the_epoch():
     identity_N, row_N = make_images()
     num_steps = {
-        at_least: len(make_plan(make_config(optim__epochs=1, data__oversample_to=at_least), identity_N, row_N))
+        at_least: len(plan_of(make_config(optim__epochs=1, data__oversample_to=at_least), identity_N, row_N))
         for at_least in (None, 5, 15)
     }
     # 70 images; 70 + (4 + 3 + 2) images; 7 animals × 15 + 25 images
@@ -182,15 +187,10 @@ def test_offline_and_online_take_the_same_photographs_in_the_same_order(per_iden
     online, offline = (make_config(data__images_per_identity=per_identity, data__variants=v) for v in (None, 3))
     pool = make_pool(offline.data, identity_N, row_N, 200)
     photograph_of = np.concatenate([np.arange(200), pool.source_E])
-    plan = make_plan(offline, identity_N, row_N, num_images=200)
+    plan = plan_of(offline, identity_N, row_N)
     photographs = [photograph_of[row["rows"]].tolist() for row in plan.to_pylist()]
-    assert photographs == [row["rows"] for row in make_plan(online, identity_N, row_N).to_pylist()]
+    assert photographs == [row["rows"] for row in plan_of(online, identity_N, row_N).to_pylist()]
     assert max(row for rows in plan["rows"].to_pylist() for row in rows) == 200 + len(pool.source_E) - 1
-
-
-def test_offline_plans_must_know_where_the_variants_begin():
-    with pytest.raises(ValueError, match="num_images is needed"):
-        make_plan(make_config(data__variants=3), *make_images())
 
 
 def test_undersampling_draws_anew_each_epoch_and_every_image_gets_its_turn():
@@ -211,7 +211,7 @@ def test_an_undersampled_epoch_uses_at_most_m_images_of_an_identity(per_identity
     identity_N, row_N = make_images()
     identity_of = dict(zip(row_N.tolist(), identity_N, strict=True))
     config = make_config(data__images_per_identity=per_identity, data__undersample_to=4, optim__epochs=8)
-    plan = make_plan(config, identity_N, row_N)
+    plan = plan_of(config, identity_N, row_N)
     used_by_epoch = []
     for epoch in range(8):
         batches = [row["rows"] for row in plan.to_pylist() if row["epoch"] == epoch]
@@ -226,7 +226,7 @@ def test_an_undersampled_epoch_uses_at_most_m_images_of_an_identity(per_identity
 def test_a_shuffled_epoch_uses_every_image_at_most_once():
     identity_N, row_N = make_images()
     config = make_config(data__images_per_identity=None, data__oversample_to=None, optim__epochs=6)
-    batches = batches_of(make_plan(config, identity_N, row_N))
+    batches = batches_of(plan_of(config, identity_N, row_N))
     epochs = [[row for (at, _), batch in batches.items() if at == epoch for row in batch] for epoch in range(6)]
     for rows in epochs:
         assert len(rows) == len(set(rows)) == 70 // 12 * 12
@@ -239,14 +239,14 @@ def test_a_shuffled_epoch_uses_repeated_images_as_often_as_the_pool_has_them():
     identity_N = np.array(["a", "b", "b", "c", "c", "c"], dtype=object)
     config = make_config(data__images_per_identity=None, data__oversample_to=3, optim__batch_size=3)
     for epoch in range(3):
-        plan = make_plan(config, identity_N, np.arange(6))
+        plan = plan_of(config, identity_N, np.arange(6))
         rows = [row for entry in plan.to_pylist() if entry["epoch"] == epoch for row in entry["rows"]]
         assert sorted(rows) == [0, 0, 0, 1, 1, 2, 3, 4, 5]
 
 
 def test_a_pool_smaller_than_a_shuffled_batch_is_repeated():
     config = make_config(data__images_per_identity=None, data__oversample_to=None, optim__epochs=1)
-    (row,) = make_plan(config, np.array(["a", "a", "b", "b", "b"]), np.arange(5)).to_pylist()
+    (row,) = plan_of(config, np.array(["a", "a", "b", "b", "b"]), np.arange(5)).to_pylist()
     assert sorted(Counter(row["rows"]).values()) == [2, 2, 2, 3, 3]
     assert sorted(row["rows"][:5]) == [0, 1, 2, 3, 4]
 
@@ -265,30 +265,30 @@ SINGLETONS = np.array([f"animal {k}" for k in range(8)], dtype=object), np.arang
 )
 def test_triplets_of_singletons_are_refused(changes):
     with pytest.raises(UserError, match=r"loss.name=triplet needs two images.* raise data.oversample_to"):
-        make_plan(make_config(**changes), *SINGLETONS, num_images=8)
+        plan_of(make_config(**changes), *SINGLETONS)
     for other in ({"loss__name": "cross_entropy"}, {"optim__epochs": 0}):
-        make_plan(make_config(**changes | other), *SINGLETONS, num_images=8)
+        plan_of(make_config(**changes | other), *SINGLETONS)
 
 
 def test_triplets_of_animals_cut_down_to_one_image_are_refused():
     with pytest.raises(UserError, match=r"data.undersample_to=1.* lift the other limits"):
-        make_plan(make_config(data__undersample_to=1), *make_images())
+        plan_of(make_config(data__undersample_to=1), *make_images())
 
 
 @pytest.mark.parametrize("variants", [None, 2])
 def test_oversampled_singletons_make_triplets(variants):
-    plan = make_plan(make_config(data__variants=variants), *SINGLETONS, num_images=8)
+    plan = plan_of(make_config(data__variants=variants), *SINGLETONS)
     assert len(plan) == 3 * (8 * 5 // 12)
 
 
 def test_without_epochs_there_is_nothing_to_refuse():
-    plan = make_plan(make_config(optim__epochs=0, optim__batch_size=27), *make_images(), world_size=2)
+    plan = plan_of(make_config(optim__epochs=0, optim__batch_size=27), *make_images(), world_size=2)
     assert plan.num_rows == 0
 
 
 def test_no_images_are_refused():
     with pytest.raises(UserError, match="training has no images"):
-        make_plan(make_config(data__images_per_identity=None), np.array([], dtype=object), np.array([], dtype=int))
+        plan_of(make_config(data__images_per_identity=None), np.array([], dtype=object), np.array([], dtype=int))
 
 
 @pytest.mark.parametrize(
@@ -301,4 +301,4 @@ def test_no_images_are_refused():
 )
 def test_impossible_batches_are_refused_by_name(changes, world_size, message):
     with pytest.raises(UserError, match=message):
-        make_plan(make_config(**changes), *make_images(), world_size=world_size)
+        plan_of(make_config(**changes), *make_images(), world_size=world_size)

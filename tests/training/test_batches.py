@@ -38,8 +38,8 @@ def make_config(**changes) -> TrialConfig:
 
 
 def make(cache: ImageCache, config: TrialConfig, folder=None, world_size: int = 1) -> tuple[pa.Table, Source]:
-    plan = make_plan(config, IDENTITY_N, np.arange(16), world_size=world_size, num_images=16)
     pool = make_pool(config.data, IDENTITY_N, np.arange(16), 16)
+    plan = make_plan(config, pool, world_size=world_size)
     variants = build_variants(folder, cache, pool, config) if config.data.variants else None
     source = make_source(config, pool, image_cache=cache.path, variants=variants, code_N=CODE_N, sides_N6=SIDES_N6)
     return plan, source

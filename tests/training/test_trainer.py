@@ -12,6 +12,7 @@ from reid_core.config.parameters import OptimConfig, TrialConfig
 from reid_core.config.presets import make_preset, tiny
 from reid_core.config.values import override
 from reid_core.errors import TrainingError
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batches import Batch
 from reid_core.training.optim import head_rate, learning_rate_factor, make_optimizer, make_schedule
@@ -60,8 +61,8 @@ def endless_batches() -> Iterator[Batch]:
         yield Batch(pixels_NHWC[rows], code_N[rows], np.zeros((len(rows), 6), dtype=np.float32))
 
 
-def make_trainer(config: TrialConfig = CONFIG, **kwargs) -> Trainer:
-    return Trainer(config, make_model(config, num_identities=NUM_ANIMALS), steps_per_epoch=STEPS, **kwargs)
+def make_trainer(config: TrialConfig = CONFIG) -> Trainer:
+    return Trainer(config, make_model(config, num_identities=NUM_ANIMALS), Place(), steps_per_epoch=STEPS)
 
 
 def embed(model: ReidModel, pixels_NHWC: np.ndarray) -> torch.Tensor:
@@ -240,7 +241,8 @@ def test_reported_loss_is_that_of_the_global_batch():
     twice = make_trainer(config)
     twice.loss_scale, one_rank = 2, twice.wrapped.loss
     twice.wrapped.loss = lambda feature, identity: 2 * one_rank(feature, identity)
-    twice.gather = lambda mine: np.concatenate([mine, mine + 1.0])  # the other rank's loss is larger by 1
+    # The other rank's loss is larger by 1.
+    twice.place = Place(gather=lambda mine: np.concatenate([mine, mine + 1.0]))
     (report,) = twice.fit(endless_batches(), scores(0.5))
     assert report["loss"] == pytest.approx(expected["loss"] + 0.5, rel=0.02)
 

@@ -155,7 +155,7 @@ def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, ca
         sides_N6=np.eye(60, 6, dtype=np.float32),
     )
     assert bool(variants) == bool(source.variants)
-    plan = make_plan(config, identity_N, row_N, world_size=2, num_images=60)
+    plan = make_plan(config, pool, world_size=2)
     for rank in (0, 1):
         plain = list(local_batches(plan, source, rank=rank))
         streamed = list(stream_batches(plan, source, rank=rank, data_cpus=1))

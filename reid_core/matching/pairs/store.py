@@ -6,7 +6,7 @@ Letters: N images, P pairs, S slots of the table.
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from reid_core.files.checksums import digest_of
 from reid_core.matching.pairs.log import KEYS, PAIRS, PairLog
 from reid_core.matching.pairs.table import PairTable
 
+# Rows of the query and of the gallery image of each pair (P,) → match score (P,), NaN where a pair cannot be scored.
+ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 KNOWN, YOURS, PENDING = 0, 1, 2  # states of a claimed pair, see `PairStore.claim`
 NO_CONTENT = 0  # id of every unreadable image
 NOT_SCORABLE = np.uint64(2**64 - 1)  # code of every pair with an unreadable image

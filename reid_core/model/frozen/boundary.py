@@ -21,8 +21,9 @@ from reid_core.config.parameters import ModelConfig, TrialConfig
 from reid_core.data.image_cache import DECODER
 from reid_core.data.pixel_source import PixelSource, keys_of
 from reid_core.errors import UserError
-from reid_core.model.embed import Gather, alone, autocast, images_of, uses_bfloat16
+from reid_core.model.embed import images_of
 from reid_core.model.frozen.activations import KeptActivations, Layout
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 
 MAKER = "2"  # part of the folder's name; raise it when the same model and pixels give other bytes than before
@@ -49,13 +50,13 @@ def check_keepable(config: ModelConfig) -> None:
 
 
 @torch.inference_mode()
-def find_layout(model: ReidModel, config: TrialConfig, *, device: str = "cpu") -> Layout:
+def find_layout(model: ReidModel, config: TrialConfig, place: Place) -> Layout:
     """Prove on two probe images that the backbone can be cut at the boundary, and see what comes out there.
 
     Args:
-        model: On `device`; left in eval mode.
+        model: On the place's device; left in eval mode.
         config: Of the trial.
-        device: Where the model is.
+        place: Where this is computed.
 
     Raises:
         UserError: If the backbone gives other features from the boundary on than as a whole.
@@ -63,11 +64,11 @@ def find_layout(model: ReidModel, config: TrialConfig, *, device: str = "cpu") -
     model.eval()
     image_px = config.data.image_px
     pixels_BHWC = np.random.default_rng(0).integers(0, 256, (2, image_px, image_px, 3), dtype=np.uint8)
-    images_BCHW = images_of(model, pixels_BHWC, device)
+    images_BCHW = images_of(model, pixels_BHWC, place.device)
     refusal = f"model.keep_activations: model.backbone={config.model.backbone} cannot be cut at the boundary"
     if not model.frozen_modules():
         raise UserError(f"{refusal}: model.unfrozen_stages={config.model.unfrozen_stages} leaves nothing frozen")
-    with autocast(device, config.optim.precision):
+    with place.autocast():
         try:
             activation_BX = model.frozen_features(images_BCHW)
             feature_BD = model.features_from(activation_BX)
@@ -75,7 +76,7 @@ def find_layout(model: ReidModel, config: TrialConfig, *, device: str = "cpu") -
             raise UserError(f"{refusal}: its modules are no chain ({error})") from error
         if not torch.equal(feature_BD, model.features(images_BCHW)):
             raise UserError(f"{refusal}: it gives other features from there on; set model.keep_activations=false")
-    return Layout.of(activation_BX, half=uses_bfloat16(device, config.optim.precision))
+    return Layout.of(activation_BX, half=place.uses_bfloat16)
 
 
 def build_activations(
@@ -84,11 +85,7 @@ def build_activations(
     row_N: np.ndarray,
     model: ReidModel,
     config: TrialConfig,
-    *,
-    device: str = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
-    gather: Gather = alone,
+    place: Place,
 ) -> KeptActivations:
     """Compute the activations of some images that nobody has kept yet, and open all of them.
 
@@ -98,32 +95,29 @@ def build_activations(
         folder: Where the folder of this network is; every node must see it.
         source: Photographs and variants.
         row_N: Rows of `source` that are asked for.
-        model: On `device`; left in eval mode.
+        model: On the place's device; left in eval mode.
         config: Of the trial.
-        device: Where the model is.
-        rank: Whose share.
-        world_size: Number of ranks.
-        gather: Over the ranks; waits for all of them.
+        place: Where this is computed; its `gather` waits for all ranks.
 
     Raises:
         UserError: If activations cannot be kept (`check_keepable`, `find_layout`), or there is no room for them.
     """
     check_keepable(config.model)
-    layout = find_layout(model, config, device=device)
-    name = f"activations-{config.data.image_px}-{_digest(model, config, layout, device)}"
+    layout = find_layout(model, config, place)
+    name = f"activations-{config.data.image_px}-{_digest(model, config, layout, place)}"
     kept = KeptActivations(folder / name, layout)
     row_of = _different(source, row_N)
     keys = list(row_of)
-    kept.check_room(keys, config.model.activations_gb, told=rank == 0)
+    kept.check_room(keys, config.model.activations_gb, told=place.rank == 0)
     chunks = [keys[start : start + CHUNK_IMAGES] for start in range(0, len(keys), CHUNK_IMAGES)]
-    bar = tqdm(chunks[rank::world_size], desc="activations", unit="batch", disable=None)
-    with torch.inference_mode(), autocast(device, config.optim.precision):
+    bar = tqdm(place.share(chunks), desc="activations", unit="batch", disable=None)
+    with torch.inference_mode(), place.autocast():
         try:
             for chunk in bar:
-                _keep_missing(kept, {key: row_of[key] for key in chunk}, source, model, device)
+                _keep_missing(kept, {key: row_of[key] for key in chunk}, source, model, place.device)
         except UserError as error:  # the disk is full, though there seemed to be room
             logger.warning("the activations of some images are not kept, and are computed each time: %s", error)
-    gather(np.array([rank]))
+    place.gather(np.array([place.rank]))
     kept.refresh()
     return kept
 
@@ -148,7 +142,7 @@ def _different(source: PixelSource, row_N: np.ndarray) -> dict[str, int]:
     return row_of
 
 
-def _digest(model: ReidModel, config: TrialConfig, layout: Layout, device: str) -> str:
+def _digest(model: ReidModel, config: TrialConfig, layout: Layout, place: Place) -> str:
     """Of all that an activation depends on besides the image: the frozen weights themselves, not where they come from.
 
     Processors round differently, and so may versions of the libraries.
@@ -157,7 +151,7 @@ def _digest(model: ReidModel, config: TrialConfig, layout: Layout, device: str) 
         "maker": [MAKER, DECODER, torch.__version__, timm.__version__],
         "backbone": [config.model.backbone, len(model.frozen_modules()), config.data.image_px],
         "layout": [layout.shape, layout.order, layout.computed, layout.kept],
-        "device": [torch.device(device).type, uses_bfloat16(device, config.optim.precision)],
+        "device": [torch.device(place.device).type, place.uses_bfloat16],
     }
     digest = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
     states: list[dict[str, torch.Tensor]] = [{"mean": model.mean, "std": model.std}]

@@ -11,10 +11,10 @@ from tiny_experiment import run_experiment
 
 from reid_core.config.presets import tiny
 from reid_core.errors import UserError
-from reid_core.experiment.place import Place
+from reid_core.experiment.evaluation import evaluate_fully, pair_scorer
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import load_prepared
-from reid_core.experiment.run import evaluate_fully, pair_scorer
+from reid_core.model.place import Place
 from reid_core.model.reid_model import make_model
 
 ONE_STAGE = ["--set", "model.unfrozen_stages=1", "--set", "optim.epochs=2", "--set", "optim.lr_stages=1e-2"]
@@ -58,8 +58,10 @@ def test_shared_scores_are_those_of_the_matcher(small_data, tmp_path):
         return score(query_P, gallery_P)
 
     query_P, gallery_P = np.repeat(rows[:5], 4), np.tile(prepared.parts.rows("training")[:4], 5)
-    alone = pair_scorer(config, prepared, Place())(query_P, gallery_P)
-    shared = pair_scorer(config, load_prepared(tmp_path), Place(share_pairs=share))(query_P, gallery_P)
+    alone = pair_scorer(config.match, prepared.local_features, Place())(query_P, gallery_P)
+    shared = pair_scorer(config.match, load_prepared(tmp_path).local_features, Place(share_pairs=share))(
+        query_P, gallery_P
+    )
     assert asked == [20]
     assert alone.tobytes() == shared.tobytes()
     assert np.nanmax(alone) > 0
@@ -84,9 +86,9 @@ def test_two_ranks_find_the_numbers_of_one(small_data, tmp_path):
             return score(query_P, gallery_P)
 
         place = Place(rank=rank, world_size=2, gather=gather, share_pairs=share)
-        return evaluate_fully(config, prepared, model, place)[1]
+        return evaluate_fully(config, prepared, model, place).metrics
 
-    _, alone = evaluate_fully(config, prepared, model, Place())
+    alone = evaluate_fully(config, prepared, model, Place()).metrics
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(evaluate, range(2)))
     assert found[0] == pytest.approx(alone, abs=1e-9, nan_ok=True)
