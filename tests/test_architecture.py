@@ -12,7 +12,7 @@ ROOMS = {
     package: order.split()
     for package, order in {
         "reid_core": "errors files config data metrics matching model scoring training experiment command cli predict "
-        "wildlife __main__",
+        "wildlife folders __main__",
         "sweeps": "results machines search trials comparison stages metric classification efficientnet paper",
     }.items()
 }
@@ -34,6 +34,7 @@ LIGHT = (
     "sweeps.stages.group_result",
     "reid_core.cli",
     "reid_core.command",
+    "reid_core.folders",
 )
 PROGRAM = sorted(name for name in FILES if name.split(".")[0] in ROOMS and not name.endswith("__init__"))
 

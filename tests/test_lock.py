@@ -194,6 +194,6 @@ def test_only_these_open_the_metadata():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value == "metadata.csv"
     }
-    # `prepare` names it in a message; `synthetic` and `wildlife` write it.
-    modules = ("data.metadata", "data.synthetic", "experiment.prepare", "wildlife")
+    # `prepare` names it in a message; `synthetic`, `wildlife` and `folders` write it.
+    modules = ("data.metadata", "data.synthetic", "experiment.prepare", "wildlife", "folders")
     assert constants == {f"reid_core.{name}" for name in modules}

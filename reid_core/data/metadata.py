@@ -25,8 +25,9 @@ REQUIRED = ("image_id", "identity", "path", "split", "dataset")
 COLUMNS = ("image_id", "identity", "path", "date", "orientation", "species", "split", "dataset")
 SHOWN = 5  # offending rows an error lists
 SHOWN_LETTERS = 200  # of a value
-# Characters that move the cursor, begin a line, or turn the direction of writing: no name needs them (RE2's syntax).
-CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}\x{202a}-\x{202e}\x{2066}-\x{2069}]"
+# Characters that move the cursor, begin a line, or turn the direction of writing: no name needs them. Written as the
+# characters themselves, so that Arrow's regular expressions and Python's mean the same.
+CONTROL = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ import contextlib
 import functools
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from reid_core.files.checksums import digest_of, file_digest
 
@@ -91,6 +92,25 @@ def _formats() -> tuple[str, ...]:
     """Those of FORMATS that this build of Pillow has."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """Ends of the names of files that `open_photograph` can read, in lower case, such as ".jpg"."""
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in _formats())
+
+
+def read_date(file: Path) -> str:
+    """When a photograph was taken, as its EXIF tag DateTimeOriginal says, without decoding it; "" where nothing does.
+
+    Example of a value: "2015:07:02 11:04:59", by the camera's clock.
+    """
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damaged files make Pillow raise nearly anything
+        warnings.simplefilter("ignore")  # of images with very many pixels, and of damaged tags
+        with Image.open(file, formats=_formats()) as image:
+            if image.format != "PNG" or "exif" in image.info:  # it would decode a PNG to look for the tags behind it
+                return str(image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal, ""))
+    return ""
 
 
 def to_square(image: Image.Image, image_px: int) -> np.ndarray:

@@ -1,0 +1,185 @@
+"""Photographs in folders, one folder per animal, as rows of metadata.csv.
+
+folder → the photographs in it, and what was left out → rows, whose identity, group and split follow from the folders.
+
+PHOTOS/ada/1.jpg             animal ada; the group is given, or named as PHOTOS
+PHOTOS/lynx/ada/1.jpg        animal ada of the group lynx, where all animals' folders lie in those of groups
+PHOTOS/1.jpg                 a query: nobody knows which animal it shows
+PHOTOS/unknown/1.jpg         the same, and PHOTOS/lynx/unknown/1.jpg: `unknown` is a folder of queries
+"""
+
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from reid_core.data.animals import NEW
+from reid_core.data.metadata import COLUMNS, CONTROL
+from reid_core.data.metadata_file import Row
+from reid_core.data.photographs import extensions, read_date
+from reid_core.data.splits.encounters import day_of
+from reid_core.errors import UserError
+
+QUERY_FOLDERS = ("unknown", "query", "queries")
+# Reasons why files are left out.
+LINK = "links, which are not followed"
+OTHER = "files of other formats"
+NAME = "names that metadata.csv cannot hold"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds; names are relative to it, with "/" between folders, and sorted."""
+
+    photographs: list[PurePosixPath] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # by reason; hidden files are not counted
+
+    def leave_out(self, reason: str, name: PurePosixPath) -> None:
+        """Note a file or folder that is not used."""
+        self.left_out.setdefault(reason, []).append(str(name))
+
+
+def find_photographs(root: Path) -> Found:
+    """Find the photographs in a folder and those in it, by the ends of their names; hidden ones are passed over.
+
+    Args:
+        root: Links in it are not followed, so nothing outside of it is found.
+
+    Raises:
+        UserError: If a folder cannot be read.
+    """
+    found = Found()
+    for place, folders, files in os.walk(root, onerror=_refuse):
+        here = Path(place).relative_to(root)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [name for name in folders if Path(place, name).is_symlink()]:
+            found.leave_out(LINK, PurePosixPath(here, name))
+        for name in sorted(name for name in files if not name.startswith(".")):
+            path = PurePosixPath(here, name)
+            reason = _unfit(root / path, path)
+            if reason is None:
+                found.photographs.append(path)
+            else:
+                found.leave_out(reason, path)
+    found.photographs.sort()
+    return found
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: this folder cannot be read: {error.strerror}") from error
+
+
+def _unfit(file: Path, path: PurePosixPath) -> str | None:
+    """Why a file is left out."""
+    mode = file.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return LINK
+    if not stat.S_ISREG(mode) or path.suffix.lower() not in extensions():
+        return OTHER
+    return None if is_storable(str(path)) else NAME
+
+
+def is_storable(name: str) -> bool:
+    """Whether metadata.csv can hold a name: it is UTF-8, and has no character that moves the cursor."""
+    is_text = not any("\ud800" <= sign <= "\udfff" for sign in name)  # Python's signs for bytes that are no UTF-8
+    return is_text and not re.search(CONTROL, name)
+
+
+def make_rows(
+    root: Path,
+    photographs: Sequence[PurePosixPath],
+    *,
+    group: str | None = None,
+    query_folders: Collection[str] = QUERY_FOLDERS,
+) -> list[Row]:
+    """Rows of metadata.csv; image_id is the path, so that a photograph keeps its own when others come and go.
+
+    Args:
+        root: Folder of the photographs.
+        photographs: Paths in it.
+        group: Species group of all of them, whose animals are then the first level of folders, whatever lies in those;
+            None: the first level are groups if animals' folders lie in it, else the group is named as `root`.
+        query_folders: Names of folders with photographs of unknown animals, in any mixture of capitals.
+
+    Raises:
+        UserError: If it is not clear which folders are animals, or what group a query belongs to, or if an animal is
+            called `NEW`; names a photograph, and the remedy.
+    """
+    queries = frozenset(name.casefold() for name in query_folders)
+    tree = _Tree(root, queries, _find_groups(root, photographs, queries) if group is None else None)
+    rows = []
+    for path in photographs:
+        of_group, identity = tree.place(path, group or _normal(root.resolve().name))
+        values = (str(path), identity, str(path), _read_day(root / path), "", "")
+        split = "database" if identity else "query"
+        rows.append(dict(zip(COLUMNS, (*values, split, of_group), strict=True)))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """What the levels of folders are."""
+
+    root: Path
+    queries: frozenset[str]
+    groups: frozenset[str] | None  # the first level; None: the first level are animals
+
+    def place(self, path: PurePosixPath, group: str) -> tuple[str, str]:
+        """Group and identity of a photograph; the identity is "" for a query."""
+        folders = [_normal(name) for name in path.parent.parts]
+        if self.groups is not None and folders and folders[0] in self.groups:
+            group, *folders = folders
+        elif self.groups is not None:
+            return self._group_of_query(path, folders), ""
+        if not folders or folders[0].casefold() in self.queries:
+            return group, ""
+        if folders[0] == NEW:
+            raise UserError(
+                f"{self.root / path}: no animal can be called {NEW}, the answer for an unknown one; rename its folder, "
+                f"or, if the photographs in it are to be named, give --queries {NEW}"
+            )
+        return group, folders[0]
+
+    def _group_of_query(self, path: PurePosixPath, folders: list[str]) -> str:
+        """Of a query that lies in no group's folder."""
+        groups = sorted(self.groups or ())
+        inside = [name for name in folders[1:2] if name in groups]
+        if not inside and len(groups) > 1:
+            raise UserError(
+                f"{self.root / path}: it is not clear to which group ({', '.join(groups)}) this photograph belongs; "
+                f"move it into a folder such as {self.root / groups[0] / QUERY_FOLDERS[0]}"
+            )
+        return (inside or groups)[0]
+
+
+def _find_groups(root: Path, photographs: Sequence[PurePosixPath], queries: frozenset[str]) -> frozenset[str] | None:
+    """Names of the first level of folders if animals' folders lie in it, else None."""
+    placed = [path for path in photographs if len(path.parts) > 1 and path.parts[0].casefold() not in queries]
+    flat, nested = ([path for path in placed if (len(path.parts) > 2) == is_deep] for is_deep in (False, True))
+    if flat and nested:
+        raise UserError(
+            f"{root}: it is not clear which folders are animals: {flat[0]} lies one folder deep, {nested[0]} lies "
+            f"{len(nested[0].parts) - 1} deep. If each folder in {root} is an animal, give --group NAME, the name of "
+            f"their species. If each is a species, move {flat[0]} into the folder of its animal, or into "
+            f"{flat[0].parent / QUERY_FOLDERS[0]} if that is unknown"
+        )
+    if not placed:
+        raise UserError(
+            f"{root}: there is no folder of an animal. If all photographs are queries, which a model is to name, give "
+            "--group NAME, the species group that the model was trained on"
+        )
+    return frozenset(_normal(path.parts[0]) for path in nested) or None
+
+
+def _normal(name: str) -> str:
+    """One spelling of accents: macOS writes them as letters of their own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _read_day(file: Path) -> str:
+    """Day of a photograph as YYYY-MM-DD; "" where it has none, or a camera wrote 0000."""
+    found = re.match(r"(\d{4}):(\d{2}):(\d{2})\b", read_date(file))
+    return day_of("-".join(found.groups())) or "" if found else ""
