@@ -80,7 +80,7 @@ class _Printable(logging.Formatter):
 def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a command; errors that explain themselves are printed without a traceback (status 2, in training 1).
 
-    Names from data may be in messages: what is no printable character is shown as its escape (`escape.escape_lines`).
+    Names from data may be in messages: signs that cannot be printed are shown as escapes (`escape.escape_lines`).
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reid_core import command
-from reid_core.data.animal_folders import OTHER, QUERY_FOLDERS, Found, find_photographs, is_storable, make_rows
+from reid_core.data.animal_folders import (
+    OTHER,
+    QUERY_FOLDERS,
+    Found,
+    find_photographs,
+    fold_name,
+    is_storable,
+    make_rows,
+)
 from reid_core.data.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.data.photographs import extensions
 from reid_core.errors import UserError
@@ -108,9 +116,12 @@ def _next_command(root: Path, rows: Sequence[Row]) -> str:
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m reid_core.folders", description=__doc__)
-    parser.add_argument("photos", type=Path, help="folder that holds a folder for each animal, or for each species")
+    parser.add_argument(
+        "photos", metavar="PHOTOS", type=Path, help="folder that holds a folder for each animal, or for each species"
+    )
     parser.add_argument(
         "--group",
+        metavar="NAME",
         help="species group of all photographs; the first level of folders are then the animals, whatever lies in "
         "those (default: the first level, if the animals' folders lie in it, else the name of PHOTOS)",
     )
@@ -138,8 +149,8 @@ def _check(options: argparse.Namespace, found: Found) -> None:
         left_out = "; ".join(describe_left_out(found))
         known = " ".join(sorted(extensions()))
         raise UserError(f"{options.photos}: no photographs in it ({known})" + (f"; {left_out}" if left_out else ""))
-    names = {part.casefold() for path in found.photographs for part in path.parts[:-1][:2]}
-    if options.queries is not None and options.queries.strip("/").casefold() not in names:
+    names = {fold_name(part) for path in found.photographs for part in path.parts[:-1][:2]}
+    if options.queries is not None and fold_name(options.queries.strip("/")) not in names:
         raise UserError(f"--queries {options.queries}: {options.photos} has no folder of this name with photographs")
 
 

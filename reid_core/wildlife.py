@@ -176,7 +176,7 @@ def _relative(path: str, root: Path, name: str) -> str:
     """A path relative to the root; `load_metadata` follows symbolic links and looks whether the file exists."""
     below = os.path.relpath(path, root) if Path(path).is_absolute() else os.path.normpath(path)
     if not path or Path(below).parts[:1] in ((), ("..",)):
-        raise UserError(f"{name}: path {path!r} is no file within root {root}")
+        raise UserError(f"{name}: path {path!r} is not a file within root {root}")
     return Path(below).as_posix()
 
 

@@ -28,7 +28,7 @@ def read_config(path: Path) -> TrialConfig:
     """Read a configuration that `write_config` or a person wrote; keys that are missing keep their defaults.
 
     Raises:
-        UserError: If the file cannot be read, is no mapping, or has an unknown key or a wrong value.
+        UserError: If the file cannot be read, is not a mapping, or has an unknown key or a wrong value.
     """
     values = _read_yaml(path)
     if not isinstance(values, dict) or not all(map(_is_plain, values.values())):

@@ -4,7 +4,7 @@ folder → the photographs in it, and what was left out → rows, whose identity
 
 PHOTOS/ada/1.jpg             animal ada; the group is given, or named as PHOTOS
 PHOTOS/lynx/ada/1.jpg        animal ada of the group lynx, where all animals' folders lie in those of groups
-PHOTOS/1.jpg                 a query: nobody knows which animal it shows
+PHOTOS/1.jpg                 a query: it is not known which animal it shows
 PHOTOS/unknown/1.jpg         the same, and PHOTOS/lynx/unknown/1.jpg: `unknown` is a folder of queries
 """
 
@@ -84,7 +84,7 @@ def _unfit(file: Path, path: PurePosixPath) -> str | None:
 
 def is_storable(name: str) -> bool:
     """Whether metadata.csv can hold a name: it is UTF-8, and has no character that moves the cursor."""
-    is_text = not any("\ud800" <= sign <= "\udfff" for sign in name)  # Python's signs for bytes that are no UTF-8
+    is_text = not any("\ud800" <= sign <= "\udfff" for sign in name)  # Python's signs for bytes that are not UTF-8
     return is_text and not re.search(CONTROL, name)
 
 
@@ -108,7 +108,7 @@ def make_rows(
         UserError: If it is not clear which folders are animals, or what group a query belongs to, or if an animal is
             called `NEW`; names a photograph, and the remedy.
     """
-    queries = frozenset(name.casefold() for name in query_folders)
+    queries = frozenset(map(fold_name, query_folders))
     tree = _Tree(root, queries, _find_groups(root, photographs, queries) if group is None else None)
     rows = []
     for path in photographs:
@@ -134,7 +134,7 @@ class _Tree:
             group, *folders = folders
         elif self.groups is not None:
             return self._group_of_query(path, folders), ""
-        if not folders or folders[0].casefold() in self.queries:
+        if not folders or fold_name(folders[0]) in self.queries:
             return group, ""
         if folders[0] == NEW:
             raise UserError(
@@ -157,7 +157,7 @@ class _Tree:
 
 def _find_groups(root: Path, photographs: Sequence[PurePosixPath], queries: frozenset[str]) -> frozenset[str] | None:
     """Names of the first level of folders if animals' folders lie in it, else None."""
-    placed = [path for path in photographs if len(path.parts) > 1 and path.parts[0].casefold() not in queries]
+    placed = [path for path in photographs if len(path.parts) > 1 and fold_name(path.parts[0]) not in queries]
     flat, nested = ([path for path in placed if (len(path.parts) > 2) == is_deep] for is_deep in (False, True))
     if flat and nested:
         raise UserError(
@@ -177,6 +177,11 @@ def _find_groups(root: Path, photographs: Sequence[PurePosixPath], queries: froz
 def _normal(name: str) -> str:
     """One spelling of accents: macOS writes them as letters of their own."""
     return unicodedata.normalize("NFC", name)
+
+
+def fold_name(name: str) -> str:
+    """A folder's name for comparisons: without capitals, and in one spelling of accents."""
+    return _normal(name).casefold()
 
 
 def _read_day(file: Path) -> str:

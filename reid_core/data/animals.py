@@ -1,4 +1,4 @@
-"""Animals: an identity within its species group, and the word for one that nobody knows.
+"""Animals: an identity within its species group, and the answer for one that is not known.
 
 group, identity (N,) → one name per animal; group (N,) → the positions of each group.
 Letters: N images, or anything that has a group.

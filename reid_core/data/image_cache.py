@@ -104,7 +104,7 @@ def decode_image(data: bytes, image_px: int) -> np.ndarray:
         Pixels, uint8, shape (image_px, image_px, 3).
 
     Raises:
-        ValueError: If it is no such file, or has more than `photographs.MAX_PIXELS` pixels.
+        ValueError: If it is not such a file, or has more than `photographs.MAX_PIXELS` pixels.
         Exception: Whatever Pillow raises for a damaged file.
     """
     with open_photograph(data) as image:
@@ -211,7 +211,7 @@ def _map(path: Path) -> pa.Table:
         if table["key"].null_count or table["pixels"].null_count:
             raise pa.ArrowInvalid("a row without key or pixels")
         return table
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # a name that is no UTF-8 is a ValueError
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # a name that is not UTF-8 is a ValueError
         raise UserError(f"{path}: this image cache is missing or damaged; give the command again ({error})") from error
 
 

@@ -83,7 +83,7 @@ def load_submission_order(root: Path) -> list[str] | None:
     """Read the image_ids of `sample_submission.csv` in its order; None where the data folder has no such file.
 
     Raises:
-        UserError: If its columns are not `image_id,identity`, an id is repeated, or an id is no query of metadata.csv.
+        UserError: If its columns are not `image_id,identity`, or an id is repeated or not a query's in metadata.csv.
     """
     file = Path(root) / "sample_submission.csv"
     if not file.exists():
@@ -95,7 +95,7 @@ def load_submission_order(root: Path) -> list[str] | None:
     queries = set(metadata.filter(pc.equal(metadata["split"], "query"))["image_id"].to_pylist())
     ids = table["image_id"].to_pylist()
     _refuse(file, ids, [image_id is None for image_id in ids], "image_id is empty")
-    _refuse(file, ids, [image_id not in queries for image_id in ids], "image_id is no query of metadata.csv")
+    _refuse(file, ids, [image_id not in queries for image_id in ids], "image_id is not that of a query in metadata.csv")
     _check_unique(file, ids)
     return ids
 
@@ -108,9 +108,9 @@ def _read_csv(file: Path, required: tuple[str, ...]) -> pa.Table:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
     except csv.Error as error:
-        raise UserError(f"{file}: line 1 is no header: {error}") from error
+        raise UserError(f"{file}: line 1 is not a header: {error}") from error
     if not any(header):
-        raise UserError(f"{file}: the file is empty" if not file.stat().st_size else f"{file}: line 1 is no header")
+        raise UserError(f"{file}: the file is empty" if not file.stat().st_size else f"{file}: line 1 is not a header")
     missing = [name for name in required if name not in header]
     if missing:
         has = escape_line(", ".join(header))
@@ -126,7 +126,7 @@ def _read_csv(file: Path, required: tuple[str, ...]) -> pa.Table:
             file, convert_options=convert, parse_options=pa_csv.ParseOptions(newlines_in_values=True)
         )
         if table.column_names != header:
-            raise UserError(f"{file}: line 1 is no header")
+            raise UserError(f"{file}: line 1 is not a header")
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise UserError(f"{file}: {_describe_damage(file, len(header), error)}") from error
     if not len(table):
@@ -168,7 +168,7 @@ def _check_paths(root: Path, file: Path, table: pa.Table, *, skip_missing: bool)
     state = _locate(root.resolve(), paths)
     outside = [found == "outside" for found in state]
     _refuse(file, paths, outside, f"path leads out of {root} by a symbolic link (--data itself may be one)")
-    _refuse(file, paths, [found == "folder" for found in state], "path is no file")
+    _refuse(file, paths, [found == "folder" for found in state], "path is not a file")
     is_missing = [found == "missing" for found in state]
     if not skip_missing:
         _refuse(file, paths, is_missing, f"photograph not found in {root} (--skip-missing leaves such rows out)")
@@ -230,7 +230,7 @@ def _first(items: list[str], num_items: int | None = None) -> str:
 
 
 def _line_numbers(file: Path, rows: list[int]) -> list[int]:
-    """Line of the file on which each row of the table ends; blank lines are no rows, a quoted value may span lines."""
+    """Line of the file on which each row of the table ends; blank lines are not rows, a quoted value may span lines."""
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         reader = csv.reader(lines)
         with contextlib.suppress(csv.Error, IndexError):  # a value of megabytes, a quotation mark within a value

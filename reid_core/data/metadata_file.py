@@ -32,7 +32,7 @@ def write_rows(file: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Rows of a table as they stand there, unchecked; a value that is missing is None.
+    """Rows of a table as they are, unchecked; a value that is missing is None.
 
     Raises:
         UserError: If it cannot be read.

@@ -1,4 +1,4 @@
-"""Photographs as files: which are opened at all, and how an opened one becomes upright RGB pixels.
+"""Photographs as files: which ones are opened, and how an opened one becomes upright RGB pixels.
 
 file → its bytes → opened image, nothing decoded yet → uint8 pixels (image_px, image_px, 3). What a file's header
 announces is judged before anything is decoded, so that a small file cannot take all memory.
@@ -68,7 +68,7 @@ def open_photograph(data: bytes) -> Iterator[Image.Image]:
     tiles beyond the limit are refused by Pillow (13 and newer).
 
     Raises:
-        ValueError: If it is empty, is no such photograph, or has more than MAX_PIXELS pixels.
+        ValueError: If it is empty, is not such a photograph, or has more than MAX_PIXELS pixels.
         Exception: Whatever Pillow raises for a damaged file.
     """
     if not data:

@@ -1,4 +1,4 @@
-"""The record of uses of `testSet`: each look at its identities is written down before it happens.
+"""The log of uses of `testSet`: each look at its identities is written down before it happens.
 
 result folder, trial, configuration → one more entry of test_set_uses.json there, and how many there are now.
 """
@@ -41,7 +41,7 @@ def record_use(out: Path, *, trial: str, config: TrialConfig) -> Use:
         The use, for `prepare.read_truth`; its number is how many there are now.
 
     Raises:
-        UserError: If the record is damaged or cannot be written: then `testSet` must not be used.
+        UserError: If the log is damaged or cannot be written: then `testSet` must not be used.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
@@ -56,10 +56,10 @@ def record_use(out: Path, *, trial: str, config: TrialConfig) -> Use:
 
 
 def read_uses(out: Path) -> list[Use]:
-    """The uses of `testSet` that a result folder has recorded, in order; none where there is no record.
+    """The uses of `testSet` that a result folder has recorded, in order; none where there is no such log.
 
     Raises:
-        UserError: If the record cannot be read, or is damaged.
+        UserError: If the log cannot be read, or is damaged.
     """
     file = out / USES
     if not file.exists():
@@ -91,13 +91,13 @@ def describe_uses(uses: Sequence[Use]) -> str:
     """
     if len(uses) < 2:
         return f"testSet was {'used once' if uses else 'not used'}."
-    told = ", ".join(sorted({use.trial for use in uses}))
+    trials = ", ".join(sorted({use.trial for use in uses}))
     num_configurations = len({use.fingerprint for use in uses})
     start = f"testSet was used {len(uses)} times, for"
     if num_configurations == 1:
-        return f"{start} the same configuration ({told}): nothing was chosen by it."
+        return f"{start} the same configuration ({trials}): nothing was chosen by it."
     return (
-        f"{start} {num_configurations} configurations ({told}): whoever chooses between them by these numbers has no "
+        f"{start} {num_configurations} configurations ({trials}): whoever chooses between them by these numbers has no "
         "untouched test set left."
     )
 

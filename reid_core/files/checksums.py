@@ -103,7 +103,7 @@ def read_sealed(file: Path) -> dict[str, Any]:
         return values
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    # What is no mapping has no such key, or no such method.
+    # A value that is not a mapping has no such key, or no such method.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: damaged or changed ({escape_line(str(error))})") from error
 

@@ -8,7 +8,7 @@ import re
 # A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection"); the last four are full-width.
 _FORMULA = re.compile(r"[=+\-@\t\r\0\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
-# An underscore within a word is no emphasis.
+# An underscore within a word does not mean emphasis.
 _MARKUP = re.compile(r"(?<!\w)_+|_+(?!\w)|[\\`|*$<>\[\]~&]")
 
 

@@ -1,4 +1,4 @@
-"""Whether a file can be the weights of a model.
+"""Whether a file can hold the weights of a model.
 
 `model.weights` → the same path, or an error.
 """
@@ -18,5 +18,5 @@ def check_weights_file(path: str) -> str:
     except OSError as error:
         raise UserError(f"model.weights={path} cannot be read: {error.strerror}") from error
     if not path.endswith(".safetensors"):
-        raise UserError(f"model.weights={path} is no .safetensors file; other formats can execute code when loaded")
+        raise UserError(f"model.weights={path} is not a .safetensors file; other formats can execute code when loaded")
     return path

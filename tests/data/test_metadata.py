@@ -132,7 +132,7 @@ def test_line_numbers_count_blank_lines_and_quoted_line_breaks(tmp_path: Path):
         ("9,ada,images/a.jpg,,,,,Cows", "split is not database or query (1 row) in line 3"),
         ("9,,images/a.jpg,,,,database,Cows", "database row without identity; its image_id (1 row) in line 3: '9'"),
         ("9,new_individual,images/a.jpg,,,,database,Cows", "identity 'new_individual' is reserved"),
-        ("9,ada,images,,,,database,Cows", "path is no file (1 row) in line 3: 'images'"),
+        ("9,ada,images,,,,database,Cows", "path is not a file (1 row) in line 3: 'images'"),
         ("9,ada,../outside.jpg,,,,database,Cows", "(1 row) in line 3: '../outside.jpg'"),
         ("9,ada,../absent.jpg,,,,database,Cows", "path has .., which may lead out of"),
         ("9,ada,images/../images/a.jpg,,,,database,Cows", "path has .., which may lead out of"),
@@ -205,7 +205,7 @@ def test_symbolic_links_may_stay_inside_but_not_lead_out(tmp_path: Path):
     assert len(load_metadata(make_folder(linked_root))) == 3
 
 
-def test_symbolic_links_in_a_circle_and_what_is_no_file_are_told(tmp_path: Path):
+def test_symbolic_links_in_a_circle_and_what_is_not_a_file_are_errors(tmp_path: Path):
     make_folder(tmp_path)
     (tmp_path / "images" / "one.jpg").symlink_to("two.jpg")
     (tmp_path / "images" / "two.jpg").symlink_to("one.jpg")
@@ -214,7 +214,7 @@ def test_symbolic_links_in_a_circle_and_what_is_no_file_are_told(tmp_path: Path)
     line = "9,ada,{},,,,database,Cows"
     assert "not found" in message_of(make_folder(tmp_path, (line.format("images/one.jpg"),)))
     assert "not found" in message_of(make_folder(tmp_path, (line.format("round/a.jpg"),)))
-    assert "path is no file" in message_of(make_folder(tmp_path, (line.format("images/pipe.jpg"),)))
+    assert "path is not a file" in message_of(make_folder(tmp_path, (line.format("images/pipe.jpg"),)))
 
 
 def test_nothing_is_skipped_that_lies_outside(tmp_path: Path):
@@ -242,11 +242,11 @@ def test_many_paths_are_checked_with_few_looks_at_folders(tmp_path: Path, monkey
         (b"\xffimage_id" + HEADER.encode()[8:], "missing column(s) image_id"),
         (HEADER.encode() + b",not\xee", "metadata.csv: "),
         (b"\x1b[2J", r"it has: \x1b[2J"),
-        (b'"' + b"x" * 200_000, "line 1 is no header"),
+        (b'"' + b"x" * 200_000, "line 1 is not a header"),
         (HEADER.encode() + b",\x1b,\x1b", r"column(s) given twice: \x1b"),
     ],
 )
-def test_a_damaged_header_is_told_and_shown_escaped(tmp_path: Path, header: bytes, part: str):
+def test_a_damaged_header_is_an_error_and_shown_escaped(tmp_path: Path, header: bytes, part: str):
     make_folder(tmp_path)
     (tmp_path / "metadata.csv").write_bytes(header + b"\n" + "\n".join(GOOD).encode())
     message = message_of(tmp_path)
@@ -254,14 +254,14 @@ def test_a_damaged_header_is_told_and_shown_escaped(tmp_path: Path, header: byte
     assert message.isprintable()
 
 
-def test_a_value_of_megabytes_is_told_by_its_beginning(tmp_path: Path):
+def test_a_value_of_megabytes_is_shown_by_its_beginning(tmp_path: Path):
     lines = (GOOD[0], "9,ada\x07" + "x" * 200_000 + ",images/a.jpg,,,,database,Cows")
     message = message_of(make_folder(tmp_path, lines))
     assert "identity holds a control character (1 row) in line 3" in message
     assert len(message) < 1000
 
 
-def test_the_digest_of_records_tells_every_change_that_matters(tmp_path: Path):
+def test_the_digest_of_metadata_changes_with_all_that_matters(tmp_path: Path):
     def digest(*lines: str) -> str:
         return digest_metadata(load_metadata(make_folder(tmp_path, lines)))
 
@@ -307,8 +307,8 @@ def test_submission_order_is_the_files_order(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("image_id,identity\n3,x\n8,x\n", "image_id is no query of metadata.csv (1 row) in line 3: '8'"),
-        ("image_id,identity\n7,x\n", "image_id is no query of metadata.csv (1 row) in line 2: '7'"),
+        ("image_id,identity\n3,x\n8,x\n", "image_id is not that of a query in metadata.csv (1 row) in line 3: '8'"),
+        ("image_id,identity\n7,x\n", "image_id is not that of a query in metadata.csv (1 row) in line 2: '7'"),
         ("image_id,identity\n3,x\n3,x\n", "image_id '3' is given twice, in lines 2 and 3"),
         ("identity,image_id\nx,3\n", "expected image_id,identity"),
         ("image_id,label\n3,x\n", "missing column(s) identity"),

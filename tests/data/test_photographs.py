@@ -162,7 +162,7 @@ def test_large_images_are_opened_one_at_a_time_and_small_ones_and_jpegs_beside_t
 
 
 @pytest.mark.parametrize("kind", ["EPS", "TGA", "ICO", "PCX", "SGI", "PDF"])
-def test_formats_that_are_none_of_photographs_are_not_opened(kind):
+def test_other_formats_are_not_opened(kind):
     """EPS above all: Pillow would start Ghostscript, which runs the program in the file."""
     if kind == "EPS":
         data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"

@@ -1,4 +1,4 @@
-"""The record of uses of `testSet`: nothing is lost, damage is told, and no record means no use."""
+"""The log of uses of `testSet`: nothing is lost, damage is an error, and no log means no use."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +48,7 @@ def test_uses_of_several_processes_at_once_are_all_recorded(tmp_path):
         b"\xff\xfe",
     ],
 )
-def test_a_damaged_record_is_told_and_kept(tmp_path, content):
+def test_a_damaged_log_is_an_error_and_kept(tmp_path, content):
     (tmp_path / USES).write_bytes(content)
     for use in (lambda: read_uses(tmp_path), lambda: record_use(tmp_path, trial="a", config=TrialConfig())):
         with pytest.raises(UserError, match=rf"{USES}: damaged \(.*how often testSet was used"):
@@ -56,7 +56,7 @@ def test_a_damaged_record_is_told_and_kept(tmp_path, content):
     assert (tmp_path / USES).read_bytes() == content
 
 
-def test_what_cannot_be_recorded_is_no_use(tmp_path):
+def test_a_use_that_cannot_be_recorded_is_an_error(tmp_path):
     with pytest.raises(UserError, match=rf"nowhere/{USES}: a use of testSet cannot be recorded: No such file"):
         record_use(tmp_path / "nowhere", trial="a", config=TrialConfig())
     (tmp_path / USES).mkdir()
@@ -64,12 +64,12 @@ def test_what_cannot_be_recorded_is_no_use(tmp_path):
         record_use(tmp_path, trial="a", config=TrialConfig())
 
 
-def test_a_second_use_is_told_with_what_it_means(tmp_path):
+def test_a_second_use_is_named_with_what_it_means(tmp_path):
     assert describe_uses(read_uses(tmp_path)) == "testSet was not used."
-    for trial, seed, told in (
+    for trial, seed, sentence in (
         ("a", 0, "testSet was used once."),
         ("a", 0, "2 times, for the same configuration (a): nothing was chosen by it."),
         ("b", 1, "3 times, for 2 configurations (a, b): whoever chooses"),
     ):
         record_use(tmp_path, trial=trial, config=override(TrialConfig(), {"seed": seed}))
-        assert told in describe_uses(read_uses(tmp_path))
+        assert sentence in describe_uses(read_uses(tmp_path))

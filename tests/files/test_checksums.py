@@ -90,12 +90,12 @@ def test_no_mutation_of_the_list_itself_lets_another_content_through(folder):
         (f"{'0' * 64}  a.json\n{'0' * 63}  deep/b.bin\n", "damaged in line 2"),
     ],
 )
-def test_a_list_that_is_none_is_told_by_line(folder, text, message):
+def test_a_file_that_is_not_a_list_of_checksums_is_an_error_that_names_the_line(folder, text, message):
     (folder / CHECKSUMS).write_text(text)
     assert message in message_of(folder)
 
 
-def test_a_list_that_is_missing_or_no_text_is_named(folder):
+def test_a_list_that_is_missing_or_not_text_is_named(folder):
     (folder / CHECKSUMS).write_bytes(b"\xff\xfe")
     assert f"{CHECKSUMS}: the checksums of this folder cannot be read" in message_of(folder)
     (folder / CHECKSUMS).unlink()
@@ -130,14 +130,14 @@ def test_no_flipped_bit_of_a_sealed_file_gives_other_values(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"checksum": 1}', "[" * 100_000, "\x1b"])
-def test_what_is_no_sealed_file_is_told(tmp_path, text):
+def test_what_is_not_a_sealed_file_is_an_error(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=r"x\.json: damaged or changed") as caught:
         read_sealed(tmp_path / "x.json")
     assert str(caught.value).isprintable()
 
 
-def test_a_sealed_file_that_cannot_be_read_or_written_is_told(tmp_path):
+def test_a_sealed_file_that_cannot_be_read_or_written_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"x\.json: cannot be read: No such file"):
         read_sealed(tmp_path / "x.json")
     with pytest.raises(UserError, match=r"x\.json: cannot be written: No such file"):

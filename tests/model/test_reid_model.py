@@ -140,7 +140,7 @@ def test_a_local_file_of_another_architecture_is_refused(tmp_path):
 
 def test_files_that_can_execute_code_are_refused(tmp_path):
     torch.save({}, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"weights\.pth is no \.safetensors file"):
+    with pytest.raises(UserError, match=r"weights\.pth is not a \.safetensors file"):
         make_backbone(ModelConfig(backbone="resnet10t", weights=str(tmp_path / "weights.pth")), 64)
 
 

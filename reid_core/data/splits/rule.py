@@ -33,7 +33,7 @@ class SplitRule:
     queries. A group that its dates cannot split is split as by `stratified`, with a warning that gives the reason.
 
     Raises:
-        UserError: If the strategy is unknown, or the cut-off of `time_cutoff` is no date.
+        UserError: If the strategy is unknown, or the cut-off of `time_cutoff` is not a date.
     """
 
     strategy: str  # one of STRATEGIES
@@ -59,7 +59,7 @@ class SplitRule:
             raise UserError(f"data.split={self.strategy!r}: expected one of {', '.join(STRATEGIES)}")
         cutoff = self.cutoff_date
         if self.strategy == "time_cutoff" and cutoff is not None and day_of(cutoff) != cutoff:
-            raise UserError(f"data.cutoff_date={cutoff!r} is no date; expected YYYY-MM-DD, or null to choose one")
+            raise UserError(f"data.cutoff_date={cutoff!r} is not a date; expected YYYY-MM-DD, or null to choose one")
 
     @property
     def is_by_time(self) -> bool:

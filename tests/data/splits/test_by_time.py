@@ -209,9 +209,9 @@ def test_no_group_with_dates_is_an_error(strategy: str):
 
 
 @pytest.mark.parametrize("cutoff", ["2020", "1.1.2020", "2020-02-30", "2020-01-01T00:00", "", "soon"])
-def test_a_cutoff_that_is_no_date(cutoff: str):
+def test_a_cutoff_that_is_not_a_date(cutoff: str):
     identity_N, group_N, date_N = draw(0)
-    with pytest.raises(UserError, match=r"data\.cutoff_date=.* is no date; expected YYYY-MM-DD"):
+    with pytest.raises(UserError, match=r"data\.cutoff_date=.* is not a date; expected YYYY-MM-DD"):
         split(identity_N, group_N, strategy="time_cutoff", seed=0, date_N=date_N, cutoff_date=cutoff)
 
 

@@ -72,7 +72,10 @@ def test_what_any_fresh_split_promises(strategy: str, shape: str, seed: int):
         assert not only_in_test & members(fresh_N, identity_N, *AVAILABLE)
         np.testing.assert_array_equal(fresh_N, fresh(number))
         rule = SplitRule(strategy=strategy, seed=seed)
-        for other_N in (identity_N, np.where(is_test_N, identity_N[0], identity_N)):  # what testSet shows is no matter
+        for other_N in (
+            identity_N,
+            np.where(is_test_N, identity_N[0], identity_N),
+        ):  # what testSet shows does not matter
             other = resplit(Parts(other_N, group_N, part_N), number=number, rule=rule)
             np.testing.assert_array_equal(fresh_N, other.part_N)
         if strategy == "stratified":
@@ -120,8 +123,8 @@ def test_by_time_queries_stay_later_than_the_gallery(strategy: str, seed: int, c
             queries = days["validating"] | days["thresholdSet"] | days["testSet"]
             assert identity in new or not days["training"] or max(days["training"]) < min(queries, default="9")
         assert all(set(fresh_N[locked_N == identity]) == {"thresholdSet"} for identity in new)
-    told = f"data.split={strategy}, fresh split 2: thresholdSet holds the same images as in the first split: turtle"
-    assert (told in caplog.messages) == (strategy == "time_cutoff")
+    warning = f"data.split={strategy}, fresh split 2: thresholdSet holds the same images as in the first split: turtle"
+    assert (warning in caplog.messages) == (strategy == "time_cutoff")
 
 
 def test_proportion_worked_by_hand():
