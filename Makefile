@@ -10,7 +10,7 @@ NO_BENCHMARKS := $(RECORDERS) benchmarks/subjects.py benchmarks/victims.py bench
 # Two threads in each of several processes on two cores wait for each other most of the time.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-real bench bench-long check audit clean
+.PHONY: demo test test-real bench bench-long docs check audit clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,11 @@ bench-long: $(VENV)/installed
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/record_shortlists.py --data $(REID_PHOTOS) --weights $(REID_WEIGHTS)/mobilenetv2_100.safetensors
 	$(BIN)/python benchmarks/record_variants.py --data $(REID_PHOTOS) --weights $(REID_WEIGHTS)/mobilenetv2_100.safetensors
+
+# What is generated of docs/: the reference of the configuration, and the picture of the README.
+docs: $(VENV)/installed
+	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python docs/draw_overview.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
