@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from reid_core.__main__ import main as run_configuration
 from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.metadata import load_records
+from reid_core.data.metadata import load_metadata
 from reid_core.data.photographs import open_photograph, read_photograph, to_square
 from reid_core.data.synthetic import write_synthetic
 from reid_core.experiment.bundle import Bundle, read_bundle
@@ -77,7 +77,7 @@ class Run:
 
 def answer_queries(root: Path, model: Path, cache: Path) -> Run:
     """Answer the queries of the group with a bundle, as `python -m reid_core.predict` does."""
-    bundle, records = read_bundle(model), load_records(root, needs="query")
+    bundle, records = read_bundle(model), load_metadata(root, needs="query")
     is_query = pa.compute.equal(records["split"], "query")
     queries = records.filter(pa.compute.and_(is_query, pa.compute.equal(records["group"], GROUP)))
     gallery = records.filter(pa.compute.invert(is_query))

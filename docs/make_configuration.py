@@ -5,6 +5,7 @@ fields, their annotations and the comments beside them → one table per part. A
 
 import inspect
 import json
+import re
 import sys
 import tokenize
 from collections.abc import Iterator
@@ -65,8 +66,8 @@ def _section(name: str, part: type) -> Iterator[str]:
 
 
 def _table(prefix: str, part: type, names: list[str]) -> Iterator[str]:
-    yield "| key | type or choices | default | limits | a search tries | meaning |"
-    yield "|---|---|---|---|---|---|"
+    yield "| key | meaning | values | default | a search tries |"
+    yield "|---|---|---|---|---|"
     hints, meanings = get_type_hints(part), comments_of(part)
     default = {field.name: field.default for field in fields(part)}
     limits = annotations_of(part, Between)
@@ -75,11 +76,10 @@ def _table(prefix: str, part: type, names: list[str]) -> Iterator[str]:
         key = prefix + name
         cells = (
             f"`{key}`",
-            _kind(hints[name]),
+            re.sub(r"\bNone\b", "`null`", meanings.get(name, "")),
+            ", ".join(filter(None, (_kind(hints[name]), _limits(limits.get(name))))),
             _value(default[name]),
-            _limits(limits.get(name)),
             _tried(key, hints[name], candidates.get(name)),
-            meanings.get(name, ""),
         )
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
