@@ -27,9 +27,11 @@ from reid_core.data.metadata import load_metadata
 from reid_core.data.photographs import open_photograph, read_photograph, to_square
 from reid_core.data.synthetic import write_synthetic
 from reid_core.experiment.bundle import Bundle, read_bundle
-from reid_core.matching.extractors import DESCRIPTOR_SCALE
-from reid_core.matching.local_features import LocalFeatures, build_features
-from reid_core.matching.matchers import MutualNearestNeighbours, make_matcher
+from reid_core.matching.extraction import build_features
+from reid_core.matching.feature_files import DESCRIPTOR_SCALE
+from reid_core.matching.local_features import LocalFeatures
+from reid_core.matching.matchers import make_matcher
+from reid_core.matching.mutual_neighbours import MutualNearestNeighbours
 from reid_core.predict import Prediction, predict
 from sweeps.comparison.drawing import save_png
 

@@ -85,12 +85,7 @@ def _table(prefix: str, part: type, names: list[str]) -> Iterator[str]:
 
 
 def comments_of(part: type) -> dict[str, str]:
-    """The comment of each field: the lines above it and the one behind it, as one text.
-
-    Example:
-        >>> comments_of(TrialConfig)
-        {}
-    """
+    """The comment of each field: the lines above it and the one behind it, as one text."""
     found: dict[str, str] = {}
     waiting: list[str] = []  # comments whose field has not come yet
     name, comment = "", ""

@@ -5,15 +5,16 @@ import importlib
 import re
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from PIL import Image
 from repository import FILES, FOLDERS, ROOT
 from tiny_experiment import TINY_RUN
 
-from docs import draw_overview
-from docs.make_configuration import FILE, make_page
+from docs.make_configuration import FILE, comments_of, make_page
 from reid_core.cli import parse_fixed
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
@@ -97,6 +98,21 @@ def test_the_reference_of_the_configuration_is_up_to_date():
     assert FILE.read_text(encoding="utf-8") == make_page(), "run python docs/make_configuration.py"
 
 
+@dataclass
+class Commented:
+    """A part of a configuration."""
+
+    # of the whole
+    # batch
+    batch: int = 1  # images
+    plain: int = 2
+    scale: Annotated[int, "or"] = 3  # behind
+
+
+def test_comments_above_and_behind_a_field_are_its_meaning():
+    assert comments_of(Commented) == {"batch": "of the whole batch images", "scale": "behind"}
+
+
 def test_the_map_names_every_file_of_the_program():
     page = ROOT / "docs" / "architecture.md"
     listed = [target.removeprefix("../") for target in links_of(page) if target.endswith(".py")]
@@ -140,6 +156,8 @@ def test_make_targets_exist():
 
 
 def test_the_overview_is_drawn(tmp_path):
+    from docs import draw_overview
+
     file = draw_overview.main(scale=0.2, flags=TINY_RUN, file=tmp_path / "overview.png")
     with Image.open(file) as drawn, Image.open(draw_overview.FILE) as shown:
         assert drawn.size == shown.size == (1200, 1200)
