@@ -51,7 +51,7 @@ def make_page() -> str:
     """The whole page as Markdown."""
     hints = get_type_hints(TrialConfig)
     own = [name for name in hints if name not in _parts()]
-    top = ["## seed", "", "Of split, batches, model weights and search.", "", *_table("", TrialConfig, own)]
+    top = ["## seed", "", *_table("", TrialConfig, own)]
     parts = [line for name in _parts() for line in _section(name, hints[name])]
     return "\n".join([INTRODUCTION, *top, *parts, *_spaces(), *_not_searched(), *_presets()]).rstrip() + "\n"
 
@@ -76,7 +76,7 @@ def _table(prefix: str, part: type, names: list[str]) -> Iterator[str]:
         key = prefix + name
         cells = (
             f"`{key}`",
-            re.sub(r"\bNone\b", "`null`", meanings.get(name, "")),
+            re.sub(r"\bnull\b", "`null`", meanings.get(name, "")),
             ", ".join(filter(None, (_kind(hints[name]), _limits(limits.get(name))))),
             _value(default[name]),
             _tried(key, hints[name], candidates.get(name)),
