@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.subjects import Subject, make_subjects
+from reid_core import command
 
 KINDS = ("flip", "cut", "swap", "empty")
 GOOD = ("message", "equal", "as given")
@@ -116,14 +117,14 @@ def attempt(subject: Subject, folder: Path, expected: Any) -> tuple[str, str]:
     """Use the files in a folder as a command would; the outcome, and what a user would see."""
     results: list[Any] = []
 
-    def command(arguments: list[str] | None) -> int:
+    def main(arguments: list[str] | None) -> int:
         results.append(subject.use(folder))
         return 0
 
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit):
-            command.run(command)
+            command.run(main)
     except BaseException:
         return "traceback", traceback.format_exc()
     told = shown.getvalue()

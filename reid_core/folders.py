@@ -75,9 +75,11 @@ def describe_rows(rows: Sequence[Row]) -> list[str]:
         if row["split"] == "database":
             groups[row["dataset"]][row["identity"]] += 1
     num_queries = sum(row["split"] == "query" for row in rows)
-    num_animals = sum(map(len, groups.values()))
-    lines = [f"{len(rows) - num_queries} photographs of {num_animals} animals, {num_queries} queries"]
-    lines += [f"group {group}: {len(count)} animals, {_singles(count)}" for group, count in groups.items()]
+    animals = _number(sum(map(len, groups.values())), "animal")
+    lines = [
+        f"{_number(len(rows) - num_queries, 'photograph')} of {animals}, {_number(num_queries, 'query', 'queries')}"
+    ]
+    lines += [f"group {group}: {_number(len(count), 'animal')}, {_singles(count)}" for group, count in groups.items()]
     in_groups = Counter(identity for count in groups.values() for identity in count)
     repeated = sorted(identity for identity, number in in_groups.items() if number > 1)
     if repeated:
@@ -86,6 +88,10 @@ def describe_rows(rows: Sequence[Row]) -> list[str]:
             "the first level of folders are the animals, give --group NAME"
         )
     return lines
+
+
+def _number(number: int, one: str, several: str | None = None) -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def _singles(count: Counter[str]) -> str:

@@ -318,9 +318,9 @@ def test_the_summary(photos, capsys):
     put(photos, *NESTED, "lynx/bo/2.jpg", "newt/unknown/1.jpg")
     assert main([str(photos)]) == 0
     assert capsys.readouterr().out == (
-        "4 photographs of 3 animals, 1 queries\n"
+        "4 photographs of 3 animals, 1 query\n"
         "group lynx: 2 animals, 1 of them with a single photograph\n"
-        "group newt: 1 animals, 1 of them with a single photograph\n"
+        "group newt: 1 animal, 1 of them with a single photograph\n"
         "several groups have an animal of the same name, as ada: these are different animals. If the first level of "
         "folders are the animals, give --group NAME\n"
         f"written: {photos / 'metadata.csv'}\n"
