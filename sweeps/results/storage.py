@@ -1,10 +1,9 @@
-"""A place for results that is no folder of this machine: S3, or whatever else `pyarrow.fs` reaches. No Ray, no torch.
+"""A place for results beyond the folders of this machine: S3, or what else `pyarrow.fs` reaches. No Ray, no torch.
 
 `--out` URI → `Storage`: files by name, each replaced in one step. `results/mirror.py` says what of a sweep lies there.
 """
 
 import errno
-import hashlib
 import logging
 import os
 import posixpath
@@ -21,6 +20,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from reid_core.errors import UserError
+from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
 
 CONTINUES = "the same command continues"
@@ -62,9 +62,8 @@ def show_uri(uri: str) -> str:
 
 
 def work_folder(uri: str) -> Path:
-    """Where a sweep works for a storage unless it is told: in the user's cache, one folder per URI."""
-    digest = hashlib.blake2b(show_uri(uri).encode(), digest_size=8).hexdigest()
-    return Path.home() / ".cache" / "reid-sweeps" / digest
+    """Where a sweep works for a storage unless --work names another folder: in the user's cache, one folder per URI."""
+    return Path.home() / ".cache" / "reid-sweeps" / digest_of(show_uri(uri))
 
 
 def open_storage(uri: str, *, waits_s: tuple[float, ...] = WAITS_S) -> "Storage":
@@ -75,12 +74,12 @@ def open_storage(uri: str, *, waits_s: tuple[float, ...] = WAITS_S) -> "Storage"
         waits_s: Before each further attempt of what fails later; here it fails at once.
 
     Raises:
-        UserError: If the URI holds credentials or is none, or the storage cannot be written; says why.
+        UserError: If it is not a URI, it holds credentials, or the storage cannot be written; says why.
     """
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise UserError(f"--out: no URI: {error}") from error
+        raise UserError(f"--out: not a URI: {error}") from error
     user, _, host = parts.netloc.rpartition("@")
     # A secret key with a "/" in it ends the host part early; what follows the colon of a host is a port.
     if ":" in user or re.search(r":(?!\d+$)", host.rpartition("]")[2]) or (parts.scheme == "s3" and user):
@@ -127,7 +126,7 @@ class Storage:
         self.delete(name)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """The content of a file; None if it does not exist."""
 
         def read() -> bytes | None:
             try:
@@ -182,10 +181,10 @@ class Storage:
                 return action()
             except OSError as error:  # Arrow's too: most have no number, but a text
                 reason, is_final = _judge(error)
-                told = f"--out {self.uri}: {what}: {reason}"
+                message = f"--out {self.uri}: {what}: {reason}"
                 if wait_s is None or is_final:
-                    raise StorageError(f"{told}; once that is mended, {CONTINUES}") from error
-                logger.warning("%s; again in %g s", told, wait_s)
+                    raise StorageError(f"{message}; once that is mended, {CONTINUES}") from error
+                logger.warning("%s; again in %g s", message, wait_s)
                 time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import ray
 import torch
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
@@ -39,6 +39,8 @@ def test_a_preempted_node_counts_as_no_failure():
     ("cause", "verdict"),
     [
         (UserError("match.same_side=true needs sides"), "infeasible"),
+        (RayTaskError("a task", "Traceback ...", UserError("raised in a task")).as_instanceof_cause(), "infeasible"),
+        (RuntimeError("its text names a UserError"), "again"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "infeasible"),
         (OutOfMemoryError("Task was killed due to the node running low on memory: out of memory"), "again"),
         (RuntimeError("[gloo] Connection closed by peer"), "again"),
@@ -64,10 +66,10 @@ def test_the_reason_is_the_last_line_of_the_first_cause():
     assert len(describe_failure(failed(RuntimeError("x" * 10_000)))) == 500
 
 
-def test_a_disk_without_room_is_told_as_what_can_be_mended(tmp_path):
+def test_the_message_about_a_full_disk_says_how_to_continue(tmp_path):
     (tmp_path / "x.part").symlink_to("/dev/full")
-    told = r"x: cannot be written: No space left on device; once there is, the same command continues$"
-    with pytest.raises(StorageError, match=told), continue_when_freed():
+    message = r"x: cannot be written: No space left on device; once there is, the same command continues$"
+    with pytest.raises(StorageError, match=message), continue_when_freed():
         replace_file(tmp_path / "x", b"content")
     with pytest.raises(UserError, match="another") as other, continue_when_freed():
         raise UserError("another")

@@ -1,13 +1,13 @@
-"""Journal, trials.parquet, leaderboard, resources: plain files and numbers."""
+"""trials.parquet, the leaderboard, and the result of a sweep that is read again."""
 
 import pyarrow.parquet as pq
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
-from sweeps.machines.resources import Resources, driver_resources
-from sweeps.results.journal import Journal, Record
-from sweeps.results.report import (
+from sweeps.results.journal import Record
+from sweeps.results.result_folder import read_result, write_result
+from sweeps.results.trial_table import (
     best_record,
     describe_hours,
     describe_online,
@@ -15,7 +15,6 @@ from sweeps.results.report import (
     format_leaderboard,
     write_trials,
 )
-from sweeps.results.result_folder import read_result, write_result
 
 METRICS = {"objective": 0.5, "geo_mean.cow": 0.5, "baks.cow": 0.4, "baus.cow": 0.625, "threshold.cow": 0.3}
 
@@ -29,30 +28,13 @@ def records():
     ]
 
 
-def test_a_record_survives_the_journal(tmp_path):
-    journal = Journal(tmp_path)
-    for record in records():
-        journal.write(record)
-    assert journal.read() == records()
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_records_of_any_name_are_read_in_the_order_of_their_names(tmp_path):
-    journal = Journal(tmp_path)
-    for name in ("online-0000", "batch16", "metric"):
-        journal.write(Record(name, {}, start="checkpoint of another"))
-    (tmp_path / "metric").mkdir()  # a trial's own folder lies beside its record
-    (tmp_path / "metric" / "config.json").write_text("{}")
-    assert [(record.name, record.start) for record in journal.read()] == [
-        (name, "checkpoint of another") for name in ("batch16", "metric", "online-0000")
-    ]
-
-
-def test_a_half_written_record_is_not_read(tmp_path):
-    journal = Journal(tmp_path)
-    journal.write(records()[0])
-    (tmp_path / "trial-0001.part").write_text('{"name": "trial-')
-    assert [record.name for record in journal.read()] == ["trial-0000"]
+def test_a_stopped_trial_is_shown_as_unfinished(tmp_path):
+    found = [Record("trial-0000", {}, "stopped", reason="No space left"), Record("trial-0001", {}, "running")]
+    assert "2 unfinished" in format_leaderboard(found, "pooled")
+    write_trials(tmp_path / "trials.parquet", found, tiny())
+    table = pq.read_table(tmp_path / "trials.parquet")
+    assert table["status"].to_pylist() == ["running", "running"]
+    assert table["reason"].to_pylist() == ["No space left", ""]
 
 
 def test_trials_parquet_has_a_row_per_trial_and_a_column_per_key(tmp_path):
@@ -65,8 +47,8 @@ def test_trials_parquet_has_a_row_per_trial_and_a_column_per_key(tmp_path):
     assert rows[0]["baus.cow"] == 0.625
     assert rows[0]["threshold.cow"] == 0.3
     assert rows[2]["reason"] == "the loss is nan in epoch 1"
-    told = {key.removeprefix("config."): value for key, value in rows[1].items() if key.startswith("config.")}
-    assert told == flatten(override(tiny(), {"optim.lr_head": 1e-4}))
+    config = {key.removeprefix("config."): value for key, value in rows[1].items() if key.startswith("config.")}
+    assert config == flatten(override(tiny(), {"optim.lr_head": 1e-4}))
 
 
 def test_values_of_several_types_become_text(tmp_path):
@@ -109,15 +91,15 @@ def test_the_additional_training_wins_or_not():
 
 
 def test_the_leaderboard_ranks_and_counts():
-    told = format_leaderboard(records(), "mean_of_groups")
-    assert told.index("trial-0003") < told.index("trial-0000")
-    assert told.endswith("2 completed, 1 failed, 1 pruned; 0 hours of logical CPUs")
+    text = format_leaderboard(records(), "mean_of_groups")
+    assert text.index("trial-0003") < text.index("trial-0000")
+    assert text.endswith("2 completed, 1 failed, 1 pruned; 0 hours of logical CPUs")
     bounds = {"pooled_low": 0.25, "pooled_high": 0.5, "mean_of_groups_low": 0.1, "mean_of_groups_high": 0.9}
     trial = Record("trial-0000", {}, "completed", metrics={"objective": 0.375, **bounds})
     assert format_leaderboard([trial], "pooled").splitlines()[1].split()[1:5] == ["0.3750", "0.250", "…", "0.500"]
 
 
-def test_hours_are_told_per_trial_and_in_all(tmp_path):
+def test_hours_are_given_per_trial_and_in_all(tmp_path):
     given = [Record("trial-0000", {}, cpu_hours=1.5, gpu_hours=0.5), Record("trial-0001", {}, cpu_hours=1.0, retries=2)]
     write_trials(tmp_path / "trials.parquet", given, TrialConfig())
     table = pq.read_table(tmp_path / "trials.parquet")
@@ -128,28 +110,3 @@ def test_hours_are_told_per_trial_and_in_all(tmp_path):
     assert describe_hours(given) == "0.5 GPU-hours, 2.5 CPU-hours"
     assert "2 unfinished" in format_leaderboard(given, "pooled")
     assert format_failures(records()) == "trial-0002 failed: the loss is nan in epoch 1"
-
-
-def test_resources_add_up():
-    resources = Resources(concurrent=2, workers=3, gpus_per_worker=1, data_cpus_per_worker=4)
-    assert resources.cpus == 2 * (0.01 + 3 * 5)
-    assert resources.gpus == 6
-    assert resources.logical_cpus() == 31
-    assert resources.shortage({"CPU": 31, "GPU": 6}) is None
-
-
-def test_drivers_take_the_head_s_slots_where_there_are_any():
-    assert driver_resources({"CPU": 8}) == {"CPU": 0.01}
-    assert driver_resources({"CPU": 8, "TRAIN_DRIVER": 4}) == {"CPU": 0, "TRAIN_DRIVER": 1}
-    resources = Resources(concurrent=2, workers=1)
-    assert resources.shortage({"CPU": 8, "TRAIN_DRIVER": 2}) is None
-    assert "2 TRAIN_DRIVERs" in resources.shortage({"CPU": 8, "TRAIN_DRIVER": 1})
-
-
-def test_a_cluster_that_is_too_small_is_refused_with_numbers():
-    resources = Resources(concurrent=2, workers=2, data_cpus_per_worker=1)
-    told = resources.shortage({"CPU": 8})
-    assert "8.02 CPUs" in told
-    assert "the cluster has 8" in told
-    assert "GPU" in Resources(gpus_per_worker=1).shortage({"CPU": 64})
-    assert "NCCL" in Resources(gpus_per_worker=0.5, workers=2).shortage({"CPU": 64, "GPU": 4})
