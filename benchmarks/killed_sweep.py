@@ -19,7 +19,7 @@ from benchmarks.victims import POLL_S, Session, kill
 from reid_core.matching.pairs.store import PairStore
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal, Record
-from sweeps.stages.sweep import make_scheduler
+from sweeps.stages.run_search import make_scheduler
 from sweeps.trials.checkpoints import UNFINISHED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,7 +188,7 @@ class KilledSweep:
         if event == "use":
             return len(list(self.out.glob("test_set_uses.json")))
         records = self._read()
-        return sum(len(r.reports) if event == "report" else r.status != "running" for r in records)
+        return sum(len(r.reports) if event == "report" else r.has_ended for r in records)
 
     def _read(self) -> list[Record]:
         return Journal(self.out / "trials").read() if self.out.exists() else []
@@ -273,7 +273,7 @@ class KilledSweep:
 
 def continues(before: Record, after: Record) -> bool:
     """Whether a record is the same one, later: an ended one never changes, a running one only gains."""
-    if before.status != "running":
+    if before.has_ended:
         return before == after
     gains = after.reports[: len(before.reports)] == before.reports and after.seconds >= before.seconds
     return gains and after.parameters == before.parameters and after.cpu_hours >= before.cpu_hours

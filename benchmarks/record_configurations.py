@@ -35,7 +35,7 @@ from reid_core.experiment.training_setup import make_trainer, training_data_of
 from reid_core.model.place import Place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
-from sweeps.search.space import NOTHING, base_point, metric_space
+from sweeps.search.space import SearchSpace, metric_space
 
 RECORD = Path(__file__).with_name("configurations.parquet")
 # Eight epochs, as ASHA halves at 2, 4 and 8 then: the shape of 5, 10 and 20 of the paper's preset.
@@ -51,8 +51,9 @@ def base_config() -> TrialConfig:
 def draw_configurations(count: int, base: TrialConfig) -> list[dict[str, Any]]:
     """Searched values by dotted key: the preset's own, then uniform draws; the same ones every time."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.enqueue_trial(base_point(metric_space, base, NOTHING))
-    return [metric_space(study.ask(), base) for _ in range(count)]
+    space = SearchSpace(metric_space, base)
+    study.enqueue_trial(space.base_point())
+    return [space.suggest(study.ask()) for _ in range(count)]
 
 
 def train(config: TrialConfig, prepared: Prepared) -> dict[str, list[float]]:

@@ -26,7 +26,7 @@ from reid_core.model.place import Place
 from reid_core.scoring.candidates import find_candidates
 from reid_core.training.batches import local_batches
 from sweeps.search.goals import Goals
-from sweeps.search.space import base_point, metric_space
+from sweeps.search.space import SearchSpace, metric_space
 
 RECORD = Path(__file__).with_name("shortlists.npz")
 SETTINGS = {
@@ -76,11 +76,12 @@ def main() -> None:
     base = base_config(options.weights, options.epochs)
     prepared = prepare(options.data.resolve(), options.cache, base)
     study = optuna.create_study(direction="maximize", sampler=Goals().make_sampler(base.seed, 0))
-    study.enqueue_trial(base_point(metric_space, base, FIXED))
+    space = SearchSpace(metric_space, base, FIXED)
+    study.enqueue_trial(space.base_point())
     shortlists = []
     for index in range(options.trials):
         trial = study.ask()
-        values = metric_space(trial, base, FIXED)
+        values = space.suggest(trial)
         print(f"trial {index}: {values}", flush=True)
         shortlists.append(shortlist_of(override(base, values), prepared))
     np.savez_compressed(

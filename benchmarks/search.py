@@ -36,8 +36,8 @@ from reid_core.config.values import flatten, override
 from reid_core.training.trainer import SCORE
 from sweeps.comparison.drawing import Series, add_legend, draw_lines, make_panels, save_png
 from sweeps.search.goals import Goals
-from sweeps.search.space import NOTHING, all_distributions, base_point, metric_space
-from sweeps.stages.sweep import make_scheduler
+from sweeps.search.space import SearchSpace, metric_space
+from sweeps.stages.run_search import make_scheduler
 
 RECORD = Path(__file__).with_name("configurations.parquet")
 RANDOM, TPE, OURS = "random", "TPE", "TPE + ASHA"
@@ -76,7 +76,7 @@ def load_table(path: Path) -> Table:
     keys = [key for key in flatten(TrialConfig()) if key in record.column_names]
     preset = {key: value for key, value in rows[0].items() if key in keys and value is not None}
     base = override(TrialConfig(), shared | preset)
-    known = all_distributions(metric_space, base, NOTHING)
+    known = SearchSpace(metric_space, base).all_distributions()
     values = [{key: row[key] for key in keys if row[key] is not None} for row in rows]
     return Table(
         base=base,
@@ -117,7 +117,8 @@ class Search:
     def __init__(self, table: Table, sampler: optuna.samplers.BaseSampler, *, pruning: bool) -> None:
         self.table, self.pruning = table, pruning
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
-        self.study.enqueue_trial(base_point(metric_space, table.base, NOTHING))
+        self.space = SearchSpace(metric_space, table.base)
+        self.study.enqueue_trial(self.space.base_point())
         self.scheduler = make_scheduler(table.score_CE.shape[1], [])
         self.scheduler.set_search_properties(SCORE, "max")
         self.untried_C = np.ones(len(table.values), dtype=bool)
@@ -125,7 +126,7 @@ class Search:
     def start(self) -> Running:
         """The next trial: the nearest untried configuration to what the sampler suggests."""
         suggested = self.study.ask()
-        unit_D = np.array(place(metric_space(suggested, self.table.base), self.table.known))
+        unit_D = np.array(place(self.space.suggest(suggested), self.table.known))
         gap_C = np.where(self.untried_C, ((self.table.unit_CD - unit_D) ** 2).sum(axis=1), np.inf)
         index = int(gap_C.argmin())
         self.untried_C[index] = False

@@ -90,7 +90,7 @@ def replay(
 
 def score_every(handle, owner: str, trials: list[Pairs], keys: list[str], features: str, config: MatchConfig) -> int:
     """Ask the store for the pairs of every trial; the pairs that were scored here. Runs as a Ray task."""
-    from sweeps.trials.pair_actor import SharedScorer
+    from sweeps.trials.shared_scorer import SharedScorer
 
     matcher, local = make_matcher(config), LocalFeatures.open(Path(features))
     assert matcher is not None
@@ -104,7 +104,7 @@ def count_scored(trials: list[Pairs], prepared: Prepared, config: MatchConfig) -
     """Pairs that two concurrent Ray tasks scored, each asking for every trial's, and distinct pairs asked for."""
     import ray
 
-    from sweeps.trials.pair_actor import start_store
+    from sweeps.trials.pair_actor import start_pair_store
 
     folders = f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
     ray.init(
@@ -117,7 +117,7 @@ def count_scored(trials: list[Pairs], prepared: Prepared, config: MatchConfig) -
     keys = ImageCache(Path(prepared.match_cache)).keys
     with tempfile.TemporaryDirectory() as folder:
         symmetric = config.matcher in SYMMETRIC
-        handle = start_store(Path(folder), store_name(score_settings(config)), symmetric=symmetric)
+        handle = start_pair_store(Path(folder), store_name(score_settings(config)), symmetric=symmetric)
         task, known = ray.remote(num_cpus=1)(score_every), (ray.put(keys), prepared.features, config)
         orders = [ray.put(trials), ray.put(trials[::-1])]
         tasks = [task.remote(handle, f"trial-{k}", order, *known) for k, order in enumerate(orders)]

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 from reid_core import command
 from reid_core.errors import UserError
 from sweeps.search.space import efficientnet_space
-from sweeps.stages.definition import make_parser
+from sweeps.stages.command_line import make_parser
 from sweeps.stages.sweep import run_sweep
 
 ATTEMPTS = {"direct": "efficientnet_b4", "frozen": "efficientnet_b4_frozen"}  # presets

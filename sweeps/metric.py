@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 
 from reid_core import command
 from sweeps.search.space import metric_space
-from sweeps.stages.definition import make_parser
+from sweeps.stages.command_line import make_parser
 from sweeps.stages.sweep import run_sweep
 
 

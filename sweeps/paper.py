@@ -36,13 +36,14 @@ from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.report import write_report
 from sweeps.machines.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
 from sweeps.machines.resources import Resources
-from sweeps.results.journal import Journal, Record
+from sweeps.results.journal import Record
 from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, open_out
 from sweeps.results.result_folder import claim_out, read_result, write_result
-from sweeps.stages.sweep import finish_best
-from sweeps.trials.driver import open_store
+from sweeps.search.suggestion import Suggestion
+from sweeps.stages.final_test import finish_best
+from sweeps.trials.context import SweepContext
+from sweeps.trials.driver import open_pair_store
 from sweeps.trials.failures import continue_when_freed
-from sweeps.trials.job import Job
 from sweeps.trials.stream import ray_map
 from sweeps.trials.tuning import run_fixed
 
@@ -170,14 +171,12 @@ def compare(
     )
     for config in configs.values():
         plan_of(config, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
-    store = open_store(base, prepared, options.share_store or out / "store", device=resources.device)
-    job = Job(base, str(out), str(out / "cache"), resources, store, mirror)
-    journal = Journal(out / "trials")
-    run_fixed([{"name": row, "parameters": flatten(config)} for row, config in configs.items()], job, journal)
-    records = {record.name: record for record in journal.read() if record.name in configs}
+    store = open_pair_store(base, prepared, options.share_store or out / "store", device=resources.device)
+    context = SweepContext(base, str(out), str(out / "cache"), resources, store, mirror)
+    records = run_fixed([Suggestion(name=row, parameters=flatten(config)) for row, config in configs.items()], context)
     completed = {row: records[row] for row in configs if records[row].status == "completed"}
     metrics = {
-        row: finish_row(record, job, root, skip_missing=options.skip_missing) for row, record in completed.items()
+        row: finish_row(record, context, root, skip_missing=options.skip_missing) for row, record in completed.items()
     }
     failures = {row: f"{records[row].status}: {records[row].reason}" for row in configs if row not in completed}
     note = describe_scale(configs, small=options.scale == "small")
@@ -185,18 +184,20 @@ def compare(
     return failures
 
 
-def finish_row(record: Record, job: Job, root: Path, *, skip_missing: bool) -> dict[str, dict[str, float]]:
+def finish_row(record: Record, context: SweepContext, root: Path, *, skip_missing: bool) -> dict[str, dict[str, float]]:
     """Score a row on `testSet` and export its model, unless that was done before."""
-    folder = Path(job.out) / "rows" / record.name
+    folder = Path(context.out) / "rows" / record.name
     folder.mkdir(parents=True, exist_ok=True)
     metrics = read_result(folder, record)
     if metrics is None:
         logger.info("%s: testSet", record.name)
-        use = record_use(folder, trial=record.name, config=job.configure(record.parameters))
-        job.push()
-        gpus = job.resources.gpus_per_worker
+        use = record_use(folder, trial=record.name, config=context.configure(record.parameters))
+        context.push()
+        gpus = context.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
-        metrics = ray.get(task.remote(record, replace(job, out=str(folder)), root, use=use, skip_missing=skip_missing))
+        metrics = ray.get(
+            task.remote(record, replace(context, out=str(folder)), root, use=use, skip_missing=skip_missing)
+        )
         write_result(folder, record, metrics)
     return metrics
 

@@ -24,7 +24,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from repository import ROOT
 
 from sweeps.machines.resources import Resources
-from sweeps.stages.definition import make_parser
+from sweeps.stages.command_line import make_parser
 
 CLUSTER = ROOT / "cluster"
 RAY_VERSION = version("ray")

@@ -22,7 +22,8 @@ from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksu
 from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
-from sweeps.search.notes import FINAL
+from sweeps.search.journal_writer import FINAL
+from sweeps.search.suggestion import Suggestion
 from sweeps.trials.checkpoints import (
     SNAPSHOT,
     clear_for_restart,
@@ -32,8 +33,8 @@ from sweeps.trials.checkpoints import (
     load_finished,
     upload,
 )
+from sweeps.trials.context import SweepContext
 from sweeps.trials.failures import is_full_disk
-from sweeps.trials.job import Job
 from sweeps.trials.tuning import reopen, run_fixed
 
 
@@ -156,18 +157,19 @@ def test_a_full_disk_is_found_in_what_an_error_came_of():
 def test_what_stopped_a_trial_in_the_last_session_does_not_stop_this_one(tmp_path):
     journal = Journal(tmp_path)
     journal.write(Record("trial-0000", {}, status="failed", reason="the loss is nan"))
-    journal.write(Record("trial-0001", {}, reason="No space left on device"))
+    journal.write(Record("trial-0001", {}, status="stopped", reason="No space left on device"))
     assert [each.reason for each in reopen(journal)] == ["the loss is nan", ""]
     assert [each.reason for each in journal.read()] == ["the loss is nan", ""]
+    assert [each.status for each in journal.read()] == ["failed", "running"]
 
 
-def fill_then_report(suggestion, *, job):
+def fill_then_report(suggestion, *, context):
     """A trial that fills the disk after its first epoch if it is the first to do so."""
-    out = Path(job.out)
+    out = Path(context.out)
     reports = [{"epoch": epoch, "loss": 1.0, SCORE: 0.5, "seconds": 0.1} for epoch in (1, 2)]
     ray.tune.report(reports[0])
     ballast = out / "ballast"
-    if not ballast.exists() and suggestion["name"] == "second":
+    if not ballast.exists() and suggestion.name == "second":
         with ballast.open("wb", buffering=0) as file:
             try:
                 while file.write(bytes(2**12)):
@@ -185,17 +187,15 @@ def test_a_full_disk_ends_the_run_with_a_message_and_the_freed_one_continues(loc
     if disk is None:
         pytest.skip("no right to mount a file system")
     try:
-        job, journal = (
-            Job(tiny(), str(disk), str(disk / "cache"), Resources(concurrent=1, workers=1)),
-            Journal(disk / "trials"),
-        )
-        rows = [{"name": name, "parameters": {}} for name in ("first", "second")]
+        context = SweepContext(tiny(), str(disk), str(disk / "cache"), Resources(concurrent=1, workers=1))
+        journal = Journal(disk / "trials")
+        rows = [Suggestion(name=name, parameters={}) for name in ("first", "second")]
         with pytest.raises(UserError, match="no space is left on the device; once there is, the same command"):
-            run_fixed(rows, job, journal, drive=fill_then_report)
+            run_fixed(rows, context, drive=fill_then_report)
         first = journal.read()[0]
         assert first.status == "completed"
         (disk / "ballast").write_bytes(b"")  # freed, and not filled again
-        run_fixed(rows, job, journal, drive=fill_then_report)
+        run_fixed(rows, context, drive=fill_then_report)
         assert journal.read()[0] == first
         assert [(each.name, each.status) for each in journal.read()] == [
             ("first", "completed"),

@@ -35,14 +35,14 @@ READERS = {
     "load_database": {
         "reid_core.experiment.prepare.prepare",  # splits
         "reid_core.experiment.prepare.read_truth",
-        "sweeps.stages.dry_run.print_plan",  # splits, to show the sizes of the parts
-        "sweeps.stages.groups.choose_groups",  # the names of the groups
+        "sweeps.stages.dry_run.print_dry_run",  # splits, to show the sizes of the parts
+        "sweeps.stages.groups.claim.choose_groups",  # the names of the groups
         "sweeps.comparison.report.draw_data",  # after every row was scored
     },
     "read_truth": {
         "reid_core.__main__.main",
-        "sweeps.stages.sweep.finish_best",
-        "sweeps.stages.refit.open_refit",  # after testSet was scored: its images are trained on
+        "sweeps.stages.final_test.finish_best",
+        "sweeps.stages.refit_best.open_refit",  # after testSet was scored: its images are trained on
     },
 }
 

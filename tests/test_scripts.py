@@ -8,10 +8,10 @@ import pytest
 from reid_core.config.presets import make_preset, shrink
 from reid_core.errors import UserError
 from sweeps import classification, efficientnet, metric
+from sweeps.results.result_folder import claim_out
 from sweeps.search.candidates import Choices
-from sweeps.search.space import base_point, classification_space, efficientnet_space, metric_space
-from sweeps.stages.definition import make_parser, make_sweep
-from sweeps.stages.sweep import claim_out
+from sweeps.search.space import SearchSpace, classification_space, efficientnet_space, metric_space
+from sweeps.stages.command_line import make_parser, make_sweep
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_each_script_starts_from_its_preset_and_for_synthetic_data_from_a_small_
     assert real.base == make_preset(name)
     small = make_preset("tiny") if script is metric else shrink(make_preset(name))
     assert synthetic.base == (make_preset(name) if "--preset" in more else small)
-    assert base_point(real.space, real.base, real.fixed) == base_point(space, real.base, real.fixed)
+    assert real.space == SearchSpace(space, real.base)
 
 
 @pytest.mark.parametrize("other", [["--preset", "batch16"], ["--config", "best.yaml"]])
@@ -68,16 +68,16 @@ def make(tmp_path, *more):
 
 def test_searched_keys_are_part_of_the_space_and_of_what_a_resumed_sweep_must_share(tmp_path):
     sweep = make(tmp_path, "--search", "match.shortlist=10,50", "--search", "optim.lr_head=log:1e-4..1e-2")
-    point = base_point(sweep.space, sweep.base, sweep.fixed)
+    point = sweep.space.base_point()
     assert point["match.shortlist"] == sweep.base.match.shortlist
-    assert base_point(pickle.loads(pickle.dumps(sweep.space)), sweep.base, sweep.fixed) == point
+    assert pickle.loads(pickle.dumps(sweep.space)).base_point() == point
     assert sweep.settings()["searched"] == {"match.shortlist": "10,50,20", "optim.lr_head": "log:0.0001..0.01"}
     json.dumps(sweep.settings())
 
-    claim_out(tmp_path, sweep, resume="auto")
-    claim_out(tmp_path, sweep, resume="auto")
+    claim_out(tmp_path, sweep.settings(), resume="auto")
+    claim_out(tmp_path, sweep.settings(), resume="auto")
     with pytest.raises(UserError, match=r"searched: \{'match.shortlist': '10,50,20'.* before, .*'20,10'\} now"):
-        claim_out(tmp_path, make(tmp_path, "--search", "match.shortlist=20,10"), resume="auto")
+        claim_out(tmp_path, make(tmp_path, "--search", "match.shortlist=20,10").settings(), resume="auto")
 
 
 def test_a_key_is_set_or_searched(tmp_path):
@@ -90,7 +90,7 @@ def test_a_key_is_set_or_searched(tmp_path):
 def test_weights_files_that_are_searched_must_be_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.safetensors").touch()
-    searched = dict(make(tmp_path, "--search", "model.weights=random,a.safetensors").searched)
+    searched = dict(make(tmp_path, "--search", "model.weights=random,a.safetensors").space.searched)
     assert searched["model.weights"] == Choices(("random", str(tmp_path / "a.safetensors")))
     with pytest.raises(UserError, match=r"model\.weights=.*gone\.safetensors cannot be read"):
         make(tmp_path, "--search", "model.weights=random,gone.safetensors")
@@ -98,5 +98,5 @@ def test_weights_files_that_are_searched_must_be_there(tmp_path, monkeypatch):
 
 def test_arcface_is_searched_by_its_own_values(tmp_path):
     sweep = make(tmp_path, "--set", "loss.name=arcface")
-    asked = base_point(sweep.space, sweep.base, sweep.fixed)
-    assert {key for key in asked if key.startswith("loss.")} == {"loss.margin_deg", "loss.scale"}
+    point = sweep.space.base_point()
+    assert {key for key in point if key.startswith("loss.")} == {"loss.margin_deg", "loss.scale"}

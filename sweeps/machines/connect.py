@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a trial ends seconds earlier
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train tab is empty
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal keeps what they would write
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; sweeps/trials/progress.py tells the same in less
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; sweeps/trials/progress.py says the same in less
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaling cluster needs minutes for a node
 }
 
@@ -122,7 +122,7 @@ def start_local_ray(logical_cpus: int) -> None:
             ray.shutdown()
             if not attempts_left:
                 raise UserError(f"a local Ray does not start: {error}; is this machine very busy?") from error
-            logger.warning("a local Ray did not start (%s); once more", error)
+            logger.warning("a local Ray did not start (%s); trying once more", error)
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def check_shared(options: argparse.Namespace, *, num_nodes: int) -> None:
 
 
 def find_shortage(options: argparse.Namespace) -> str | None:
-    """Say what a sweep would need, and return why the cluster cannot hold it, if so; nothing is left running."""
+    """Print what a sweep would need, and return why the cluster cannot hold it, if so; nothing is left running."""
     if on_cluster():
         ray.init(log_to_driver=False)
         there = ray.cluster_resources()

@@ -14,7 +14,6 @@ from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-FAILED = ("failed", "infeasible")
 SEARCH_SHARE = 2 / 3  # of the budgets; the rest is the confirmation's
 
 
@@ -46,7 +45,7 @@ def parse_time(text: str) -> float:
     """Seconds of a time such as 90m, 8h, 1.5d; a number alone is seconds.
 
     Raises:
-        UserError: If it is none, or not above 0.
+        UserError: If it is not a time, or not above 0.
 
     Example:
         >>> parse_time("90m"), parse_time("0.5h"), parse_time("20")
@@ -63,7 +62,7 @@ def make_limits(options: argparse.Namespace, resources: Resources) -> "Limits":
     """The limits that the flags ask for; time counts from now.
 
     Raises:
-        UserError: If a flag is no sensible number.
+        UserError: If a number is negative, or --time-budget is not a time.
     """
     for flag, value in (("--max-failures", options.max_failures), ("--max-gpu-hours", options.max_gpu_hours)):
         if value is not None and value < 0:
@@ -84,15 +83,15 @@ class Limits:
     max_failures: int | None = None  # trials
     time_budget_s: float | None = None  # of this session
     max_hours: float | None = None  # of GPUs, or of logical CPUs where there are none; over all sessions
-    spent_hours: float = 0.0  # of `max_hours`, by earlier trials that `reached` is not told
+    spent_hours: float = 0.0  # of `max_hours`, by earlier trials, which `reached` is not given
     started_s: float = field(default_factory=time.monotonic)
 
     def reached(self, records: Sequence[Record]) -> str | None:
         """Why the sweep ends now, in words for people; None if it goes on."""
         for record in records:
-            if record.status == "running" and record.reason:
+            if record.status == "stopped":
                 return f"{record.name} cannot go on: {record.reason}"
-        num_failed = sum(record.status in FAILED for record in records)
+        num_failed = sum(record.has_failed for record in records)
         if self.max_failures is not None and num_failed >= self.max_failures:
             return f"--max-failures {self.max_failures}: {num_failed} trials have failed or cannot be run"
         if self.time_budget_s is not None and time.monotonic() - self.started_s >= self.time_budget_s:

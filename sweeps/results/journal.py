@@ -1,20 +1,21 @@
 """The journal of a sweep: one JSON file per trial, written as it goes, read again to resume. No Ray, no torch.
 
-FOLDER/trial-0007.json ↔ `Record`. It is the only memory of a sweep: searcher, leaderboard and trials.parquet are made
+trials/trial-0007.json ↔ `Record`. It is the only memory of a sweep: searcher, leaderboard and trials.parquet are made
 from it.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from reid_core.errors import UserError
+from reid_core.files.atomic import replace_file
+from reid_core.files.checksums import SEAL, digest_of
 from sweeps.results.storage import CONTINUES
 
-CHECKSUM = "checksum"  # in a record's file, of all its other values
-Status = Literal["running", "completed", "pruned", "failed", "infeasible"]
+# "stopped": it cannot go on until something outside the trial is mended, a full disk say; then it continues.
+Status = Literal["running", "stopped", "completed", "pruned", "failed", "infeasible"]
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Record:
     name: str  # "trial-0007"; names the trial's folder too
     parameters: dict[str, Any]  # by dotted key, what differs from the base: searched values, or a fixed row's
     status: Status = "running"
-    reason: str = ""  # why it failed
+    reason: str = ""  # why it failed or was stopped
     reports: list[dict[str, Any]] = field(default_factory=list)  # one per epoch
     metrics: dict[str, float] = field(default_factory=dict)  # of the full evaluation; empty unless completed
     checkpoint: str = ""
@@ -39,6 +40,16 @@ class Record:
     def objective(self) -> float | None:
         """What the searcher maximises; None unless the trial completed."""
         return self.metrics.get("objective")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is left to run."""
+        return self.status not in ("running", "stopped")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without anything to learn from it but the reason."""
+        return self.status in ("failed", "infeasible")
 
 
 class Journal:
@@ -56,36 +67,41 @@ class Journal:
         """
         return [_read_record(path) for path in sorted(self.folder.glob("*.json"))]
 
+    def by_name(self) -> dict[str, Record]:
+        """All records by their names, in that order; raises as `read` does."""
+        return {record.name: record for record in self.read()}
+
     def write(self, record: Record) -> None:
         """Replace a record in one step: a reader, or a crash, sees the old or the new one.
 
         Raises:
             UserError: If it cannot be written (the disk is full).
         """
-        path = self.folder / f"{record.name}.json"
-        part = path.with_suffix(".part")
         values = asdict(record)
+        content = json.dumps(values | {SEAL: _digest(values)})
         try:
-            part.write_text(json.dumps(values | {CHECKSUM: _digest(values)}))
-            part.replace(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}; once it can, {CONTINUES}") from error
+            replace_file(self.folder / f"{record.name}.json", content.encode())
+        except UserError as error:
+            raise UserError(f"{error}; once it can, {CONTINUES}") from error
 
 
 def _read_record(path: Path) -> Record:
     try:
         values = json.loads(path.read_text())
-        written = values.pop(CHECKSUM)
-        if written != _digest(values):
+        if values.pop(SEAL) != _digest(values):
             raise ValueError("its content does not fit its checksum")
         if values["name"] != path.stem:
             raise ValueError(f"it is the record of {values['name']}")
-        return Record(**values)
+        record = Record(**values)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path}: the record of this trial is damaged ({error}); delete the file; another trial takes its place"
         ) from error
+    if record.status == "running" and record.reason:  # how earlier versions wrote down a stopped trial
+        record.status = "stopped"
+    return record
 
 
 def _digest(values: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+    """Not the seal of `checksums.write_sealed`, which separates values in another way: earlier versions wrote this."""
+    return digest_of(json.dumps(values, sort_keys=True))

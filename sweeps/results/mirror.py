@@ -20,17 +20,17 @@ from reid_core import command
 from reid_core.errors import UserError
 from reid_core.files.atomic import replace_file
 from reid_core.files.checksums import CHECKSUMS, verify_checksums
-from sweeps.results.result_folder import hold_out
+from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, RESULT, hold_out
 from sweeps.results.storage import Storage, open_storage, show_uri, work_folder
 
 MARK = ".storage"  # in a working folder: whose it is
-LAST = (CHECKSUMS, "result.json", "finished.json")  # each says that what comes before it is whole
+LAST = (CHECKSUMS, RESULT, FINISHED)  # each says that what comes before it is whole
 LEFT_OUT = {"cache", "data", "tune"}  # folders whose content a resumed sweep makes again
 LEAST_GROWTH = 1.25  # of a log of pairs, until it is sent again: it grows all the time
 LARGE_BYTES = 2**20
 READERS = 16  # files fetched at a time
 _SAFE_NAME = re.compile(r"\w[\w.+-]*(?:/\w[\w.+-]*)*")  # none that leads out of the folder, none that is hidden
-_IN_A_RESULT_FOLDER = re.compile(r"(groups/[^/]+/)?((confirm|then_online|refit_trial)/)?")  # a group may have any name
+_IN_A_RESULT_FOLDER = re.compile(rf"({GROUPS}/[^/]+/)?(({'|'.join(FURTHER_TRIALS)})/)?")  # a group may have any name
 _UNFINISHED = re.compile(r".*\.(part|lock|tmp)")  # file or folder
 Stamp = tuple[int, int]  # time of the last change in ns, size in bytes
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
 
 @contextmanager
 def blame_storage(mirror: "Mirror | None") -> Iterator[None]:
-    """Whatever fails within because the storage is away is told as that.
+    """Name a lost storage as the cause of whatever fails within because of it.
 
     Raises:
         StorageError: In place of another error, if the storage cannot be written.

@@ -1,6 +1,6 @@
-"""What lies in a result folder: whose it is, and in the end best.yaml, environment.json, result.json, and a text.
+"""A result folder: the names of what lies in it, whose it is, and in the end result.json and a text for people.
 
-No Ray, no torch at import.
+settings of a sweep, its best trial and metrics ↔ OUT. No Ray, no torch at import.
 """
 
 import fcntl
@@ -14,13 +14,40 @@ from typing import IO, Any
 from reid_core.config.parameters import TrialConfig
 from reid_core.errors import UserError
 from reid_core.files.checksums import read_sealed, write_sealed
-from sweeps.results.journal import Record
-from sweeps.results.report import format_failures, format_leaderboard
+from sweeps.results.journal import Journal, Record
+from sweeps.results.trial_table import format_failures, format_leaderboard
+
+# Names in OUT, and in OUT/groups/GROUP
+SETTINGS = "sweep.json"  # what must be the same when the sweep is resumed
+TRIAL_TABLE = "trials.parquet"
+BEST_CONFIG = "best.yaml"
+BEST_BUNDLE = "best"
+REFIT_BUNDLE = "refit"
+ANSWERS = "predictions.parquet"
+RESULT = "result.json"  # which trial was scored on `testSet`, and how
+FINISHED = "finished.json"  # of a group: what was asked of its sweep, which has ended
+GROUPS = "groups"  # a result folder for each group
+PAIR_STORE = "store"
+# Result folders in OUT, of trials that the search did not suggest
+CONFIRM = "confirm"
+ONLINE = "then_online"
+REFIT_TRIAL = "refit_trial"
+FURTHER_TRIALS = (CONFIRM, ONLINE, REFIT_TRIAL)
 
 OPTIMISTIC = "thresholdSet chose the trial and the thresholds: its numbers are optimistic."
 _held: dict[Path, IO[str]] = {}  # locks of this process, by result folder
 logger = logging.getLogger(__name__)
-SETTINGS = "sweep.json"  # in OUT: what must be the same when the sweep is resumed
+
+
+def open_journal(out: Path) -> Journal:
+    """The journal of the trials in a result folder."""
+    return Journal(out / "trials")
+
+
+def read_records(out: Path, *parts: str) -> list[Record]:
+    """Records of the trials in some result folders within `out` ("" is `out` itself), as far as they exist."""
+    folders = [out / part for part in parts]
+    return [record for each in folders if (each / "trials").is_dir() for record in open_journal(each).read()]
 
 
 def hold_out(out: Path, *, patience_s: float = 30.0) -> Path:
@@ -78,8 +105,8 @@ def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
         before = read_sealed(file)
         different = [key for key in settings | before if settings.get(key) != before.get(key)]
         if different:
-            told = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
-            raise UserError(f"--out {out} holds a sweep with other settings ({told}); choose another folder")
+            changes = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
+            raise UserError(f"--out {out} holds a sweep with other settings ({changes}); choose another folder")
     write_sealed(file, settings)
 
 
@@ -88,7 +115,7 @@ def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
     from reid_core.config.yaml_files import write_config
     from reid_core.experiment.environment import describe_environment
 
-    write_config(out / "best.yaml", config)
+    write_config(out / BEST_CONFIG, config)
     about = describe_environment() | {"seed": config.seed, "unreadable_photographs": num_unreadable}
     (out / "environment.json").write_text(json.dumps(about, indent=1))
 
@@ -104,8 +131,8 @@ def write_result(
     from reid_core.data.test_set import describe_uses, read_uses
 
     uses = read_uses(out)
-    told = {"test_set_uses": len(uses), "test_set": describe_uses(uses)}
-    write_sealed(out / "result.json", {"trial": best.name, "metrics": metrics, "confirmation": confirmed, **told})
+    values = {"trial": best.name, "metrics": metrics, "confirmation": confirmed}
+    write_sealed(out / RESULT, {**values, "test_set_uses": len(uses), "test_set": describe_uses(uses)})
 
 
 def read_result(out: Path, best: Record) -> dict[str, dict[str, float]] | None:
@@ -114,7 +141,7 @@ def read_result(out: Path, best: Record) -> dict[str, dict[str, float]] | None:
     Raises:
         UserError: If the result is damaged.
     """
-    file = out / "result.json"
+    file = out / RESULT
     written = read_sealed(file) if file.exists() else {}
     return written["metrics"] if written.get("trial") == best.name else None
 
@@ -138,7 +165,7 @@ def format_result(
         metrics: Of `final_test.finish`.
         objective: Name of the metric that was maximised.
         num_unreadable: Photographs that were left out.
-        notes: What else is told of the choice, paragraph by paragraph, before the best configuration.
+        notes: How the trial was chosen: paragraphs that come before the best configuration.
     """
     from reid_core.data.test_set import describe_uses, read_uses
     from reid_core.metrics.summary import format_metrics
@@ -155,10 +182,10 @@ def format_result(
     if num_unreadable:
         lines += [f"{num_unreadable} unreadable photographs were left out."]
     for name, file in (
-        ("trials", "trials.parquet"),
-        ("best configuration", "best.yaml"),
-        ("model", "best"),
-        ("every answer", "predictions.parquet"),
+        ("trials", TRIAL_TABLE),
+        ("best configuration", BEST_CONFIG),
+        ("model", BEST_BUNDLE),
+        ("every answer", ANSWERS),
         ("leaks", "leaks.csv"),
     ):
         lines.append(f"{name:<20}{out / file}")

@@ -4,7 +4,6 @@
 """
 
 import errno
-import hashlib
 import logging
 import os
 import posixpath
@@ -21,6 +20,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from reid_core.errors import UserError
+from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
 
 CONTINUES = "the same command continues"
@@ -62,9 +62,8 @@ def show_uri(uri: str) -> str:
 
 
 def work_folder(uri: str) -> Path:
-    """Where a sweep works for a storage unless it is told: in the user's cache, one folder per URI."""
-    digest = hashlib.blake2b(show_uri(uri).encode(), digest_size=8).hexdigest()
-    return Path.home() / ".cache" / "reid-sweeps" / digest
+    """Where a sweep works for a storage unless --work names another folder: in the user's cache, one folder per URI."""
+    return Path.home() / ".cache" / "reid-sweeps" / digest_of(show_uri(uri))
 
 
 def open_storage(uri: str, *, waits_s: tuple[float, ...] = WAITS_S) -> "Storage":
@@ -182,10 +181,10 @@ class Storage:
                 return action()
             except OSError as error:  # Arrow's too: most have no number, but a text
                 reason, is_final = _judge(error)
-                told = f"--out {self.uri}: {what}: {reason}"
+                message = f"--out {self.uri}: {what}: {reason}"
                 if wait_s is None or is_final:
-                    raise StorageError(f"{told}; once that is mended, {CONTINUES}") from error
-                logger.warning("%s; again in %g s", told, wait_s)
+                    raise StorageError(f"{message}; once that is mended, {CONTINUES}") from error
+                logger.warning("%s; again in %g s", message, wait_s)
                 time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 

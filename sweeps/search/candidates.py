@@ -1,10 +1,9 @@
-"""What may be tried for a key, and the asking of an Optuna trial. No Ray, no torch.
+"""What may be tried for a key, and how an Optuna trial suggests a value of it. No Ray, no torch.
 
 candidates + base configuration + Optuna trial → one value by dotted key; the base's own value is always among them.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
@@ -24,8 +23,41 @@ DEFAULTS: dict[str, Candidates] = {
 }
 
 
-def suggest(trial: BaseTrial, key: str, candidates: Candidates) -> Any:
-    """The trial's value of a key."""
+class Suggester:
+    """Lets an Optuna trial suggest values of the keys that are not fixed, and keeps them.
+
+    Attributes:
+        base: Configuration that the sweep starts from.
+        values: What was suggested, by dotted key.
+    """
+
+    def __init__(self, trial: BaseTrial, base: TrialConfig, fixed: frozenset[str], searched: Searched) -> None:
+        """Begin with the keys of `--search`, so that the conditions of a search space see their values."""
+        self.base, self.values = base, dict[str, Any]()
+        self._trial, self._own, self._fixed = trial, flatten(base), fixed
+        for key, candidates in searched:
+            self(key, candidates)
+
+    def value(self, key: str) -> Any:
+        """What the trial's configuration will have."""
+        return self.values.get(key, self._own[key])
+
+    def __call__(self, key: str, candidates: Candidates | None = None) -> None:
+        """Suggest a value of a key, unless it is fixed or has one already.
+
+        A base of 0 has no place on a logarithmic range: what it switches off stays off.
+
+        Args:
+            key: Dotted key of the configuration.
+            candidates: What may be suggested; None: what stands beside the field (`DEFAULTS`).
+        """
+        own, candidates = self._own[key], candidates or DEFAULTS[key]
+        is_off = isinstance(candidates, Range) and candidates.log and own == 0
+        if key not in self._fixed and key not in self.values and not is_off:
+            self.values[key] = _suggest(self._trial, key, candidates.including(own))
+
+
+def _suggest(trial: BaseTrial, key: str, candidates: Candidates) -> Any:
     if isinstance(candidates, Choices):
         with warnings.catch_warnings():  # Optuna doubts lists (`data.mean`); in memory they are as good as numbers
             warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
@@ -33,27 +65,3 @@ def suggest(trial: BaseTrial, key: str, candidates: Candidates) -> Any:
     if isinstance(candidates.low, int) and isinstance(candidates.high, int):
         return trial.suggest_int(key, candidates.low, candidates.high, log=candidates.log)
     return trial.suggest_float(key, candidates.low, candidates.high, log=candidates.log)
-
-
-class Asker:
-    """Asks a trial for the keys that are not fixed, and remembers the answers."""
-
-    def __init__(self, trial: BaseTrial, base: TrialConfig, fixed: frozenset[str], searched: Sequence) -> None:
-        self.trial, self.base, self.fixed = trial, flatten(base), fixed
-        self.values: dict[str, Any] = {}
-        for key, candidates in searched:  # first, so that the space's conditions see the answers
-            self(key, candidates)
-
-    def value(self, key: str) -> Any:
-        """What the trial's configuration will have."""
-        return self.values.get(key, self.base[key])
-
-    def __call__(self, key: str, candidates: Candidates | None = None) -> None:
-        """Ask for a key, of `DEFAULTS` unless told otherwise; not if it is fixed or was asked before.
-
-        A base of 0 has no place on a logarithmic range: what it switches off stays off.
-        """
-        base, candidates = self.base[key], candidates or DEFAULTS[key]
-        off = isinstance(candidates, Range) and candidates.log and base == 0
-        if key not in self.fixed and key not in self.values and not off:
-            self.values[key] = suggest(self.trial, key, candidates.including(base))

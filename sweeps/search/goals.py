@@ -30,8 +30,8 @@ def add_goal_flags(parser: argparse.ArgumentParser) -> None:
         "--objective",
         choices=(*AGGREGATES, EACH_GROUP),
         help="what is maximised: the mean GEO_MEAN over the groups (default), the pooled one (the paper), that of the "
-        "worst group, or each group's at once: no trial is pruned then, the Pareto front is told, and of that the "
-        "trial with the best threshold.objective is picked",
+        "worst group, or each group's at once: no trial is pruned then, the Pareto front is printed, and of that "
+        "the trial with the best threshold.objective is picked",
     )
     parser.add_argument(
         "--sampler", choices=SAMPLERS, default="tpe", help="Optuna's: tpe (default), nsga2 or random; pruning stays"
@@ -40,7 +40,7 @@ def add_goal_flags(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Goals:
-    """What is maximised, and who proposes."""
+    """What is maximised, and which of Optuna's samplers proposes."""
 
     groups: tuple[str, ...] = ()  # whose GEO_MEAN is maximised, all at once; none: the trial's objective
     sampler: Sampler = "tpe"

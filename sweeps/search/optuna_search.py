@@ -1,28 +1,29 @@
-"""The searchers: Ray's OptunaSearch with the journal as its memory, and one that runs a fixed list of trials.
+"""The searcher of a sweep: Ray's OptunaSearch with the journal as its memory.
 
 journal → Optuna study → suggestions; results → journal and study.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from reid_core.config.parameters import TrialConfig
 from reid_core.training.trainer import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals
-from sweeps.search.notes import ONE_GOAL, UNLIMITED, Notes
+from sweeps.search.journal_writer import ONE_GOAL, UNLIMITED, JournalWriter
 from sweeps.search.priors import Prior
-from sweeps.search.space import Space, base_point, distributions
+from sweeps.search.space import SearchSpace
+from sweeps.search.suggestion import Suggestion
 
 STUDY = "sweep"
 TRIAL = "trial-"  # beginning of the names
+PRESET = f"{TRIAL}0000"  # the base's own values
 SOURCE = "source"  # Optuna user attribute: where a prior, or the point of a trial, comes from
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 STATES = {
@@ -34,17 +35,15 @@ STATES = {
 
 
 class JournalSearch(OptunaSearch):
-    """OptunaSearch that tells Optuna the truth about trials that a scheduler stopped, and writes the journal.
+    """OptunaSearch for which a trial that a scheduler stopped is pruned, and which writes the journal.
 
-    Ray tells a stopped trial as COMPLETE with its early score; here only a trial whose own final report arrived is
+    Ray's own calls such a trial COMPLETE with its early score; here only a trial whose own final report arrived is
     complete. `_ot_trials`, `_ot_study`, `_completed_trials` are private names of Ray 2.60 (a test guards them).
     """
 
     def __init__(
         self,
-        space: Space,
-        base: TrialConfig,
-        fixed: frozenset[str],
+        space: SearchSpace,
         journal: Journal,
         limits: Limits = UNLIMITED,
         goals: Goals = ONE_GOAL,
@@ -53,50 +52,51 @@ class JournalSearch(OptunaSearch):
         """Rebuild the study.
 
         Args:
-            space: Of the sweep; an importable function, bound arguments allowed.
-            base: Of the sweep; its own values are the first trial.
-            fixed: Dotted keys that are not searched.
+            space: Of the sweep; its base is the first trial.
             journal: What is known of the sweep's trials, and gets to be known.
             limits: End the sweep early.
             goals: What is maximised.
             priors: Results from elsewhere. Those with `is_tried` are the trials after the first.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._notes, self._goals, known = Notes(journal, limits), goals, journal.read()
+        self._writer, self._goals, known = JournalWriter(journal, limits), goals, journal.read()
         self._ot_study: optuna.Study  # type: ignore[assignment]
         super().__init__(
-            partial(space, base=base, fixed=fixed),  # type: ignore[call-arg]
+            space.suggest,
             metric=[SCORE] * len(goals.directions),
             mode=["max"] * len(goals.directions),
             storage=optuna.storages.InMemoryStorage(),
             study_name=STUDY,
             # With the same seed the search would draw what another group has drawn, and what is tried first here.
-            sampler=goals.make_sampler(base.seed, len(known) + len(priors)),
+            sampler=goals.make_sampler(space.base.seed, len(known) + len(priors)),
         )
         for prior in (prior for prior in priors if prior.values):
             self._ot_study.add_trial(
                 create_trial(
                     values=prior.values,
                     params=prior.parameters,
-                    distributions=distributions(space, base, fixed, prior.parameters),
+                    distributions=space.distributions(prior.parameters),
                     user_attrs={SOURCE: prior.source},
                 )
             )
         for record in known:
-            self._remember(record, distributions(space, base, fixed, record.parameters))
+            self._remember(record, space.distributions(record.parameters))
         self._next = 1 + max((int(record.name.removeprefix(TRIAL)) for record in known), default=-1)
-        own = base_point(space, base, fixed)
+        self._enqueue_first(space.base_point(), known, priors)
+
+    def _enqueue_first(self, own: dict[str, Any], known: Sequence[Record], priors: Sequence[Prior]) -> None:
+        """Enqueue the sweep's first trials as far as they have not begun: the base's own point, then the priors'."""
         tried = [(prior.source, prior.parameters) for prior in priors if prior.is_tried and prior.parameters != own]
         first = [("", own), *tried]
-        if known and known[0].name != f"{TRIAL}0000":  # its record was lost: what all are compared with runs again
-            self._ot_study.enqueue_trial(own, user_attrs={NAME: f"{TRIAL}0000", SOURCE: ""})
+        if known and known[0].name != PRESET:  # its record was lost: what all are compared with runs again
+            self._ot_study.enqueue_trial(own, user_attrs={NAME: PRESET, SOURCE: ""})
         for source, point in first[self._next :]:
             self._ot_study.enqueue_trial(point, user_attrs={SOURCE: source})
 
-    def _remember(self, record: Record, known: dict) -> None:
+    def _remember(self, record: Record, known: dict[str, BaseDistribution]) -> None:
         """Put an ended trial into the study, and enqueue one that was interrupted."""
         attributes = {NAME: record.name, SOURCE: record.source}
-        if record.status == "running":
+        if not record.has_ended:
             self._ot_study.enqueue_trial(record.parameters, user_attrs=attributes)
             return
         self._ot_study.add_trial(
@@ -112,34 +112,35 @@ class JournalSearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """Name and searched values of the next trial; it is in the journal before it starts."""
-        if self._notes.is_over():
+        if self._writer.is_over():
             return Searcher.FINISHED
         parameters = super().suggest(trial_id) or {}
         attributes = self._ot_trials[trial_id].user_attrs
         name = attributes.get(NAME)
         if name is None:
             name, self._next = f"{TRIAL}{self._next:04d}", self._next + 1
-        self._notes.begin(trial_id, Record(name, parameters, source=attributes.get(SOURCE, "")))
-        return {"name": name, "parameters": parameters}
+        self._writer.begin(trial_id, Record(name, parameters, source=attributes.get(SOURCE, "")))
+        return Suggestion(name=name, parameters=parameters).to_tune()
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
-        """Note an epoch's report; the final report is taken at completion."""
-        if self._notes.note(trial_id, result) and not self._goals.groups:  # Optuna takes no reports for several goals
+        """Write down an epoch's report; the final report is taken at completion."""
+        is_new = self._writer.add_report(trial_id, result)
+        if is_new and not self._goals.groups:  # Optuna takes no reports for several goals
             self._ot_trials[trial_id].report(result[SCORE], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Tell Optuna COMPLETE, PRUNED or FAIL, and close the record."""
+        """Close the record; the trial ends for Optuna too, as COMPLETE, PRUNED or FAIL."""
         if trial_id in self._completed_trials:
             return
         self.on_trial_result(trial_id, result or {})  # the report that a trial is stopped at comes only here
-        record = self._notes.end(trial_id, result or {}, error=error)
+        record = self._writer.end(trial_id, result or {}, error=error)
         self._completed_trials.add(trial_id)
-        if record.status in STATES:
+        if record.has_ended:
             self._ot_study.tell(self._ot_trials[trial_id], self._goals.values(record), state=STATES[record.status])
 
 
 def epoch_scores(records: Iterable[Record]) -> Iterable[tuple[str, int, float]]:
     """(name, epoch, score) of every report of the ended trials, for a scheduler that must remember them."""
     for record in records:
-        if record.status != "running":
+        if record.has_ended:
             yield from ((record.name, report["epoch"], report[SCORE]) for report in record.reports)

@@ -1,9 +1,10 @@
-"""Known results first: trials of another sweep, and the paper's table, told to the searcher with their source.
+"""Known results first: the searcher gets trials of another sweep, and the paper's table, with their source.
 
 OTHER_OUT/trials, the paper's rows → `Prior`s within this sweep's space. They guide what is tried; none of them is a
 trial of this sweep, so none can be its best. The best of another sweep is also tried here, early.
 """
 
+import argparse
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -15,15 +16,16 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import make_preset
 from reid_core.config.values import flatten
 from reid_core.errors import UserError
+from reid_core.files.atomic import replace_file
 from reid_core.files.checksums import read_sealed
-from sweeps.results.journal import Journal, Record
-from sweeps.results.result_folder import SETTINGS
+from sweeps.results.journal import Record
+from sweeps.results.result_folder import SETTINGS, read_records
 from sweeps.search.goals import Goals
 from sweeps.search.paper_numbers import PAPER_62
-from sweeps.search.space import Space, distributions
+from sweeps.search.space import SearchSpace
 
 PAPER = "paper"  # value of `--warm-start`
-FILE = "priors.json"  # in OUT
+PRIORS = "priors.json"  # in OUT
 NUM_TRIED = 3  # of the best trials of another sweep that are tried here too
 # A result of another kind of model says nothing about this space, unless the space searches the kind.
 KIND = ("loss.name", "predict.rule", "model.head")
@@ -36,21 +38,29 @@ class Prior:
 
     source: str  # "OTHER_OUT trial-0007", "paper, table 6.2: metric"
     parameters: dict[str, Any]
-    values: list[float]  # one per goal; none: nothing is told, it is only tried
+    values: list[float]  # one per goal; none: the searcher learns nothing from it, it is only tried
     is_tried: bool = False  # whether it is among this sweep's first trials as well
 
 
-def load_priors(
-    out: Path, sources: Sequence[str], space: Space, base: TrialConfig, fixed: frozenset[str], goals: Goals
-) -> list[Prior]:
+def add_warm_start_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that names the `sources` of `load_priors`."""
+    parser.add_argument(
+        "--warm-start",
+        action="append",
+        default=[],
+        metavar="OTHER_OUT",
+        help="begin with the results of another sweep, or of the paper (--warm-start paper): they guide the search, "
+        "and the three best of a sweep are tried again; none is reported as a result of this one; may be repeated",
+    )
+
+
+def load_priors(out: Path, sources: Sequence[str], space: SearchSpace, goals: Goals) -> list[Prior]:
     """The priors of a sweep: read once, kept in `out`, and the same whenever it is resumed.
 
     Args:
         out: Result folder.
         sources: Result folders of other sweeps, and `PAPER`.
-        space: Of this sweep; what lies outside is left out, and told.
-        base: Of this sweep.
-        fixed: Of this sweep.
+        space: Of this sweep; what lies outside is left out, and counted in the log.
         goals: Of this sweep; the paper has no result for several.
 
     Raises:
@@ -58,19 +68,17 @@ def load_priors(
     """
     if not sources:
         return []
-    file = out / FILE
+    file = out / PRIORS
     if file.exists():
         return _read(file)
     found: list[Prior] = []
     for source in sources:
-        given = _paper_results(base, goals) if source == PAPER else _results_of(Path(source), goals)
-        kept = [prior for one in given if (prior := _restrict(*one, space, base, fixed)) is not None]
+        given = _paper_results(space.base, goals) if source == PAPER else _results_of(Path(source), goals)
+        kept = [prior for one in given if (prior := _restrict(*one, space)) is not None]
         kept = _mark_best(kept, goals) if source != PAPER else kept
         logger.info("--warm-start %s: %d of %d results lie in this search space", source, len(kept), len(given))
         found += kept
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps([asdict(prior) for prior in found], indent=1))
-    part.replace(file)
+    replace_file(file, json.dumps([asdict(prior) for prior in found], indent=1).encode())
     return found
 
 
@@ -90,7 +98,7 @@ def _results_of(other: Path, goals: Goals) -> list[Result]:
     if not settings.is_file():
         raise UserError(f"--warm-start {other}: holds no sweep ({SETTINGS} is missing)")
     base = {key: value for key, value in read_sealed(settings).items() if key in flatten(TrialConfig())}
-    records = Journal(other / "trials").read()
+    records = read_records(other, "")
     return [(f"{other} {record.name}", base | record.parameters, values) for record, values in _valued(records, goals)]
 
 
@@ -112,23 +120,17 @@ def _paper_results(base: TrialConfig, goals: Goals) -> list[Result]:
     return [(f"paper, table 6.2: {row}", values, [PAPER_62[row][2]]) for row, values in same.items()]
 
 
-def _restrict(
-    source: str,
-    config: dict[str, Any],
-    values: list[float],
-    space: Space,
-    base: TrialConfig,
-    fixed: frozenset[str],
-) -> Prior | None:
+def _restrict(source: str, config: dict[str, Any], values: list[float], space: SearchSpace) -> Prior | None:
     """A result as a prior of this space; None if it lies outside, or is of another kind of model."""
-    whole = flatten(base) | config
+    own = flatten(space.base)
+    whole = own | config
     try:
-        keys = distributions(space, base, fixed, whole)
+        parameters = space.restrict(whole)
     except UserError:
         return None
-    if any(key not in keys and whole[key] != flatten(base)[key] for key in KIND):
+    if any(key not in parameters and whole[key] != own[key] for key in KIND):
         return None
-    return Prior(source=source, parameters={key: whole[key] for key in keys}, values=values)
+    return Prior(source=source, parameters=parameters, values=values)
 
 
 def _mark_best(priors: list[Prior], goals: Goals) -> list[Prior]:

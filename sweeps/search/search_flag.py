@@ -3,6 +3,7 @@
 arguments + base configuration → keys and their candidates, checked against the configuration's types and ranges.
 """
 
+import argparse
 import math
 import re
 from collections.abc import Sequence
@@ -36,6 +37,19 @@ _AGREEABLE = override(
     TrialConfig(),
     {"loss.name": "cross_entropy", "match.matcher": "none", "threshold.smallest": 0, "threshold.largest": 1},
 )
+
+
+def add_search_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag of `parse_searched`."""
+    parser.add_argument(
+        "--search",
+        action="append",
+        default=[],
+        metavar="KEY[=SPEC]",
+        help="search one more key, or other values of a searched one: KEY (every choice, or the default candidates), "
+        "KEY=a,b,c, KEY=low..high or KEY=log:low..high, e.g. predict.aggregate or match.shortlist=10,50,150; "
+        "may be repeated",
+    )
 
 
 def parse_searched(settings: list[str], base: TrialConfig, fixed: frozenset[str] = frozenset()) -> Searched:

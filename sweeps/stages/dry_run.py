@@ -1,4 +1,4 @@
-"""`--plan`: what a sweep would do and whether the cluster can hold it; nothing is run."""
+"""The dry run, `--plan`: what a sweep would do and whether the cluster can hold it; nothing is run."""
 
 import argparse
 import tempfile
@@ -15,14 +15,14 @@ from reid_core.metrics.advice import advise, expected_noise
 from reid_core.model.reid_model import describe_model
 from reid_core.training.batch_plan import count_images, count_steps, make_pool
 from sweeps.machines.connect import find_shortage
-from sweeps.search.space import describe_space, most_epochs
-from sweeps.stages.confirm import Confirmation
+from sweeps.stages.confirm_best import ConfirmSettings
+from sweeps.stages.definition import Sweep
 
 SPREAD_STD = 0.03  # of true scores between configurations, where nothing is known of them
 
 
-def print_plan(sweep, options: argparse.Namespace) -> int:
-    """Print split, space, trials, steps and resources of a `sweep.Sweep`; the status is 2 if they cannot be had."""
+def print_dry_run(sweep: Sweep, options: argparse.Namespace) -> int:
+    """Print split, space, trials, steps and resources of a sweep; the status is 2 if they cannot be had."""
     base = sweep.base
     with tempfile.TemporaryDirectory() as scratch:
         database = load_database(
@@ -32,14 +32,14 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
     rows = parts.rows("training")
     pool = make_pool(base.data, parts.animals(rows), rows, len(database))
     steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)
-    epochs = most_epochs(sweep.space, base, sweep.fixed)
+    epochs = sweep.space.most_epochs()
     print(f"base: {cli.describe_config(base)}\n")
     print(f"{describe_parts(parts)}\n")
     print(f"{describe_model(base, num_identities=len(pool.rows_of))}\n")
-    print(f"search space\n{describe_space(sweep.space, base, sweep.fixed)}\n")
+    print(f"search space\n{sweep.space.describe()}\n")
     print(f"{sweep.num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
     print(f"= {sweep.num_trials * epochs} epochs, {sweep.num_trials * epochs * steps} steps, if none is pruned")
-    print(describe_confirmation(sweep.confirmation, sweep.num_trials, parts))
+    print(describe_confirmation(sweep.confirm, sweep.num_trials, parts))
     if sweep.then_online is not None:
         more = base.optim.epochs if sweep.then_online == "winner" else sweep.then_online
         print(f"then the best one is trained on for {more} epochs with online augmentation, as a trial of its own")
@@ -48,13 +48,11 @@ def print_plan(sweep, options: argparse.Namespace) -> int:
     return 2 if shortage else 0
 
 
-def describe_confirmation(confirmation: Confirmation, num_trials: int, parts: Parts) -> str:
+def describe_confirmation(confirm: ConfirmSettings, num_trials: int, parts: Parts) -> str:
     """What confirmation costs, and whether the noise of these data makes it worth that."""
-    if not confirmation.num_trials:
+    if not confirm.num_trials:
         return "then nothing is confirmed (--confirm 0)"
-    cost = (
-        f"then up to {confirmation.num_trials} runs to the end confirm the best {confirmation.num_best} and the preset"
-    )
+    cost = f"then up to {confirm.num_trials} runs to the end confirm the best {confirm.num_best} and the preset"
     queries = parts.rows("thresholdSet")
     known_Q, group_Q = parts.known(queries), parts.group_N[queries]
     animal_Q = parts.animals(queries)
@@ -69,8 +67,8 @@ def describe_confirmation(confirmation: Confirmation, num_trials: int, parts: Pa
         num_trials=num_trials,
         noise_std=noise_std,
         spread_std=SPREAD_STD,
-        num_confirmed=confirmation.num_best,
-        num_runs=confirmation.num_runs,
+        num_confirmed=confirm.num_best,
+        num_runs=confirm.num_runs,
     )
     return (
         f"{cost}\nthe animals of thresholdSet alone make a score uncertain by {noise_std:.3f} (standard error); if "

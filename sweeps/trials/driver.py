@@ -31,16 +31,19 @@ from reid_core.matching.pairs.store import store_name
 from reid_core.model.frozen.boundary import check_keepable
 from reid_core.model.reid_model import make_model
 from reid_core.training.trainer import KEPT_CHECKPOINTS, SCORE
+from sweeps.machines.resources import Resources
 from sweeps.results.storage import StorageError
-from sweeps.search.notes import FAILED, FINAL, UNSCORED
+from sweeps.search.journal_writer import FAILED, FINAL, UNSCORED
+from sweeps.search.suggestion import Suggestion
 from sweeps.trials.checkpoints import clear_for_restart, list_checkpoints
+from sweeps.trials.context import SweepContext
 from sweeps.trials.failures import describe_failure, judge
-from sweeps.trials.job import Job
-from sweeps.trials.pair_actor import release_pairs, start_store
+from sweeps.trials.pair_actor import release_pairs, start_pair_store
+from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.worker import train_worker
 
 FINAL_KEYS = ("metrics", "objective", "history", FAILED, UNSCORED, "status")
-STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "running"}
+STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "stopped"}  # by verdict
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
 FAILURES = FailureConfig(
     max_failures=0,  # whether another attempt can help is decided by `failures.judge`
@@ -49,34 +52,33 @@ FAILURES = FailureConfig(
 )
 
 
-def run_trial(suggestion: dict[str, Any], *, job: Job) -> None:
+def run_trial(suggestion: Suggestion, *, context: SweepContext) -> None:
     """Drive one trial: start its workers, pass on their reports, and send a final report of the full evaluation.
 
     A trial that cannot succeed reports why instead of raising, so that the reason reaches the journal.
     """
-    name, job = suggestion["name"], replace(job, cache=suggestion.get("cache", job.cache))
+    context = replace(context, cache=suggestion.cache or context.cache)
     name_cluster()
     try:
-        config = job.configure(suggestion["parameters"])
-        check_feasible(config, job)
-        source_of(config, load_prepared(Path(job.cache)))  # offline variants are made here once, not by every worker
-        _describe_trial(job, name, config)
-        final = train_until_it_ends(
-            config, name, job, start=suggestion.get("start"), only_train=suggestion.get("only_train")
-        )
+        config = context.configure(suggestion.parameters)
+        check_feasible(config, context)
+        # Offline variants are made here once, not by every worker.
+        source_of(config, load_prepared(Path(context.cache)))
+        _describe_trial(context, suggestion.name, config)
+        final = train_until_it_ends(make_settings(suggestion, config, context), context)
     except StorageError as error:
         final = {FAILED: str(error), "status": STATUS_OF["stop"]}
     except UserError as error:
         final = {FAILED: str(error), "status": STATUS_OF["infeasible"]}
     finally:
-        if job.store is not None:
-            release_pairs(job.store, name)
+        if context.pair_store is not None:
+            release_pairs(context.pair_store, suggestion.name)
     # Epoch 0 is below every rung: the scheduler has nothing to decide on a final report.
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
 
 
 def name_cluster() -> None:
-    """Tell the processes of this trial which Ray is theirs.
+    """Name this Ray to the processes of the trial.
 
     The one that frees what a stopped trial held looks for a Ray on its machine; where two run, it ends with an error,
     and the next trial would wait for ever for what is never freed.
@@ -85,13 +87,26 @@ def name_cluster() -> None:
     ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
-def train_until_it_ends(
-    config: TrialConfig, name: str, job: Job, *, start: str | None, only_train: int | None
-) -> dict[str, Any]:
+def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepContext) -> WorkerSettings:
+    """What the trial's workers get."""
+    return WorkerSettings(
+        config=config,
+        name=suggestion.name,
+        cache=context.cache,
+        filesystem=context.filesystem,
+        checkpoint_folder=context.checkpoint_folder(suggestion.name),
+        data_cpus=context.resources.data_cpus_per_worker,
+        pair_store=context.pair_store,
+        start=suggestion.start,
+        only_train=suggestion.only_train,
+    )
+
+
+def train_until_it_ends(settings: WorkerSettings, context: SweepContext) -> dict[str, Any]:
     """Train; again from the last checkpoint, up to `MAX_RETRIES` times, after a failure that this can help.
 
     A preempted node counts as no failure: Ray Train itself waits for another. A full disk or a lost storage is no
-    trial's fault: this one stays unfinished, and the sweep ends (`Limits.reached`).
+    trial's fault: this one is stopped, and the sweep ends (`Limits.reached`).
 
     Returns:
         What the final report holds; `retries` is how often training failed and was tried again.
@@ -99,16 +114,15 @@ def train_until_it_ends(
     Raises:
         StorageError: If the storage is lost.
     """
-    job.check_storage()
+    context.check_storage()
     for retries in range(MAX_RETRIES + 1):
-        clear_for_restart(job.filesystem, job.kept(name))
+        clear_for_restart(settings.filesystem, settings.checkpoint_folder)
         try:
-            trainer = make_torch_trainer(config, name, job, start=start, only_train=only_train, retries=retries)
-            result = trainer.fit()
+            result = make_torch_trainer(replace(settings, retries=retries), context.resources).fit()
         except TrainingFailedError as error:
             verdict, reason = judge(error), describe_failure(error)
             if verdict == "again":
-                job.check_storage()
+                context.check_storage()
                 if retries < MAX_RETRIES:
                     continue
             tried = f" (tried {retries + 1} times)" if retries else ""
@@ -119,66 +133,35 @@ def train_until_it_ends(
     return {**final, "checkpoint_path": result.checkpoint.path if result.checkpoint else "", "retries": retries}
 
 
-def check_feasible(config: TrialConfig, job: Job) -> None:
+def check_feasible(config: TrialConfig, context: SweepContext) -> None:
     """Find out before any worker is started whether the batches and the model can be made.
 
     Raises:
         UserError: If they cannot.
     """
-    plan_of(config, load_prepared(Path(job.cache)), world_size=job.resources.workers)
+    plan_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
     if config.model.keep_activations:
         check_keepable(config.model)
     with torch.device("meta"):
         make_model(override(config, {"model.weights": "random"}))
 
 
-def make_torch_trainer(
-    config: TrialConfig,
-    name: str,
-    job: Job,
-    *,
-    start: str | None = None,
-    only_train: int | None = None,
-    retries: int = 0,
-) -> TorchTrainer:
-    """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint.
-
-    Args:
-        config: Of the trial.
-        name: Of the trial.
-        job: What it shares with the others.
-        start: Checkpoint of another trial whose best weights this one starts from.
-        only_train: Train for so many epochs of the schedule and measure nothing: there is no query set (`refit`).
-        retries: How often this failed before; told with every epoch, because a trial that is pruned has no last word.
-    """
-    resources = job.resources
-    settings = {
-        "config": flatten(config),
-        "cache": job.cache,
-        "data_cpus": resources.data_cpus_per_worker,
-        "start": start,
-        "store": job.store,
-        "name": name,
-        "checkpoints": (job.filesystem, job.kept(name)),
-        "only_train": only_train,
-        "retries": retries,
-    }
+def make_torch_trainer(settings: WorkerSettings, resources: Resources) -> TorchTrainer:
+    """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint."""
+    gpus = resources.gpus_per_worker
     return TorchTrainer(
-        train_worker,
-        train_loop_config=settings,
+        train_worker,  # type: ignore[arg-type]  # Ray passes on the settings, whatever they are
+        train_loop_config=settings,  # type: ignore[arg-type]
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker={
-                "CPU": 1,
-                **({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}),
-            },
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
         ),
-        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(
-            name=name,
-            storage_path=posixpath.dirname(job.kept(name)),
-            storage_filesystem=job.filesystem,
+            name=settings.name,
+            storage_path=posixpath.dirname(settings.checkpoint_folder),
+            storage_filesystem=settings.filesystem,
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             failure_config=FAILURES,
@@ -186,23 +169,23 @@ def make_torch_trainer(
     )
 
 
-def open_store(config: TrialConfig, prepared: Prepared, folder: Path, *, device: str) -> Any:
+def open_pair_store(config: TrialConfig, prepared: Prepared, folder: Path, *, device: str) -> Any:
     """The pair store of a sweep whose trials score on a device, or None where nothing is matched."""
     if config.match.matcher == "none" or prepared.features is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     digest = store_name(score_settings(config.match, device=device))
-    return start_store(folder, digest, symmetric=config.match.matcher in SYMMETRIC)
+    return start_pair_store(folder, digest, symmetric=config.match.matcher in SYMMETRIC)
 
 
-def _describe_trial(job: Job, name: str, config: TrialConfig) -> None:
-    folder = job.trial_folder(name)
+def _describe_trial(context: SweepContext, name: str, config: TrialConfig) -> None:
+    folder = context.trial_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     described, file = json.dumps(flatten(config), indent=1), folder / "config.json"
     before = file.read_text() if file.exists() else None
     if before not in (None, described):  # of a trial whose record was lost
-        for checkpoint in list_checkpoints(job.filesystem, job.kept(name)):
-            job.filesystem.delete_dir(checkpoint.path)
+        for checkpoint in list_checkpoints(context.filesystem, context.checkpoint_folder(name)):
+            context.filesystem.delete_dir(checkpoint.path)
     if before != described:
         replace_file(file, described.encode())
     (folder / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))

@@ -55,17 +55,20 @@ def judge(error: TrainingFailedError) -> Verdict:
         connection, a file that could not be read. "stop" if the disk is full: no trial can go on until there is room.
     """
     causes = find_causes(error)
-    text = " ".join(type(cause).__name__ + str(cause) for cause in causes)
-    if any(full in text for full in FULL_DISK):
+    if any(is_full_disk(cause) for cause in causes):
         return "stop"
-    if "UserError" in text or any(_is_gpu_memory(cause) for cause in causes):
+    if any(isinstance(cause, UserError) or _is_gpu_memory(cause) for cause in causes):
         return "infeasible"
     # Where one rank fails by itself, the others fail with it for want of an answer: any fault decides.
     return "failed" if any(isinstance(cause, FAULTS) for cause in causes) else "again"
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or what it came of, is that there is no room; some pass it on as text only."""
+    """Whether an error, or what caused it, is that there is no room.
+
+    Its text decides: Arrow's errors and our own have no number, and of an exception in a task of Ray Data nothing but
+    its traceback reaches the worker, as the text of Ray's own.
+    """
     if error is None:
         return False
     return any(full in str(error) for full in FULL_DISK) or is_full_disk(error.__cause__ or error.__context__)
@@ -73,10 +76,10 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 @contextmanager
 def continue_when_freed() -> Iterator[None]:
-    """Tell of a disk of this machine that has no room as of what can be mended, whoever ran into it.
+    """Explain that the disk of this machine is full, and that the sweep can go on later, whatever failed because of it.
 
     Raises:
-        StorageError: In place of another error that came of it; with its text, if that is for people and says so.
+        StorageError: In place of another error that it caused; with its text, if that is for people and says so.
     """
     try:
         yield
@@ -85,13 +88,13 @@ def continue_when_freed() -> Iterator[None]:
     except Exception as error:
         if not is_full_disk(error):
             raise
-        is_told = isinstance(error, UserError) and any(full in str(error) for full in FULL_DISK)
-        told = str(error) if is_told else "no space is left on the device"
-        raise StorageError(told if CONTINUES in told else f"{told}; once there is, {CONTINUES}") from error
+        says_so = isinstance(error, UserError) and any(full in str(error) for full in FULL_DISK)
+        message = str(error) if says_so else "no space is left on the device"
+        raise StorageError(message if CONTINUES in message else f"{message}; once there is, {CONTINUES}") from error
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """An error of ours among those that an error came of."""
+    """An error of ours, if an error is one or was caused by one."""
     if error is None or isinstance(error, UserError):
         return error
     return find_user_error(error.__cause__ or error.__context__)
@@ -106,5 +109,5 @@ def _unwrap(error: Any) -> BaseException:
 
 
 def _is_gpu_memory(cause: BaseException) -> bool:
-    """torch's own error; Ray's of the same name tells that a node's memory was full, maybe by other processes."""
+    """By its text: torch has several types for it. Ray's own of that text is about a node's memory, maybe of others."""
     return "out of memory" in str(cause).lower() and not type(cause).__module__.startswith("ray")

@@ -1,15 +1,13 @@
-"""The pair store of a sweep: one Ray actor that every trial on every node asks before it scores a pair.
+"""The pair store of a sweep as one Ray actor, which every trial on every node asks before it scores a pair.
 
-rows of query and gallery images (P,) and a function that scores pairs → scores float32 (P,), each pair scored once.
-Paper §5.1. Letters: N images, P pairs, B pairs of a block.
+codes of pairs (P,) and who wants them → their scores, or whose turn it is to score them; scores → kept. Paper §5.1.
+Letters: N images, P pairs.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,17 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reid_core.errors import UserError
-from reid_core.matching.pairs.store import KNOWN, PENDING, YOURS, PairStore, ScorePairs, encode_pairs
+from reid_core.files.checksums import digest_of
+from reid_core.matching.pairs.store import PairStore
 
 LEASE_S = 600.0
 ANSWER_S = 60.0  # a store that does not answer within this time counts as lost
 LOCK_WAIT_S = 30.0  # the store of a sweep that was killed a moment ago may not have ended yet
-
 logger = logging.getLogger(__name__)
 
 
-class StoreActor:
-    """A `PairStore` whose askers can wait for each other; see there. It lives in one process, as a Ray actor."""
+class PairActor:
+    """A `PairStore` whose users can wait for each other; see there. It lives in one process, as a Ray actor."""
 
     def __init__(self, folder: str, digest: str, *, symmetric: bool, lease_s: float) -> None:
         """Describe the store; `open` opens it.
@@ -38,7 +36,7 @@ class StoreActor:
             folder: Where the log is.
             digest: Digest of the matcher's settings (`store.store_name`).
             symmetric: Whether the score of (a, b) is the score of (b, a).
-            lease_s: How long an owner may be silent (no claim, no put) before those who wait take its pairs over.
+            lease_s: How long an owner may be silent (no claim, no put) before those that wait take its pairs over.
         """
         self.store: PairStore  # from `open` on
         self._path = Path(folder) / f"pairs-{digest}.log"
@@ -50,7 +48,7 @@ class StoreActor:
         self._changed = asyncio.Condition()
 
     async def open(self) -> None:
-        """Open the log; an error here reaches who starts the store, one in `__init__` would not.
+        """Open the log; an error here reaches the process that starts the store, one in `__init__` would not.
 
         Raises:
             UserError: If it cannot be opened, another sweep has it open, or it is of other settings.
@@ -78,7 +76,7 @@ class StoreActor:
         """See `PairStore.put`."""
         self._seen[owner] = time.monotonic()
         self.store.put(pair_P, score_P, owner)
-        await self._tell()
+        await self._notify()
 
     async def release(self, owner: str) -> None:
         """Free what an owner claimed and did not put, and what owners below it did ("trial-0003/0" of "trial-0003")."""
@@ -86,13 +84,13 @@ class StoreActor:
             if name == owner or name.startswith(f"{owner}/"):
                 self.store.release(name)
         self._num_releases += 1
-        await self._tell()
+        await self._notify()
 
     async def stats(self) -> dict[str, int]:
         """See `PairStore.stats`."""
         return self.store.stats()
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -118,14 +116,14 @@ class StoreActor:
                 return
 
 
-def start_store(folder: Path, digest: str, *, symmetric: bool, lease_s: float = LEASE_S) -> Any:
+def start_pair_store(folder: Path, digest: str, *, symmetric: bool, lease_s: float = LEASE_S) -> Any:
     """Start the pair store of one matcher on this node, or find it if this Ray session has it.
 
     Args:
         folder: Where the log is, `pairs-<digest>.log`; several sweeps may use it one after the other.
         digest: Digest of the matcher's settings (`store.store_name`).
         symmetric: Whether the score of (a, b) is the score of (b, a), to the last bit.
-        lease_s: How long an owner may be silent before those who wait take its pairs over.
+        lease_s: How long an owner may be silent before those that wait take its pairs over.
 
     Returns:
         Handle of the actor, for `SharedScorer`; it may be sent to other processes. The actor ends with this session.
@@ -133,9 +131,9 @@ def start_store(folder: Path, digest: str, *, symmetric: bool, lease_s: float = 
     Raises:
         UserError: If the log cannot be opened, another sweep uses it, or it is of other settings.
     """
-    place = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
+    place = digest_of(str(folder.resolve()))
     handle: Any = (
-        ray.remote(StoreActor)
+        ray.remote(PairActor)
         .options(
             name=f"pair-store-{digest}-{place}",
             get_if_exists=True,
@@ -159,135 +157,9 @@ def release_pairs(handle: Any, owner: str) -> None:
     try:
         ray.get(handle.release.remote(owner), timeout=ANSWER_S)
     except RayError as error:
-        logger.warning("%s: the pair store cannot be told that it ended: %s", owner, _first_line(error))
+        logger.warning("%s: the pair store does not learn that it ended: %s", owner, first_line(error))
 
 
-@dataclass
-class Counts:
-    """What became of the pairs that one scorer was asked for."""
-
-    hits: int = 0  # the store had the score, or another trial was computing it
-    misses: int = 0  # nobody had it
-    scored: int = 0  # by this scorer: the misses, and all the rest if the store was lost
-
-
-class SharedScorer:
-    """Scores pairs, but only those that no other trial has scored or is scoring. One for each process of a trial.
-
-    If the store is lost it scores everything itself, with one warning.
-
-    Attributes:
-        counts: What became of the pairs so far.
-    """
-
-    def __init__(self, handle: Any, keys: Sequence[str], owner: str, *, block_pairs: int = 512) -> None:
-        """Hold the way to the store; it is asked when the first pairs are.
-
-        Args:
-            handle: The store, from `start_store`.
-            keys: Content key of each image, `ImageCache.keys`; length N.
-            owner: Name of this process of the trial, as "trial-0003/0". No other process has it at the same time; one
-                that is started again in its place has the same, and so gets back what this one had claimed.
-            block_pairs: Pairs that are claimed, scored and put at a time: a crash loses one block.
-        """
-        self.counts = Counts()
-        self._handle: Any = handle
-        self._keys = keys
-        self._owner = owner
-        self._block_pairs = block_pairs
-        self._ids_N: np.ndarray | None = None
-        self._symmetric = False
-
-    def __call__(self, query_P: np.ndarray, gallery_P: np.ndarray, score: ScorePairs) -> np.ndarray:
-        """Scores of pairs of images, from the store or computed.
-
-        Args:
-            query_P: Rows of the query images, in 0 … N-1; shape (P,).
-            gallery_P: Rows of the gallery images; shape (P,).
-            score: Scores such pairs; a pair's score must not depend on the pairs beside it.
-
-        Returns:
-            Scores, float32 (P,); NaN where a pair cannot be scored.
-
-        Raises:
-            Exception: Whatever `score` raises; the store is told that the pairs are not scored.
-        """
-        work = _Work(np.asarray(query_P), np.asarray(gallery_P), score)
-        if self._handle is not None:
-            try:
-                self._share(work)
-            except _StoreLostError as error:
-                logger.warning("%s: the pair store is lost, all pairs are scored here: %s", self._owner, error)
-                self._handle = None
-        for block_B in self._blocks(np.flatnonzero(~work.is_done_P)):
-            self.counts.scored += len(block_B)
-            work.do(block_B)
-        return work.score_P
-
-    def _share(self, work: "_Work") -> None:
-        """Score what is nobody's, block by block, so that trials with the same pairs divide them; wait for the rest."""
-        code_P = self._encode(work.query_P, work.gallery_P)
-        score_P, is_known_P = self._ask("look", code_P)
-        work.fill(np.flatnonzero(is_known_P), score_P[is_known_P])
-        self.counts.hits += int(np.count_nonzero(is_known_P))
-        left_P, wait = np.flatnonzero(~is_known_P), False
-        try:
-            while len(left_P):
-                left_P = np.concatenate([self._share_block(work, code_P, b, wait) for b in self._blocks(left_P)])
-                wait = True
-        except BaseException:
-            self._handle.release.remote(self._owner)
-            raise
-
-    def _share_block(self, work: "_Work", code_P: np.ndarray, block_B: np.ndarray, wait: bool) -> np.ndarray:
-        """Get or compute the scores of a block; those of its pairs that others are scoring."""
-        score_B, state_B = self._ask("claim", code_P[block_B], self._owner, wait=wait)
-        known_B, yours = state_B == KNOWN, block_B[state_B == YOURS]
-        work.fill(block_B[known_B], score_B[known_B])
-        self.counts.hits += int(np.count_nonzero(known_B))
-        self.counts.misses += len(yours)
-        if len(yours):
-            work.do(yours)
-            self.counts.scored += len(yours)
-            self._ask("put", code_P[yours], work.score_P[yours], self._owner)
-        return block_B[state_B == PENDING]
-
-    def _encode(self, query_P: np.ndarray, gallery_P: np.ndarray) -> np.ndarray:
-        if self._ids_N is None:
-            self._ids_N, self._symmetric = self._ask("register", self._keys)
-        return encode_pairs(self._ids_N[query_P], self._ids_N[gallery_P], symmetric=self._symmetric)
-
-    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call the actor. Only waiting for other trials may take as long as it takes."""
-        try:
-            answer = getattr(self._handle, method).remote(*args, **kwargs)
-            return ray.get(answer, timeout=None if kwargs.get("wait") else ANSWER_S)
-        except RayError as error:
-            raise _StoreLostError(_first_line(error)) from error
-
-    def _blocks(self, position_P: np.ndarray) -> list[np.ndarray]:
-        return [position_P[i : i + self._block_pairs] for i in range(0, len(position_P), self._block_pairs)]
-
-
-class _StoreLostError(Exception):
-    """The store does not answer."""
-
-
-class _Work:
-    """Pairs to score: what is asked, and what is done so far."""
-
-    def __init__(self, query_P: np.ndarray, gallery_P: np.ndarray, score: ScorePairs) -> None:
-        self.query_P, self.gallery_P, self._score = query_P, gallery_P, score
-        self.score_P = np.full(len(query_P), np.nan, dtype=np.float32)
-        self.is_done_P = np.zeros(len(query_P), dtype=bool)
-
-    def fill(self, position_B: np.ndarray, score_B: np.ndarray) -> None:
-        self.score_P[position_B] = score_B
-        self.is_done_P[position_B] = True
-
-    def do(self, position_B: np.ndarray) -> None:
-        self.fill(position_B, self._score(self.query_P[position_B], self.gallery_P[position_B]))
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a message of several lines begins with."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

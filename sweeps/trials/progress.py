@@ -10,14 +10,16 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal
-from sweeps.results.report import best_record, write_trials
+from sweeps.results.result_folder import TRIAL_TABLE
+from sweeps.results.trial_table import best_record, write_trials
+from sweeps.search.journal_writer import REPEATED
+from sweeps.search.suggestion import Suggestion
 
-TOLD_BEFORE = "told_before"  # key in the report of an epoch that a resumed trial trained before
-TOLD = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
+SHOWN = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
 
 
 class Progress(Callback):
-    """Tells how a sweep goes, and keeps a trials.parquet that is never older than the last ended trial."""
+    """Shows how a sweep goes, and keeps a trials.parquet that is never older than the last ended trial."""
 
     def __init__(self, num_trials: int, base: TrialConfig, journal: Journal, out: Path) -> None:
         self.num_trials, self.base, self.journal, self.out = num_trials, base, journal, out
@@ -28,10 +30,10 @@ class Progress(Callback):
 
     def _update(self) -> None:
         records = self.journal.read()
-        write_trials(self.out / "trials.parquet", records, self.base)
+        write_trials(self.out / TRIAL_TABLE, records, self.base)
         if self.bar is None:
             self.bar = tqdm(total=self.num_trials, desc="trials", unit="trial", disable=None)
-        self.bar.n = sum(record.status != "running" for record in records)
+        self.bar.n = sum(record.has_ended for record in records)
         best = best_record(records)
         self.bar.set_postfix_str(f"best {best.objective:.4f} ({best.name})" if best else "none completed yet")
 
@@ -41,31 +43,36 @@ class Progress(Callback):
         base = flatten(self.base)
         values = "  ".join(
             f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in trial.config["parameters"].items()
+            for key, value in Suggestion.from_tune(trial.config).parameters.items()
             if value != base[key]  # a fixed row may give every key
         )
-        tqdm.write(f"{trial.config['name']} started: {values or 'the base itself'}")
+        tqdm.write(f"{name_of(trial)} started: {values or 'the base itself'}")
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """An epoch was reported."""
-        if "loss" in result and TOLD_BEFORE not in result:
-            told = "  ".join(f"{key} {result[key]:.4f}" for key in TOLD if key in result)
-            tqdm.write(f"{trial.config['name']} epoch {result['epoch']}: {told}")
+        if "loss" in result and REPEATED not in result:
+            values = "  ".join(f"{key} {result[key]:.4f}" for key in SHOWN if key in result)
+            tqdm.write(f"{name_of(trial)} epoch {result['epoch']}: {values}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial ended, was stopped, or failed; the searcher has written its record before."""
         self._update()
-        ended = {record.name: record for record in self.journal.read()}[trial.config["name"]]
-        told = f"objective {ended.objective:.4f}" if ended.objective is not None else ended.reason
-        tqdm.write(f"{ended.name} {ended.status} after {len(ended.reports)} epochs  {told}")
+        ended = self.journal.by_name()[name_of(trial)]
+        outcome = f"objective {ended.objective:.4f}" if ended.objective is not None else ended.reason
+        tqdm.write(f"{ended.name} {ended.status} after {len(ended.reports)} epochs  {outcome}")
         num_alone = ended.metrics.get("pairs_scored", 0) - ended.metrics.get("pairs_misses", 0)
         if num_alone:
             tqdm.write(f"{ended.name}: the pair store was lost; {num_alone:.0f} pairs were scored without it")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial's process ended with an error that it could not report itself: Tune knows more than the searcher."""
-        record = {record.name: record for record in self.journal.read()}[trial.config["name"]]
+        record = self.journal.by_name()[name_of(trial)]
         last_line = str(trial.get_error() or "").strip().splitlines()[-1:]
         record.reason = " ".join([record.reason, *last_line])
         self.journal.write(record)
         self.on_trial_complete(iteration, trials, trial)
+
+
+def name_of(trial: Any) -> str:
+    """Of a Ray Tune trial our own name, that of its record."""
+    return Suggestion.from_tune(trial.config).name

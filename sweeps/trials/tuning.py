@@ -23,71 +23,90 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import driver_resources
 from sweeps.results.journal import Journal, Record
 from sweeps.results.mirror import Mirror
+from sweeps.results.result_folder import open_journal
 from sweeps.results.storage import CONTINUES, StorageError
 from sweeps.search.fixed_search import FixedSearch
+from sweeps.search.suggestion import Suggestion
+from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import MAX_RETRIES, run_trial
 from sweeps.trials.failures import continue_when_freed, find_user_error
-from sweeps.trials.job import Job
 from sweeps.trials.progress import Progress
+
+Drive = Callable[..., None]  # (suggestion, *, context): drives one trial, as `driver.run_trial`
 
 
 def run_tuner(
     searcher: Searcher,
-    job: Job,
-    journal: Journal,
+    context: SweepContext,
     *,
     num_left: int,
     num_trials: int,
     limits: Limits,
     scheduler: TrialScheduler | None = None,
-    drive: Callable[..., None] = run_trial,
+    drive: Drive = run_trial,
 ) -> None:
-    """Run the trials that a searcher suggests.
+    """Run the trials that a searcher suggests; their records are in the journal, and in trials.parquet.
 
     Args:
-        searcher: Writes the journal.
-        job: What the trials share; `job.out` gets trials.parquet.
-        journal: Of the searcher.
+        searcher: Writes the journal of `context.out`.
+        context: What the trials share.
         num_left: Trials to run now.
         num_trials: Those and the ones that ended before, for the progress bar.
         limits: End the run early; the searcher knows them too.
         scheduler: Stops trials early; None: every trial runs to its end.
-        drive: Drives one trial, as `driver.run_trial`.
+        drive: Drives one trial.
 
     Raises:
         KeyboardInterrupt: If the user ended it.
         UserError: If the disk is full.
     """
-    random.seed(job.base.seed)
-    np.random.seed(job.base.seed)  # Ray's scheduler draws from the global generator
-    sessions = Path(job.out) / "tune"
+    journal, out = open_journal(Path(context.out)), Path(context.out)
+    random.seed(context.base.seed)
+    np.random.seed(context.base.seed)  # Ray's scheduler draws from the global generator
+    trainable = ray.tune.with_parameters(_drive_suggested, drive=drive, context=context)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(ray.tune.with_parameters(drive, job=job), driver_resources(ray.cluster_resources())),
+        ray.tune.with_resources(trainable, driver_resources(ray.cluster_resources())),
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
             mode="max",
             num_samples=num_left,
-            max_concurrent_trials=job.resources.concurrent,
+            max_concurrent_trials=context.resources.concurrent,
             search_alg=searcher,
             scheduler=scheduler,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
-        run_config=ray.tune.RunConfig(
-            name=f"session-{len(list(sessions.glob('session-*'))):03d}",
-            storage_path=str(sessions),
-            verbose=0,
-            stop=EndOfSweep(limits, journal),
-            failure_config=ray.tune.FailureConfig(max_failures=MAX_RETRIES),  # of a driver; it continues its run
-            callbacks=[Progress(num_trials, job.base, journal, Path(job.out)), Pushing(job.mirror)],
+        run_config=_run_config(
+            out / "tune",
+            EndOfSweep(limits, journal),
+            [Progress(num_trials, context.base, journal, out), Pushing(context.mirror)],
         ),
     )
     fit(tuner)
-    records = journal.read()
+    _check_end(journal.read(), num_trials, limits)
+
+
+def _drive_suggested(config: dict[str, Any], *, drive: Drive, context: SweepContext) -> None:
+    drive(Suggestion.from_tune(config), context=context)
+
+
+def _run_config(sessions: Path, stopper: ray.tune.Stopper, callbacks: list[ray.tune.Callback]) -> ray.tune.RunConfig:
+    return ray.tune.RunConfig(
+        name=f"session-{len(list(sessions.glob('session-*'))):03d}",
+        storage_path=str(sessions),
+        verbose=0,
+        stop=stopper,
+        failure_config=ray.tune.FailureConfig(max_failures=MAX_RETRIES),  # of a driver; it continues its run
+        callbacks=callbacks,
+    )
+
+
+def _check_end(records: Sequence[Record], num_trials: int, limits: Limits) -> None:
+    """Raise if a trial was stopped, or the user ended the run."""
     for record in records:
-        if record.status == "running" and record.reason:
-            told = f"{record.name} cannot go on: {record.reason}"
-            raise StorageError(told if CONTINUES in told else f"{told}; once it can, {CONTINUES}")
-    if sum(record.status != "running" for record in records) < num_trials and limits.reached(records) is None:
+        if record.status == "stopped":
+            message = f"{record.name} cannot go on: {record.reason}"
+            raise StorageError(message if CONTINUES in message else f"{message}; once it can, {CONTINUES}")
+    if sum(record.has_ended for record in records) < num_trials and limits.reached(records) is None:
         raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
 
 
@@ -105,21 +124,21 @@ def fit(tuner: ray.tune.Tuner) -> None:
     except UserError:
         raise
     except Exception as error:
-        if told := find_user_error(error):
-            raise told from error
+        if cause := find_user_error(error):
+            raise cause from error
         raise
 
 
 def reopen(journal: Journal) -> list[Record]:
     """The records at the start of a session: what stopped a trial in the last one, a full disk, may be gone."""
     for record in journal.read():
-        if record.status == "running" and record.reason:
-            journal.write(replace(record, reason=""))
+        if record.status == "stopped":
+            journal.write(replace(record, status="running", reason=""))
     return journal.read()
 
 
 class Pushing(ray.tune.Callback):
-    """Sends to the storage, if there is one, what the journal has noted."""
+    """Sends what is new in the journal to the storage, if there is one."""
 
     def __init__(self, mirror: Mirror | None) -> None:
         self.mirror = mirror
@@ -152,27 +171,26 @@ class EndOfSweep(ray.tune.Stopper):
 
 
 def run_fixed(
-    suggestions: Sequence[dict[str, Any]],
-    job: Job,
-    journal: Journal,
-    *,
-    limits: Limits | None = None,
-    drive: Callable[..., None] = run_trial,
-) -> None:
-    """Run given trials to their ends, `job.resources.concurrent` at a time; those that ended before are not repeated.
+    suggestions: Sequence[Suggestion], context: SweepContext, *, limits: Limits | None = None, drive: Drive = run_trial
+) -> dict[str, Record]:
+    """Run given trials to their ends, `context.resources.concurrent` at a time; what ended before is not repeated.
 
     Args:
-        suggestions: Trials with different names (`FixedSearch`); their parameters go on top of `job.base`.
-        job: What the trials share; `job.out` gets their folders and trials.parquet.
-        journal: Gets their records; of `job.out`/trials, where the trials' own folders are.
+        suggestions: Trials with different names (`FixedSearch`); their parameters go on top of `context.base`.
+        context: What the trials share; `context.out` gets their folders, their journal and trials.parquet.
         limits: End the run early; None: nothing does.
-        drive: Drives one trial, as `driver.run_trial`.
+        drive: Drives one trial.
+
+    Returns:
+        All records of the journal by name.
 
     Raises:
         UserError: If the journal holds a trial of the same name with other parameters.
     """
-    limits, before = limits or Limits(resources=job.resources), reopen(journal)
+    journal, limits = open_journal(Path(context.out)), limits or Limits(resources=context.resources)
+    before = reopen(journal)
     searcher = FixedSearch(suggestions, journal, limits)
     num_left = len(searcher.left)
     if num_left and limits.reached(before) is None:
-        run_tuner(searcher, job, journal, num_left=num_left, num_trials=len(suggestions), limits=limits, drive=drive)
+        run_tuner(searcher, context, num_left=num_left, num_trials=len(suggestions), limits=limits, drive=drive)
+    return journal.by_name()

@@ -18,7 +18,6 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
 
 from reid_core.config.parameters import TrialConfig
-from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError
 from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
@@ -32,56 +31,55 @@ from reid_core.experiment.training_setup import (
 )
 from reid_core.model.place import Place
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
-from sweeps.search.notes import FAILED, UNSCORED
+from sweeps.search.journal_writer import FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import continue_newest, fetch, list_checkpoints, upload
-from sweeps.trials.pair_actor import Counts, SharedScorer
-from sweeps.trials.progress import TOLD_BEFORE
+from sweeps.trials.settings import WorkerSettings
+from sweeps.trials.shared_scorer import Counts, SharedScorer
 from sweeps.trials.stream import stream_batches
 
 
-def train_worker(settings: dict[str, Any]) -> None:
+def train_worker(settings: WorkerSettings) -> None:
     """Train, reporting a checkpoint per epoch, then evaluate the best epoch in full. Runs on every worker alike.
 
     The epochs that a resumed trial has behind it are reported again: a new session's scheduler knows nothing of them,
-    and a kill can come between a checkpoint and the note of its epoch.
+    and a kill can come between a checkpoint and the journal's record of its epoch.
 
     A loss that is not a number would be so again: it is reported, on all ranks alike, and not raised, because Ray would
     then start the workers anew.
     """
-    config = override(TrialConfig(), settings["config"])
-    prepared = load_prepared(Path(settings["cache"]))
+    config, prepared = settings.config, load_prepared(Path(settings.cache))
     place, counts = train_place(config), Counts()
-    if settings["store"] is not None:
-        scorer = make_scorer(settings["store"], prepared, f"{settings['name']}/{place.rank}")
+    if settings.pair_store is not None:
+        scorer = make_scorer(settings.pair_store, prepared, f"{settings.name}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
     if place.device == "cpu":
         torch.set_num_threads(1)
     data = training_data_of(config, prepared, world_size=place.world_size)
     trainer = make_trainer(config, prepared, data.plan, place)
-    filesystem, folder = settings["checkpoints"]
-    if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings["start"]:
-        with fetch(Checkpoint(settings["start"], filesystem=filesystem)) as start:
+    filesystem, folder = settings.filesystem, settings.checkpoint_folder
+    if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings.start:
+        with fetch(Checkpoint(settings.start, filesystem=filesystem)) as start:
             trainer.start_from(start)
     place = keep_activations(config, prepared, data, trainer.model, place)
-    rest, retries = rest_of(data.plan, trainer), {"retries": settings["retries"]}
-    tell = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
+    rest, retries = rest_of(data.plan, trainer), {"retries": settings.retries}
+    report_all = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
     for report in trainer.history:
-        ray.train.report(report | retries | {TOLD_BEFORE: True})
+        ray.train.report(report | retries | {REPEATED: True})
     kept = kept_batches(rest, data.source, trainer.model, place)
-    batches = kept or stream_batches(rest, data.source, rank=place.rank, data_cpus=settings["data_cpus"])
-    only_train = settings["only_train"]
+    batches = kept or stream_batches(rest, data.source, rank=place.rank, data_cpus=settings.data_cpus)
+    only_train = settings.only_train
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     try:
         for report in islice(trainer.fit(batches, evaluate), only_train and max(0, only_train - len(trainer.history))):
-            tell(report | retries)
+            report_all(report | retries)
     except TrainingError as error:
-        return tell({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
+        return report_all({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
     if only_train is not None:
-        return tell({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
+        return report_all({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
     metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
     full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
-    return tell({"epoch": best["epoch"], SCORE: best[SCORE], **full})
+    return report_all({"epoch": best["epoch"], SCORE: best[SCORE], **full})
 
 
 def prefer_last(trainer: Trainer) -> Evaluate:
@@ -102,9 +100,9 @@ def train_place(config: TrialConfig) -> Place:
     )
 
 
-def make_scorer(store: Any, prepared: Prepared, owner: str) -> SharedScorer:
+def make_scorer(pair_store: Any, prepared: Prepared, owner: str) -> SharedScorer:
     """The way of one process to the pair store."""
-    return SharedScorer(store, ImageCache(Path(prepared.match_cache)).keys, owner)
+    return SharedScorer(pair_store, ImageCache(Path(prepared.match_cache)).keys, owner)
 
 
 def sum_counts(counts: Counts, place: Place) -> dict[str, float]:

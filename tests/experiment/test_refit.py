@@ -17,7 +17,8 @@ from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal
 from sweeps.search.fixed_search import FixedSearch
-from sweeps.search.notes import FINAL, UNSCORED
+from sweeps.search.journal_writer import FINAL, UNSCORED
+from sweeps.search.suggestion import Suggestion
 
 
 @pytest.mark.parametrize("rule", ["softmax", "openmax"])
@@ -65,7 +66,7 @@ def test_every_image_trains_the_refitted_model_and_the_decision_stays(tmp_path):
 
 
 def test_a_trial_that_only_trains_completes_without_a_score(tmp_path):
-    search = FixedSearch([{"name": "refit", "parameters": {}}], Journal(tmp_path))
+    search = FixedSearch([Suggestion(name="refit", parameters={})], Journal(tmp_path))
     search.suggest("a")
     report = {"epoch": 1, "loss": 0.5, SCORE: 1.0}
     search.on_trial_result("a", report)

@@ -1,4 +1,4 @@
-"""A local Ray: who can reach its dashboard; what is told if it does not start."""
+"""A local Ray: who can reach its dashboard; the message if it does not start."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def test_the_dashboard_listens_on_loopback_and_asks_for_a_token():
     assert asked.stdout.splitlines()[-1:] == ["['127.0.0.1'] 401"], asked.stderr[-3000:]
 
 
-def test_a_ray_that_does_not_start_is_tried_once_more_and_told(monkeypatch):
+def test_a_ray_that_does_not_start_is_tried_once_more_and_reported(monkeypatch):
     attempts = []
 
     def fail(**settings):
@@ -64,9 +64,9 @@ def test_what_an_error_left_half_read_is_closed_before_ray_ends(monkeypatch):
         try:
             raise OSError(next(rows))
         except OSError as error:
-            raise UserError("told") from error
+            raise UserError("half read") from error
 
-    with pytest.raises(UserError, match="told"), ray_at_work():
+    with pytest.raises(UserError, match="half read"), ray_at_work():
         fail_in_the_middle()
     assert order == ["closed", "shutdown"]
     with ray_at_work():

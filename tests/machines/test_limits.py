@@ -81,4 +81,4 @@ def test_time_is_counted_by_what_a_trial_holds():
 
 
 def test_a_trial_that_cannot_go_on_ends_the_sweep():
-    assert "trial-0000 cannot go on: No space" in Limits().reached([record("running", reason="No space left")])
+    assert "trial-0000 cannot go on: No space" in Limits().reached([record("stopped", reason="No space left")])

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import ray.tune
@@ -15,8 +16,9 @@ from reid_core.training.trainer import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
-from sweeps.search.notes import FAILED, FINAL
-from sweeps.trials.job import Job
+from sweeps.search.journal_writer import FAILED, FINAL
+from sweeps.search.suggestion import Suggestion
+from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_fixed
 
 EPOCHS = 2
@@ -24,11 +26,11 @@ SLOW_EPOCHS = 40
 BASE = override(tiny(), {"optim.epochs": EPOCHS})
 
 
-def pretend(suggestion, *, job):
+def pretend(suggestion, *, context):
     """A trial that notes that it was driven, and reports its batch size as a score; small ones would be pruned."""
-    config = job.configure(suggestion["parameters"])
-    log = Path(job.out) / f"{suggestion['name']}.log"
-    log.write_text(json.dumps([*json.loads(log.read_text() if log.exists() else "[]"), suggestion]))
+    config = context.configure(suggestion.parameters)
+    log = Path(context.out) / f"{suggestion.name}.log"
+    log.write_text(json.dumps([*json.loads(log.read_text() if log.exists() else "[]"), asdict(suggestion)]))
     score = config.optim.batch_size / 100
     same = {"loss": 0.1, "seconds": 0.0, "accuracy_validating": 0.0, "loss_validating": 1.0}
     reports = [{"epoch": epoch, SCORE: score, **same} for epoch in range(1, config.optim.epochs + 1)]
@@ -38,7 +40,7 @@ def pretend(suggestion, *, job):
     if config.model.head == "mlp":
         ray.tune.report(final | {FAILED: "the loss is nan", "status": "failed"})
     else:
-        found = {"objective": score, "metrics": {"geo_mean.cow": score}, "checkpoint_path": suggestion["name"]}
+        found = {"objective": score, "metrics": {"geo_mean.cow": score}, "checkpoint_path": suggestion.name}
         ray.tune.report(final | found | {"history": reports})
 
 
@@ -48,18 +50,15 @@ def driven(out: Path) -> dict[str, int]:
 
 
 def row(name, **values):
-    return {
-        "name": name,
-        "parameters": flatten(override(BASE, {k.replace("__", "."): v for k, v in values.items()})),
-    }
+    changes = {key.replace("__", "."): value for key, value in values.items()}
+    return Suggestion(name=name, parameters=flatten(override(BASE, changes)))
 
 
 def test_every_row_runs_to_its_end_and_a_second_session_runs_only_what_is_left(local_ray, tmp_path):
     rows = [row("good", optim__batch_size=64), row("bad", model__head="mlp"), row("poor", optim__batch_size=2)]
-    job = Job(BASE, str(tmp_path), str(tmp_path / "cache"), Resources(concurrent=2, workers=1))
+    context = SweepContext(BASE, str(tmp_path), str(tmp_path / "cache"), Resources(concurrent=2, workers=1))
     journal = Journal(tmp_path / "trials")
-    run_fixed(rows, job, journal, drive=pretend)
-    records = {record.name: record for record in journal.read()}
+    records = run_fixed(rows, context, drive=pretend)
     assert {name: record.status for name, record in records.items()} == {
         "good": "completed",
         "bad": "failed",
@@ -69,27 +68,29 @@ def test_every_row_runs_to_its_end_and_a_second_session_runs_only_what_is_left(l
     assert [len(record.reports) for record in records.values()] == [EPOCHS] * 3
     assert records["good"].reports[0]["loss_validating"] == 1.0
 
-    journal.write(Record("poor", rows[2]["parameters"], reports=records["poor"].reports[:1]))  # as if killed
-    run_fixed(rows, job, journal, drive=pretend)
+    journal.write(Record("poor", rows[2].parameters, reports=records["poor"].reports[:1]))  # as if killed
+    run_fixed(rows, context, drive=pretend)
     assert driven(tmp_path) == {"bad": 1, "good": 1, "poor": 2}
-    assert json.loads((tmp_path / "good.log").read_text()) == rows[:1]  # values of any type arrive as they were given
-    again = {record.name: record for record in journal.read()}
+    assert json.loads((tmp_path / "good.log").read_text()) == [
+        asdict(rows[0])
+    ]  # values of any type arrive as they were given
+    again = journal.by_name()
     assert again["good"] == records["good"]
     assert (again["poor"].status, len(again["poor"].reports)) == ("completed", EPOCHS)
-    run_fixed(rows, job, journal, drive=pretend)  # nothing is left, so no session starts
+    run_fixed(rows, context, drive=pretend)  # nothing is left, so no session starts
     assert len(list((tmp_path / "tune").glob("session-*"))) == 2
 
 
-def slow(suggestion, *, job):
+def slow(suggestion, *, context):
     """A trial that reports an epoch every tenth of a second, and goes on where its file says it was."""
-    file = Path(job.out) / f"{suggestion['name']}.epochs"
+    file = Path(context.out) / f"{suggestion.name}.epochs"
     reports = json.loads(file.read_text()) if file.exists() else []
     for epoch in range(len(reports) + 1, SLOW_EPOCHS + 1):
         time.sleep(0.1)
         reports.append({"epoch": epoch, "loss": 1.0, SCORE: 0.5, "seconds": 0.1})
         file.write_text(json.dumps(reports))
         ray.tune.report(reports[-1])
-        if suggestion["name"] == "killed" and epoch == 3:
+        if suggestion.name == "killed" and epoch == 3:
             os.kill(os.getpid(), signal.SIGKILL)
     final = {"objective": 0.5, "metrics": {"objective": 0.5}, "checkpoint_path": "", "history": reports}
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: math.nan, **final})
@@ -97,18 +98,19 @@ def slow(suggestion, *, job):
 
 def test_a_spent_budget_ends_the_run_and_another_session_goes_on(local_ray, tmp_path):
     resources = Resources(concurrent=1, workers=1)
-    job, journal = Job(BASE, str(tmp_path), str(tmp_path / "cache"), resources), Journal(tmp_path / "trials")
+    context = SweepContext(BASE, str(tmp_path), str(tmp_path / "cache"), resources)
+    journal = Journal(tmp_path / "trials")
     rows = [row("first"), row("second")]
     few_s = Limits(resources=resources, max_hours=1.0 / 3600 * resources.cpus_per_trial)
-    run_fixed(rows, job, journal, limits=few_s, drive=slow)
+    run_fixed(rows, context, limits=few_s, drive=slow)
     (first,) = journal.read()
     assert first.status == "running"
     assert 5 <= len(first.reports) < SLOW_EPOCHS
     assert "CPU-hours are spent" in few_s.reached(journal.read())
-    run_fixed(rows, job, journal, limits=few_s, drive=slow)
+    run_fixed(rows, context, limits=few_s, drive=slow)
     assert journal.read() == [first]  # the budget is that of all sessions
 
-    run_fixed(rows, job, journal, drive=slow)
+    run_fixed(rows, context, drive=slow)
     again = journal.read()
     assert [record.status for record in again] == ["completed", "completed"]
     assert [report["epoch"] for report in again[0].reports] == list(range(1, SLOW_EPOCHS + 1))
@@ -116,9 +118,7 @@ def test_a_spent_budget_ends_the_run_and_another_session_goes_on(local_ray, tmp_
 
 
 def test_a_killed_driver_is_started_again_and_repeats_nothing(local_ray, tmp_path):
-    job = Job(BASE, str(tmp_path), str(tmp_path / "cache"), Resources(concurrent=1, workers=1))
-    journal = Journal(tmp_path / "trials")
-    run_fixed([row("killed")], job, journal, drive=slow)
-    (record,) = journal.read()
+    context = SweepContext(BASE, str(tmp_path), str(tmp_path / "cache"), Resources(concurrent=1, workers=1))
+    (record,) = run_fixed([row("killed")], context, drive=slow).values()
     assert record.status == "completed"
     assert [report["epoch"] for report in record.reports] == list(range(1, SLOW_EPOCHS + 1))

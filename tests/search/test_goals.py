@@ -6,9 +6,9 @@ import pytest
 from reid_core.config.presets import tiny
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals, find_front, format_front, pick
-from sweeps.search.notes import FINAL
+from sweeps.search.journal_writer import FINAL
 from sweeps.search.optuna_search import JournalSearch
-from sweeps.search.space import metric_space
+from sweeps.search.space import SearchSpace, metric_space
 
 BOTH = Goals(groups=("cow", "pig"))
 
@@ -54,7 +54,7 @@ def test_the_objective_picks_of_the_front():
     assert pick(TRIALS, Goals()).name == "trial-0003"
 
 
-def test_the_front_is_told_best_first():
+def test_the_front_is_shown_best_first():
     lines = format_front(TRIALS, BOTH).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["trial-0003", "trial-0001", "trial-0000", "trial-0005"]
     assert lines[1].split()[1:] == ["0.300", "0.900", "0.6000"]
@@ -71,9 +71,9 @@ def test_a_group_that_is_undefined_counts_nothing():
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_a_search_for_several_goals_tells_optuna_all_of_them_and_resumes(tmp_path, sampler):
+def test_a_search_for_several_goals_gives_optuna_all_of_them_and_resumes(tmp_path, sampler):
     goals = Goals(groups=("cow", "pig"), sampler=sampler)
-    search = JournalSearch(metric_space, tiny(), frozenset(), Journal(tmp_path), goals=goals)
+    search = JournalSearch(SearchSpace(metric_space, tiny()), Journal(tmp_path), goals=goals)
     for trial_id, cow in (("a", 0.4), ("b", 0.8)):
         search.suggest(trial_id)
         search.on_trial_result(trial_id, {"epoch": 1, "loss": 0.1, "geo_mean_cosine": 0.5})
@@ -83,7 +83,7 @@ def test_a_search_for_several_goals_tells_optuna_all_of_them_and_resumes(tmp_pat
     assert [trial.values for trial in search._ot_study.trials] == [[0.4, 0.5], [0.8, 0.5]]
     assert search._ot_study.directions == [optuna.study.StudyDirection.MAXIMIZE] * 2
 
-    resumed = JournalSearch(metric_space, tiny(), frozenset(), Journal(tmp_path), goals=goals)
+    resumed = JournalSearch(SearchSpace(metric_space, tiny()), Journal(tmp_path), goals=goals)
     assert [trial.values for trial in resumed._ot_study.trials] == [[0.4, 0.5], [0.8, 0.5]]
     assert resumed.suggest("c")["name"] == "trial-0002"
 

@@ -1,7 +1,7 @@
-"""The searcher tells Optuna the truth and remembers through the journal. No Ray cluster is started."""
+"""Optuna learns how each trial ended, and the journal is the searcher's memory. No Ray cluster is started."""
 
 import math
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -18,16 +18,17 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
 from sweeps.search.fixed_search import FixedSearch
-from sweeps.search.notes import FAILED, FINAL
+from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch, epoch_scores
 from sweeps.search.search_flag import parse_searched
-from sweeps.search.space import base_point, metric_space
+from sweeps.search.space import SearchSpace, metric_space
+from sweeps.search.suggestion import Suggestion
 
-NOTHING: frozenset[str] = frozenset()
+SPACE = SearchSpace(metric_space, tiny())
 
 
 def make_search(tmp_path, journal=None):
-    return JournalSearch(metric_space, tiny(), NOTHING, journal or Journal(tmp_path / "trials"))
+    return JournalSearch(SPACE, journal or Journal(tmp_path / "trials"))
 
 
 def report(epoch, score):
@@ -36,12 +37,12 @@ def report(epoch, score):
 
 def final(objective):
     metrics = {"metrics/geo_mean.cow": objective, "metrics/geo_mean.pig": math.nan}
-    told = {"objective": objective, "checkpoint_path": "here", "history": [report(1, 0.4), report(2, 0.5)]}
-    return {FINAL: True, "epoch": 0, "time_total_s": 7.0, **told, **metrics}
+    ended = {"objective": objective, "checkpoint_path": "here", "history": [report(1, 0.4), report(2, 0.5)]}
+    return {FINAL: True, "epoch": 0, "time_total_s": 7.0, **ended, **metrics}
 
 
 def read(search):
-    return search._notes.journal.read()
+    return search._writer.journal.read()
 
 
 def states(search):
@@ -49,7 +50,7 @@ def states(search):
 
 
 def test_the_private_names_that_we_rely_on_are_there():
-    search = OptunaSearch(metric_space, metric="a", mode="max")
+    search = OptunaSearch(SPACE.suggest, metric="a", mode="max")
     assert {"_ot_trials", "_ot_study", "_completed_trials"} <= vars(search).keys()
 
 
@@ -59,7 +60,7 @@ def test_the_first_trial_is_the_base(tmp_path):
     assert suggestion["parameters"].items() <= flatten(tiny()).items()
 
 
-def test_a_stopped_trial_is_pruned_not_complete(tmp_path):
+def test_a_trial_that_the_scheduler_stops_is_pruned_not_complete(tmp_path):
     search = make_search(tmp_path)
     search.suggest("a")
     search.on_trial_result("a", report(1, 0.4))
@@ -125,10 +126,10 @@ def test_a_resumed_search_repeats_nothing_and_continues_what_was_interrupted(tmp
 
 def test_a_preset_whose_record_was_lost_runs_again_under_its_name(tmp_path):
     journal = Journal(tmp_path / "trials")
-    journal.write(Record("trial-0001", base_point(metric_space, tiny(), NOTHING) | {"optim.lr_head": 1e-3}, "pruned"))
+    journal.write(Record("trial-0001", SPACE.base_point() | {"optim.lr_head": 1e-3}, "pruned"))
     search = make_search(tmp_path, journal)
     first, second = (search.suggest(name) for name in "ab")
-    assert (first["name"], first["parameters"]) == ("trial-0000", base_point(metric_space, tiny(), NOTHING))
+    assert (first["name"], first["parameters"]) == ("trial-0000", SPACE.base_point())
     assert second["name"] == "trial-0002"
 
 
@@ -156,7 +157,7 @@ def test_the_sampler_learns_from_the_journal(tmp_path):
     journal, rng = Journal(tmp_path / "trials"), optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(sampler=rng)
     for number in range(40):
-        values = metric_space(study.ask(), tiny())
+        values = SPACE.suggest(study.ask())
         score = values["loss.margin_cosine"]
         journal.write(Record(f"trial-{number:04d}", values, "completed", metrics={"objective": score}))
     search = make_search(tmp_path, journal)
@@ -174,8 +175,8 @@ def test_added_keys_reach_the_trials_and_are_remembered_with_whatever_values_the
     """Lists, nothing and booleans come back from the journal as what they were; the model-based sampler copes."""
     base = tiny()
     wanted = ["data.mean=0.5,[0.4,0.5,0.6]", "data.undersample_to", "match.same_side", "optim.epochs=3..9"]
-    space = partial(metric_space, searched=parse_searched(wanted, base))
-    search = JournalSearch(space, base, NOTHING, Journal(tmp_path / "trials"))
+    space = SearchSpace(metric_space, base, searched=parse_searched(wanted, base))
+    search = JournalSearch(space, Journal(tmp_path / "trials"))
     seen = []
     for number in range(25):  # TPE begins after ten
         seen.append(search.suggest(str(number))["parameters"])
@@ -186,7 +187,7 @@ def test_added_keys_reach_the_trials_and_are_remembered_with_whatever_values_the
     assert [record.parameters for record in read(search)] == seen
     for values in seen:
         assert flatten(override(base, values)) == flatten(base) | values
-    resumed = JournalSearch(space, base, NOTHING, Journal(tmp_path / "trials"))
+    resumed = JournalSearch(space, Journal(tmp_path / "trials"))
     assert [trial.params for trial in resumed._ot_study.trials] == seen
 
 
@@ -199,19 +200,19 @@ def test_an_epoch_s_report_keeps_every_measurement_and_nothing_of_tune_s(tmp_pat
 
 
 ROWS = [
-    {"name": "batch16", "parameters": flatten(tiny()) | {"optim.batch_size": 16}},
-    {"name": "metric", "parameters": {}},
-    {"name": "more", "parameters": {"optim.epochs": 2}, "start": "checkpoint of metric"},
+    Suggestion(name="batch16", parameters=flatten(tiny()) | {"optim.batch_size": 16}),
+    Suggestion(name="metric", parameters={}),
+    Suggestion(name="more", parameters={"optim.epochs": 2}, start="checkpoint of metric"),
 ]
 
 
 def test_fixed_trials_come_in_their_order_and_end_in_the_journal(tmp_path):
     search = FixedSearch(ROWS, Journal(tmp_path))
-    assert [search.suggest(trial_id) for trial_id in "abc"] == ROWS
+    assert [Suggestion.from_tune(search.suggest(trial_id)) for trial_id in "abc"] == ROWS
     assert search.suggest("d") == FixedSearch.FINISHED
     search.on_trial_result("a", report(1, 0.4))
     search.on_trial_complete("a", final(0.6))
-    search.on_trial_complete("a", final(0.1))  # Tune tells some ends twice
+    search.on_trial_complete("a", final(0.1))  # Tune reports some ends twice
     search.on_trial_complete("c", {FINAL: True, FAILED: "the loss is nan", "status": "failed", "epoch": 0})
     batch16, metric, more = read(search)
     assert (batch16.status, batch16.objective, batch16.seconds) == ("completed", 0.6, 7.0)
@@ -226,19 +227,19 @@ def test_resumed_fixed_trials_skip_what_ended_and_refuse_what_changed(tmp_path):
     search.on_trial_complete("a", final(0.6))
     search.on_trial_result("b", report(1, 0.2))
     resumed = FixedSearch(ROWS, Journal(tmp_path))
-    assert [row["name"] for row in resumed.left] == ["metric", "more"]
+    assert [row.name for row in resumed.left] == ["metric", "more"]
     assert resumed.suggest("e")["name"] == "metric"
-    resumed.on_trial_result("e", report(1, 0.2))  # told again by Train
+    resumed.on_trial_result("e", report(1, 0.2))  # reported again by Train
     assert len(read(resumed)[1].reports) == 1
     with pytest.raises(UserError, match=r"holds metric with other values \(optim\.epochs\)"):
-        FixedSearch([ROWS[1] | {"parameters": {"optim.epochs": 1}}], Journal(tmp_path))
+        FixedSearch([replace(ROWS[1], parameters={"optim.epochs": 1})], Journal(tmp_path))
     with pytest.raises(UserError, match=r"holds more with other values \(start\)"):
-        FixedSearch([ROWS[2] | {"start": "elsewhere"}], Journal(tmp_path))
+        FixedSearch([replace(ROWS[2], start="elsewhere")], Journal(tmp_path))
 
 
 def test_a_trial_that_a_limit_ended_stays_open_and_is_continued(tmp_path):
     journal, limits = Journal(tmp_path / "trials"), Limits(max_hours=1e-4)
-    search = JournalSearch(metric_space, tiny(), NOTHING, journal, limits)
+    search = JournalSearch(SPACE, journal, limits)
     search.suggest("a")
     assert search.suggest("late") != Searcher.FINISHED
     search.on_trial_result("a", report(1, 0.2) | {"time_total_s": 3.0})
@@ -247,7 +248,7 @@ def test_a_trial_that_a_limit_ended_stays_open_and_is_continued(tmp_path):
     assert states(search) == [TrialState.RUNNING] * 2
     assert (journal.read()[0].status, journal.read()[0].seconds) == ("running", 4.0)
 
-    resumed = JournalSearch(metric_space, tiny(), NOTHING, journal, Limits())
+    resumed = JournalSearch(SPACE, journal, Limits())
     assert resumed.suggest("b")["name"] == "trial-0000"
     resumed.on_trial_result("b", report(2, 0.3) | {"time_total_s": 2.0})
     resumed.on_trial_complete("b", final(0.6) | {"time_total_s": 2.5})
@@ -267,8 +268,8 @@ def test_a_damaged_record_is_named(tmp_path, damage):
         Journal(tmp_path / "trials").read()
 
 
-def test_a_full_disk_is_told_by_the_journal(tmp_path, monkeypatch):
+def test_a_full_disk_is_named_by_the_journal(tmp_path, monkeypatch):
     journal = Journal(tmp_path / "trials")
-    monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match=r"trial-0000\.json: cannot be written: No space left .* command continues"):
         journal.write(Record("trial-0000", {}))

@@ -9,15 +9,15 @@ from reid_core.config.presets import make_preset, tiny
 from reid_core.config.values import flatten, override
 from reid_core.errors import UserError
 from sweeps.results.journal import Journal, Record
-from sweeps.results.report import best_record
 from sweeps.results.result_folder import claim_out
+from sweeps.results.trial_table import best_record
 from sweeps.search.goals import Goals
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.priors import load_priors
-from sweeps.search.space import base_point, classification_space, metric_space
+from sweeps.search.space import SearchSpace, classification_space, metric_space
 
-NOTHING: frozenset[str] = frozenset()
-POINT = base_point(metric_space, tiny(), NOTHING)
+SPACE = SearchSpace(metric_space, tiny())
+POINT = SPACE.base_point()
 
 
 def finished_sweep(out, records, base=None):
@@ -36,7 +36,7 @@ def completed(number, objective, **changes):
 
 
 def load(out, *sources, goals=None, base=None, space=metric_space):
-    return load_priors(out, sources, space, base or tiny(), NOTHING, goals or Goals())
+    return load_priors(out, sources, SearchSpace(space, base or tiny()), goals or Goals())
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_folder_without_a_sweep_is_named(tmp_path):
 
 def test_the_searcher_knows_priors_tries_the_best_after_the_base_and_reports_none(tmp_path, other):
     priors, journal = load(tmp_path, other), Journal(tmp_path / "trials")
-    search = JournalSearch(metric_space, tiny(), NOTHING, journal, priors=priors)
+    search = JournalSearch(SPACE, journal, priors=priors)
     states = [trial.state for trial in search._ot_study.trials]
     assert states == [TrialState.COMPLETE] * 5 + [TrialState.WAITING] * 4
     suggested = [search.suggest(trial_id) for trial_id in "abcde"]
@@ -110,7 +110,7 @@ def test_the_searcher_knows_priors_tries_the_best_after_the_base_and_reports_non
     ]
     assert best_record(records) is None
 
-    resumed = JournalSearch(metric_space, tiny(), NOTHING, journal, priors=priors)
+    resumed = JournalSearch(SPACE, journal, priors=priors)
     again = [resumed.suggest(trial_id)["name"] for trial_id in "fghijk"]
     assert again == [f"trial-{number:04d}" for number in range(6)]
     assert journal.read()[1].source == records[1].source
@@ -118,9 +118,9 @@ def test_the_searcher_knows_priors_tries_the_best_after_the_base_and_reports_non
 
 def test_a_lost_record_frees_no_name(tmp_path):
     journal = Journal(tmp_path / "trials")
-    search = JournalSearch(metric_space, tiny(), NOTHING, journal)
+    search = JournalSearch(SPACE, journal)
     for trial_id in "abc":
         search.suggest(trial_id)
     (tmp_path / "trials" / "trial-0001.json").unlink()
-    resumed = JournalSearch(metric_space, tiny(), NOTHING, journal)
+    resumed = JournalSearch(SPACE, journal)
     assert [resumed.suggest(trial_id)["name"] for trial_id in "def"] == ["trial-0000", "trial-0002", "trial-0003"]

@@ -7,7 +7,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import batch32, tiny
 from reid_core.config.values import flatten, get, override
 from reid_core.errors import UserError
-from sweeps.search.candidates import DEFAULTS, Asker, Choices, Range
+from sweeps.search.candidates import DEFAULTS, Choices, Range, Suggester
 from sweeps.search.search_flag import NOT_SEARCHED, describe_searched, parse_searched
 
 NOTHING: frozenset[str] = frozenset()
@@ -35,7 +35,7 @@ def test_every_key_that_may_vary_is_searched_by_naming_it(key):
     searched = parse(f"{key}={SPECS[key]}" if key in SPECS else key)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial({key: flatten(base)[key]})  # the first trial is the base
-    values = [Asker(study.ask(), base, NOTHING, searched).values[key] for _ in range(12)]
+    values = [Suggester(study.ask(), base, NOTHING, searched).values[key] for _ in range(12)]
     assert values[0] == flatten(base)[key]
     assert any(value != values[0] for value in values)
     free = override(base, {"loss.name": "cross_entropy", "match.matcher": "none"})
@@ -115,7 +115,7 @@ def test_specs_as_a_person_types_them(setting, candidates):
         ("augment.flip=0..1", "augment.flip='0..1' has the wrong type"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_run(setting, message):
+def test_mistakes_are_reported_before_anything_is_run(setting, message):
     with pytest.raises(UserError, match=message):
         parse(setting)
 

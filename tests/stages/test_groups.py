@@ -26,24 +26,20 @@ from reid_core.metrics.geo_mean import Shares
 from reid_core.metrics.summary import summarise
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
-from sweeps.results.report import write_trials
 from sweeps.results.result_folder import claim_out
+from sweeps.results.trial_table import write_trials
 from sweeps.search.optuna_search import JournalSearch
-from sweeps.search.space import base_point, metric_space
-from sweeps.stages.definition import Sweep, make_parser, make_sweep
-from sweeps.stages.group_result import combine
-from sweeps.stages.groups import (
-    choose_groups,
-    choose_points,
-    claim_groups,
-    load_tried,
-    plan_groups,
-    run_groups,
-    share_limits,
-)
+from sweeps.search.space import SearchSpace, metric_space
+from sweeps.stages.command_line import make_parser, make_sweep
+from sweeps.stages.definition import Sweep
+from sweeps.stages.groups.claim import choose_groups, claim_groups
+from sweeps.stages.groups.exchange import choose_points, load_tried
+from sweeps.stages.groups.result import combine
+from sweeps.stages.groups.run import print_dry_runs, run_groups, share_limits
 
 SCALES, SPOTS, STRIPES = ALL = ["ScalesID", "SpotsID", "StripesID"]
-POINT = base_point(metric_space, tiny(), frozenset())
+SPACE = SearchSpace(metric_space, tiny())
+POINT = SPACE.base_point()
 
 
 def make(data: Path, *more: str) -> Sweep:
@@ -78,7 +74,7 @@ def leave_result(
 
 
 class StandIn:
-    """Runs one sweep; notes who was run, and can fail or be interrupted."""
+    """Runs one sweep; keeps which were run, and can fail or be interrupted."""
 
     def __init__(self, **endings: BaseException) -> None:
         self.endings, self.seen, self.limits, self.tried = endings, [], [], []
@@ -112,7 +108,7 @@ def test_groups_are_those_that_were_named_in_that_order(small_data):
     assert choose_groups(small_data, [SPOTS, "all"]) == [SPOTS, SCALES, STRIPES]
 
 
-def test_an_unknown_group_is_told_with_those_that_are_there(small_data, tmp_path):
+def test_an_unknown_group_is_refused_and_the_groups_are_listed(small_data, tmp_path):
     with pytest.raises(UserError, match=r"--group lynx\\x1b: .* has no such group .*: ScalesID, SpotsID, StripesID"):
         choose_groups(small_data, [SPOTS, "lynx\x1b"])
 
@@ -143,7 +139,7 @@ def test_each_group_has_a_sweep_of_its_own_and_knows_those_before_it(small_data,
     first, second = sweeps.values()
     assert (first.group, second.group) == (STRIPES, SPOTS)
     assert (first.after, second.after) == ((), ((STRIPES, str(out / "groups" / STRIPES)),))
-    assert first.share_store == second.share_store == str(out / "store")
+    assert first.pair_store == second.pair_store == str(out / "store")
     assert first.settings() != second.settings()
     assert first.settings() == make(small_data).settings() | {"group": STRIPES}
     assert read_sealed(out / "groups.json") == {"groups": {STRIPES: STRIPES, SPOTS: SPOTS}}
@@ -176,7 +172,7 @@ def test_a_goal_per_group_is_refused_where_every_sweep_has_one(small_data, out):
 
 def test_groups_are_swept_in_order_and_each_tries_the_winners_before_it(small_data, out, capsys):
     stand_in = StandIn()
-    told = run_groups(claim(out, small_data, *ALL), out, Limits(), stand_in)
+    text = run_groups(claim(out, small_data, *ALL), out, Limits(), stand_in)
     assert stand_in.seen == ALL
     assert stand_in.tried == [
         [],
@@ -184,14 +180,14 @@ def test_groups_are_swept_in_order_and_each_tries_the_winners_before_it(small_da
         [("group ScalesID, trial-0001", 3e-3), ("group SpotsID, trial-0001", 4e-3)],
     ]
     assert "result of SpotsID" in capsys.readouterr().out
-    assert f"{SPOTS:<30}trial-0001        unconfirmed" in told
+    assert f"{SPOTS:<30}trial-0001        unconfirmed" in text
     assert read_routing(out / "best") == {group: out / "best" / group for group in ALL}
     assert (out / "best" / SPOTS / "model").read_text() == SPOTS
 
 
 def test_the_trials_and_answers_of_all_groups_are_in_one_file_each(small_data, out):
     sweeps = claim(out, small_data, SPOTS, SCALES)
-    told = run_groups(sweeps, out, Limits(), StandIn())
+    text = run_groups(sweeps, out, Limits(), StandIn())
     trials = pq.read_table(out / "trials.parquet")
     rows = [(row["group"], row["trial_id"], row["objective"]) for row in trials.to_pylist()]
     assert rows == [(group, f"trial-000{n}", 0.5 + n / 10) for group in (SPOTS, SCALES) for n in (0, 1)]
@@ -206,7 +202,7 @@ def test_the_trials_and_answers_of_all_groups_are_in_one_file_each(small_data, o
     assert metrics["baks.SpotsID"] == metrics["pooled_baks"] == 0.5
     assert metrics["geo_mean.ScalesID"] == pytest.approx(0.5**0.5)
     assert metrics["mean_of_groups"] == pytest.approx(0.5**0.5)
-    assert "mean of groups                      -      -     0.707" in told
+    assert "mean of groups                      -      -     0.707" in text
     assert not (out / "best.yaml").exists()
 
 
@@ -239,19 +235,19 @@ def test_an_interrupted_job_goes_on_with_the_group_that_was_interrupted(small_da
         run_groups(sweeps, out, Limits(), StandIn(SpotsID=KeyboardInterrupt()))
     assert not (out / "best").exists()
     again = StandIn()
-    told = run_groups(claim(out, small_data, *ALL), out, Limits(), again)
+    text = run_groups(claim(out, small_data, *ALL), out, Limits(), again)
     assert again.seen == [SPOTS, STRIPES]
-    assert SCALES in told
+    assert SCALES in text
     assert list(read_routing(out / "best")) == ALL
     last = StandIn()
-    assert run_groups(claim(out, small_data, *ALL), out, Limits(), last) == told
+    assert run_groups(claim(out, small_data, *ALL), out, Limits(), last) == text
     assert last.seen == []
 
 
 @pytest.mark.parametrize(
     "more", [["--trials", "3"], ["--refit"], ["--confirm", "2"], ["--then-online", "--set", "data.variants=2"]]
 )
-def test_who_asks_for_more_continues_every_group(small_data, out, more):
+def test_asking_for_more_continues_every_group(small_data, out, more):
     online = [] if "--set" not in more else more[1:]
     run_groups(claim(out, small_data, SPOTS, SCALES, sweep=make(small_data, *online)), out, Limits(), StandIn())
     again = StandIn()
@@ -279,9 +275,9 @@ def test_a_group_whose_end_is_in_doubt_is_continued(small_data, out, name):
 
 def test_a_group_without_a_result_keeps_nobody_from_theirs(small_data, out):
     failing = StandIn(SpotsID=UserError("no group has both known and new animals"))
-    told = run_groups(claim(out, small_data, *ALL), out, Limits(), failing)
+    text = run_groups(claim(out, small_data, *ALL), out, Limits(), failing)
     assert failing.seen == ALL
-    assert "SpotsID: no model, its queries are called new: no group has both known and new animals" in told
+    assert "SpotsID: no model, its queries are called new: no group has both known and new animals" in text
     assert list(read_routing(out / "best")) == [SCALES, STRIPES]
     assert failing.tried[2] == [("group ScalesID, trial-0001", 3e-3)]
 
@@ -293,17 +289,17 @@ def test_no_result_at_all_is_an_error_that_says_why(small_data, out):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("result.json", "damaged or changed"),
         ("predictions.parquet", r"damaged .*delete .*result\.json"),
         ("trials.parquet", r"damaged .*delete .*result\.json"),
     ],
 )
-def test_a_damaged_result_of_a_group_is_told(small_data, out, name, told):
+def test_a_damaged_result_of_a_group_is_named(small_data, out, name, message):
     run_groups(claim(out, small_data, SPOTS), out, Limits(), StandIn())
     (out / "groups" / SPOTS / name).write_text("{")
-    with pytest.raises(UserError, match=rf"groups/SpotsID/{name}: {told}"):
+    with pytest.raises(UserError, match=rf"groups/SpotsID/{name}: {message}"):
         run_groups(claim(out, small_data, SPOTS), out, Limits(), StandIn())
 
 
@@ -351,9 +347,9 @@ def test_winners_come_first_then_the_next_best_and_no_point_twice(small_data, tm
     b = [completed(0, 0.3, optim__lr_head=4e-3), completed(1, 0.2, optim__lr_head=5e-3)]
     b.append(Record("trial-0002", POINT | {"optim.lr_head": 6e-3}, "pruned"))
     sweep = sweep_after(tmp_path, small_data, ("a", a, "trial-0001"), ("b", b, "trial-0000"))
-    told = [(point["source"], point["parameters"]["optim.lr_head"]) for point in choose_points(sweep)]
+    points = [(point["source"], point["parameters"]["optim.lr_head"]) for point in choose_points(sweep)]
     # a's trial-0000 is the preset and its trial-0002 is b's winner.
-    assert told == [("group a, trial-0001", 1e-3), ("group b, trial-0000", 4e-3), ("group b, trial-0001", 5e-3)]
+    assert points == [("group a, trial-0001", 1e-3), ("group b, trial-0000", 4e-3), ("group b, trial-0001", 5e-3)]
 
 
 def test_the_confirmed_winner_is_the_winner(small_data, tmp_path):
@@ -372,10 +368,10 @@ def test_every_group_before_gives_its_winner_even_if_they_are_many(small_data, t
     assert [point["source"] for point in points] == [f"group {n}, trial-0000" for n in range(3, 8)]
 
 
-def test_a_point_outside_the_space_is_skipped_and_told(small_data, tmp_path, caplog):
+def test_a_point_outside_the_space_is_skipped_with_a_message(small_data, tmp_path, caplog):
     records = [completed(0, 0.5, optim__lr_head=7.0), completed(1, 0.4, optim__lr_head=1e-3)]
     sweep = sweep_after(tmp_path, small_data, ("a\x1b", records, "trial-0000"))
-    with caplog.at_level("INFO", logger="sweeps.stages.groups"):
+    with caplog.at_level("INFO", logger="sweeps.stages.groups.exchange"):
         assert [point["source"] for point in choose_points(sweep)] == ["group a\x1b, trial-0001"]
     assert r"group a\x1b, trial-0000 is not tried: optim.lr_head=7.0 is outside the search space" in caplog.text
 
@@ -393,13 +389,13 @@ def test_what_is_tried_stays_the_same_when_the_other_group_goes_on(small_data, t
         load_tried(out, sweep)
 
 
-def test_points_of_other_groups_are_the_first_trials_and_their_scores_are_not_told(small_data, tmp_path, out):
+def test_points_of_other_groups_are_the_first_trials_and_their_scores_are_not_used(small_data, tmp_path, out):
     records = [completed(0, 0.9, optim__lr_head=1e-3), completed(1, 0.8, optim__lr_head=4e-3)]
     sweep = sweep_after(tmp_path, small_data, ("a", records, "trial-0000"))
     journal = Journal(out / "trials")
 
     def search():
-        return JournalSearch(sweep.space, sweep.base, sweep.fixed, journal, priors=load_tried(out, sweep))
+        return JournalSearch(sweep.space, journal, priors=load_tried(out, sweep))
 
     first = search()
     assert [trial.state for trial in first._ot_study.trials] == [TrialState.WAITING] * 3
@@ -416,13 +412,13 @@ def test_points_of_other_groups_are_the_first_trials_and_their_scores_are_not_to
 
 
 def test_what_another_group_has_drawn_is_not_drawn_again(small_data, tmp_path, out):
-    first = JournalSearch(metric_space, tiny(), frozenset(), Journal(out / "trials"))
+    first = JournalSearch(SPACE, Journal(out / "trials"))
     drawn = [first.suggest(name)["parameters"] for name in "abc"][1]
     records = [Record("trial-0000", POINT, "pruned"), completed(1, 0.9)]
     records[1].parameters = drawn
     sweep = sweep_after(tmp_path, small_data, ("a", records, "trial-0001"))
     journal = Journal(tmp_path / "next" / "trials")
-    second = JournalSearch(metric_space, tiny(), frozenset(), journal, priors=load_tried(out, sweep))
+    second = JournalSearch(SPACE, journal, priors=load_tried(out, sweep))
     suggested = [second.suggest(name)["parameters"] for name in "abcd"]
     assert suggested[1] == drawn
     assert drawn not in suggested[2:]
@@ -440,27 +436,27 @@ def test_a_warm_start_from_a_sweep_per_group_takes_the_same_group(small_data, ou
 
 def test_a_refit_of_some_groups_is_routed_with_the_models_of_the_others(small_data, out):
     def refit_spots(sweep: Sweep, folder: Path, limits: Limits) -> str:
-        told = StandIn()(sweep, folder, limits)
+        text = StandIn()(sweep, folder, limits)
         if sweep.group == SPOTS:
             (folder / "refit").mkdir()
             (folder / "refit" / "model").write_text("refitted")
             write_checksums(folder / "refit", ["model"])
-        return told
+        return text
 
-    told = run_groups(claim(out, small_data, SPOTS, SCALES), out, Limits(), refit_spots)
+    text = run_groups(claim(out, small_data, SPOTS, SCALES), out, Limits(), refit_spots)
     models = {group: (folder / "model").read_text() for group, folder in read_routing(out / "refit").items()}
     assert models == {SPOTS: "refitted", SCALES: SCALES}
     assert (out / "refit" / SPOTS / CHECKSUMS).is_file()
-    assert f"refitted models     {out / 'refit'}" in told
+    assert f"refitted models     {out / 'refit'}" in text
 
 
-def test_the_plan_is_told_for_each_group(small_data, capsys):
+def test_a_dry_run_is_printed_for_each_group(small_data, capsys):
     seen = []
 
-    def plan_one(sweep: Sweep) -> int:
+    def print_one(sweep: Sweep) -> int:
         seen.append(sweep.group)
         return 2 * (sweep.group == SPOTS)
 
-    assert plan_groups(make(small_data), ["all"], plan_one) == 2
+    assert print_dry_runs(make(small_data), ["all"], print_one) == 2
     assert seen == ALL
     assert "3 sweeps, one after the other" in capsys.readouterr().out

@@ -27,8 +27,8 @@ from reid_core.experiment.bundle import read_bundle
 from sweeps import metric
 from sweeps.results.journal import Journal
 from sweeps.results.mirror import open_out
-from sweeps.stages.definition import make_parser
-from sweeps.stages.groups import read_records
+from sweeps.results.result_folder import claim_out, read_records
+from sweeps.stages.command_line import make_parser, make_sweep
 
 SHORT = ["--set", "optim.epochs=2", "--set", "match.num_keypoints=32", "--set", "match.image_px=64"]
 
@@ -113,19 +113,19 @@ def test_a_sweep_killed_twice_that_lost_its_machine_is_resumed_and_gives_a_model
 
     with (tmp_path / "third.log").open("w") as log:
         assert start(arguments, log).wait(timeout=600) == 0, (tmp_path / "third.log").read_text()[-3000:]
-    told = (tmp_path / "third.log").read_text()
-    assert "resuming: 1 of 2 trials have ended" in told
+    shown = (tmp_path / "third.log").read_text()
+    assert "resuming: 1 of 2 trials have ended" in shown
     records, again = kept("after-third")
     assert records[0] == finished
     assert again == written
     assert (records[1].name, records[1].parameters) == ("trial-0001", interrupted.parameters)
     assert records[1].status in ("completed", "pruned")
     assert len(read_uses(tmp_path / "after-third")) == 1
-    check_result(tmp_path / "after-third", records, told)
+    check_result(tmp_path / "after-third", records, shown)
     check_predictions(tmp_path / "after-third", small_data, tmp_path)
 
 
-def check_result(out, records, told):
+def check_result(out, records, shown):
     rows = pq.read_table(out / "trials.parquet").to_pylist()
     assert [row["trial_id"] for row in rows] == [record.name for record in records]
     best = max((row for row in rows if row["status"] == "completed"), key=lambda row: row["objective"])
@@ -136,7 +136,7 @@ def check_result(out, records, told):
         assert row["pairs_scored"] == row["pairs_misses"]  # the store was there all the time
     metrics = json.loads((out / "best" / "metrics.json").read_text())
     assert metrics["thresholdSet"]["mean_of_groups"] == pytest.approx(best["objective"], abs=0.02)
-    assert f"{metrics['testSet']['mean_of_groups']:.3f}" in told.split("testSet  ")[1]
+    assert f"{metrics['testSet']['mean_of_groups']:.3f}" in shown.split("testSet  ")[1]
     assert json.loads((out / "environment.json").read_text())["packages"]["ray"].startswith("2.")
 
 
@@ -192,24 +192,24 @@ def check_confirmation(out):
     assert float(pq.read_schema(out / "trials.parquet").metadata[b"cpu_hours"]) == pytest.approx(hours)
 
 
-def test_the_plan_tells_everything_and_runs_nothing(small_data, tmp_path, capsys):
+def test_a_dry_run_shows_everything_and_runs_nothing(small_data, tmp_path, capsys):
     status = metric.main(["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path / "out"), "--plan"])
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     assert status == 0
-    assert "50 trials × 6 epochs" in told
-    assert "optim.lr_head" in told
-    assert "5 logical CPUs" in told
+    assert "50 trials × 6 epochs" in shown
+    assert "optim.lr_head" in shown
+    assert "5 logical CPUs" in shown
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_that_needs_gpus_that_are_not_there_says_so(small_data, tmp_path, capsys):
+def test_a_dry_run_says_if_gpus_are_missing(small_data, tmp_path, capsys):
     flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--gpus-per-worker", "64", "--plan"]
     assert metric.main(flags) == 2
     assert "128 GPUs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--trials", "0"], "--trials 0"),
         (["--workers", "0", "--plan"], "--workers 0"),
@@ -219,28 +219,25 @@ def test_a_plan_that_needs_gpus_that_are_not_there_says_so(small_data, tmp_path,
         (["--config", "no-such.yaml"], "no-such.yaml"),
     ],
 )
-def test_wrong_flags_are_named(small_data, tmp_path, flags, told):
+def test_wrong_flags_are_named(small_data, tmp_path, flags, message):
     preset = [] if "--config" in flags else ["--preset", "tiny"]
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         metric.main(["--data", str(small_data), "--out", str(tmp_path / "out"), *preset, *flags])
 
 
 def test_an_out_of_another_sweep_is_refused_by_what_differs(small_data, tmp_path):
-    from sweeps.stages.definition import make_sweep
-    from sweeps.stages.sweep import claim_out
-
-    def sweep(*more):
+    def settings(*more):
         flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), *more]
-        return make_sweep("metric", metric.metric_space, make_parser("").parse_args(flags))
+        return make_sweep("metric", metric.metric_space, make_parser("").parse_args(flags)).settings()
 
-    claim_out(tmp_path, sweep(), resume="auto")
-    claim_out(tmp_path, sweep("--trials", "60", "--concurrent", "2"), resume="auto")
+    claim_out(tmp_path, settings(), resume="auto")
+    claim_out(tmp_path, settings("--trials", "60", "--concurrent", "2"), resume="auto")
     with pytest.raises(UserError, match=r"optim.epochs: 6 before, 3 now"):
-        claim_out(tmp_path, sweep("--set", "optim.epochs=3"), resume="auto")
+        claim_out(tmp_path, settings("--set", "optim.epochs=3"), resume="auto")
     with pytest.raises(UserError, match="seed: 0 before, 1 now"):
-        claim_out(tmp_path, sweep("--seed", "1"), resume="auto")
+        claim_out(tmp_path, settings("--seed", "1"), resume="auto")
     with pytest.raises(UserError, match="--resume auto"):
-        claim_out(tmp_path, sweep(), resume="never")
+        claim_out(tmp_path, settings(), resume="never")
 
 
 def test_a_config_file_starts_the_sweep_from_there(small_data, tmp_path, capsys):

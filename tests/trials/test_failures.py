@@ -64,10 +64,10 @@ def test_the_reason_is_the_last_line_of_the_first_cause():
     assert len(describe_failure(failed(RuntimeError("x" * 10_000)))) == 500
 
 
-def test_a_disk_without_room_is_told_as_what_can_be_mended(tmp_path):
+def test_the_message_about_a_full_disk_says_how_to_continue(tmp_path):
     (tmp_path / "x.part").symlink_to("/dev/full")
-    told = r"x: cannot be written: No space left on device; once there is, the same command continues$"
-    with pytest.raises(StorageError, match=told), continue_when_freed():
+    message = r"x: cannot be written: No space left on device; once there is, the same command continues$"
+    with pytest.raises(StorageError, match=message), continue_when_freed():
         replace_file(tmp_path / "x", b"content")
     with pytest.raises(UserError, match="another") as other, continue_when_freed():
         raise UserError("another")

@@ -11,7 +11,8 @@ import pytest
 
 from reid_core.errors import UserError
 from reid_core.matching.pairs.store import KNOWN, PENDING, YOURS, PairStore, store_name
-from sweeps.trials.pair_actor import SharedScorer, StoreActor, release_pairs, start_store
+from sweeps.trials.pair_actor import PairActor, release_pairs, start_pair_store
+from sweeps.trials.shared_scorer import SharedScorer
 
 DIGEST = store_name({"matcher": "sift-mnn"})
 PAIRS = np.array([2**32 + 2, 2**32 + 3, 2**32 + 4], dtype=np.uint64)
@@ -19,8 +20,8 @@ KEYS = [f"{number:032x}" for number in range(1, 13)]
 QUERY, GALLERY = np.array(list(itertools.combinations(range(12), 2))).T
 
 
-async def open_actor(folder, *, lease_s: float = 3600.0) -> StoreActor:
-    actor = StoreActor(str(folder), DIGEST, symmetric=True, lease_s=lease_s)
+async def open_actor(folder, *, lease_s: float = 3600.0) -> PairActor:
+    actor = PairActor(str(folder), DIGEST, symmetric=True, lease_s=lease_s)
     await actor.open()
     return actor
 
@@ -104,8 +105,8 @@ def shortlist_together(handle, owner: str, order: np.ndarray, folder: Path) -> t
 
 
 def test_two_trials_score_each_pair_once_and_a_third_none(local_ray, tmp_path):
-    handle = start_store(tmp_path, DIGEST, symmetric=True)
-    assert start_store(tmp_path, DIGEST, symmetric=True) == handle
+    handle = start_pair_store(tmp_path, DIGEST, symmetric=True)
+    assert start_pair_store(tmp_path, DIGEST, symmetric=True) == handle
     orders = [np.arange(len(QUERY)), np.random.default_rng(0).permutation(len(QUERY))]
     task = local_ray.remote(num_cpus=1)(shortlist_together)
     answers = local_ray.get([task.remote(handle, f"trial-{t}/0", order, tmp_path) for t, order in enumerate(orders)])
@@ -120,7 +121,7 @@ def test_two_trials_score_each_pair_once_and_a_third_none(local_ray, tmp_path):
 
 
 def test_a_failing_trial_frees_its_pairs_and_a_trial_survives_the_store(local_ray, tmp_path, caplog):
-    handle = start_store(tmp_path, DIGEST, symmetric=True)
+    handle = start_pair_store(tmp_path, DIGEST, symmetric=True)
     calls = []
 
     def fail_later(query_P, gallery_P):
@@ -168,4 +169,4 @@ def test_a_failing_trial_frees_its_pairs_and_a_trial_survives_the_store(local_ra
 def test_a_file_that_is_no_store_is_the_users_error(local_ray, tmp_path):
     (tmp_path / f"pairs-{DIGEST}.log").write_text("notes")
     with pytest.raises(UserError, match=r"^.*\.log: this is not the pair store of this matcher"):
-        start_store(tmp_path, DIGEST, symmetric=True)
+        start_pair_store(tmp_path, DIGEST, symmetric=True)

@@ -21,11 +21,12 @@ from reid_core.training.variants import build_variants
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources, driver_resources
 from sweeps.results.journal import Journal
-from sweeps.search.notes import FAILED, FINAL
+from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch
-from sweeps.search.space import metric_space
-from sweeps.stages.definition import make_parser, make_sweep
-from sweeps.stages.sweep import claim_out, complete, make_scheduler
+from sweeps.search.space import SearchSpace, metric_space
+from sweeps.stages.command_line import make_parser, make_sweep
+from sweeps.stages.run_search import make_scheduler
+from sweeps.stages.sweep import complete
 from sweeps.trials.progress import Progress
 from sweeps.trials.stream import ray_map, stream_batches
 
@@ -39,9 +40,9 @@ SCORES = {  # per epoch; the best is not the last
 }
 
 
-def pretend(suggestion):
+def pretend(config):
     """A trial that only reports: `SCORES`, then the best of them as its objective."""
-    name = suggestion["name"]
+    name = config["name"]
     same = {"loss": 0.1, "seconds": 0.0, "accuracy_validating": 0.0}
     reports = [{"epoch": epoch, SCORE: score, **same} for epoch, score in enumerate(SCORES[name], start=1)]
     for report in reports:
@@ -55,7 +56,7 @@ def pretend(suggestion):
 
 
 def run(journal, num_trials, out):
-    search = JournalSearch(metric_space, tiny(), frozenset(), journal)
+    search = JournalSearch(SearchSpace(metric_space, tiny()), journal)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(pretend, driver_resources(ray.cluster_resources())),
         tune_config=ray.tune.TuneConfig(
@@ -71,7 +72,7 @@ def run(journal, num_trials, out):
         ),
     )
     tuner.fit()
-    return {record.name: record for record in journal.read()}
+    return journal.by_name()
 
 
 def test_trials_end_as_they_did_and_a_second_session_remembers_them(local_ray, tmp_path):
@@ -101,9 +102,8 @@ def test_a_hopeless_sweep_ends_early_and_lists_the_reasons(local_ray, small_data
     flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "9"]
     impossible = ["--set", "model.unfrozen_stages=9", "--set", "match.matcher=none"]
     sweep = make_sweep("metric", metric_space, make_parser("").parse_args([*flags, *impossible]))
-    journal = claim_out(tmp_path, sweep, resume="auto")
     with pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed") as error:
-        complete(sweep, tmp_path, journal, Resources(workers=1), Limits(max_failures=2))
+        complete(sweep, tmp_path, Limits(max_failures=2), resources=Resources(workers=1))
     for name in ("trial-0000", "trial-0001"):
         assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in str(error.value)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()

@@ -17,18 +17,23 @@ from reid_core.errors import UserError
 from reid_core.experiment.prepare import prepare_fresh_split
 from reid_core.metrics.confirmation import Confirmed, confirm
 from sweeps.machines.limits import Limits
-from sweeps.results.journal import Journal, Record
-from sweeps.trials.job import Job
+from sweeps.results.journal import Record
+from sweeps.results.result_folder import CONFIRM
+from sweeps.search.optuna_search import PRESET
+from sweeps.search.suggestion import Suggestion
+from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_fixed
 
-FOLDER = "confirm"  # in OUT
 LEAST_RUNS = 2  # one cannot both choose and report
-PRESET = "trial-0000"  # the base's own values (`optuna_search.JournalSearch`)
 logger = logging.getLogger(__name__)
 
 
+class UnconfirmedError(Exception):
+    """Nothing was confirmed, for the reason that the message gives."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Confirmation:
+class ConfirmSettings:
     """How a sweep confirms: how many configurations, and each how often."""
 
     num_best: int = 3  # the preset comes on top; 0: nothing is confirmed
@@ -41,7 +46,7 @@ class Confirmation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Confirmation:
     """A confirmation that has ended. Letters: C candidates, R runs."""
 
     best: Record  # the winner, completed on the sweep's own split: its model is the one to export
@@ -59,7 +64,7 @@ class Outcome:
 
 
 def add_confirm_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `make_confirmation`."""
+    """The flags of `make_confirm_settings`."""
     parser.add_argument(
         "--confirm",
         type=int,
@@ -71,7 +76,7 @@ def add_confirm_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confirm-runs", type=int, default=3, metavar="S", help="runs of each (default 3)")
 
 
-def make_confirmation(options: argparse.Namespace) -> Confirmation:
+def make_confirm_settings(options: argparse.Namespace) -> ConfirmSettings:
     """What the flags ask for.
 
     Raises:
@@ -83,51 +88,46 @@ def make_confirmation(options: argparse.Namespace) -> Confirmation:
         raise UserError(
             f"--confirm-runs {options.confirm_runs}: must be at least {LEAST_RUNS}; --confirm 0 switches it off"
         )
-    return Confirmation(num_best=options.confirm, num_runs=options.confirm_runs)
+    return ConfirmSettings(num_best=options.confirm, num_runs=options.confirm_runs)
 
 
 def confirm_best(
-    records: Sequence[Record], best: Record, job: Job, confirmation: Confirmation, limits: Limits
-) -> Outcome | str:
+    records: Sequence[Record], best: Record, context: SweepContext, settings: ConfirmSettings, limits: Limits
+) -> Confirmation:
     """Confirm what a search has found; what ran before is not repeated.
 
     Args:
         records: Of the search.
         best: What the search alone would choose.
-        job: Of the search.
-        confirmation: How many configurations, and how often.
+        context: Of the search.
+        settings: How many configurations, and how often.
         limits: Of the sweep; the hours of the search are spent already.
 
-    Returns:
-        Why there is none, if it is switched off, a limit ended it before two runs of each, or all runs failed.
+    Raises:
+        UnconfirmedError: If it is switched off, a limit ended it before two runs of each, or all runs failed.
     """
-    if not confirmation.num_best:
-        return "--confirm 0"
+    if not settings.num_best:
+        raise UnconfirmedError("--confirm 0")
     if reason := limits.reached(records):
-        return reason
-    candidates = choose_candidates(records, best, confirmation.num_best)
-    confirming = replace(job, out=str(Path(job.out) / FOLDER))
-    journal, limits = Journal(Path(confirming.out) / "trials"), limits.after(records)
-    suggestions = make_suggestions(candidates, job, confirmation.num_runs)
-    run_fixed(suggestions, confirming, journal, limits=limits)
-    runs = {record.name: record for record in journal.read()}
-    num_runs = count_whole_runs(candidates, runs, confirmation.num_runs)
-    if num_runs < confirmation.num_runs:
-        told = f"{num_runs} of {confirmation.num_runs} runs of each ended before {limits.reached(list(runs.values()))}"
+        raise UnconfirmedError(reason)
+    candidates = choose_candidates(records, best, settings.num_best)
+    confirming, limits = replace(context, out=str(Path(context.out) / CONFIRM)), limits.after(records)
+    runs = run_fixed(make_suggestions(candidates, context, settings.num_runs), confirming, limits=limits)
+    num_runs = count_whole_runs(candidates, runs, settings.num_runs)
+    if num_runs < settings.num_runs:
+        reason = f"{num_runs} of {settings.num_runs} runs of each ended before {limits.reached(list(runs.values()))}"
         if num_runs < LEAST_RUNS:
-            return told
-        logger.warning("%s", told)
+            raise UnconfirmedError(reason)
+        logger.warning("%s", reason)
     score_CR = scores_of(candidates, runs, num_runs)
     try:
         confirmed = confirm(score_CR, preset=_find_preset(candidates), search_C=[_score(each) for each in candidates])
     except UserError as error:
-        return str(error)
-    winner = _complete(candidates[confirmed.winner], confirming, journal)
-    if winner.status != "completed":
-        return f"{winner.name}: {winner.status} {winner.reason}"
-    names = [run_name(candidates[confirmed.winner], number) for number in range(1, num_runs + 1)]
-    return Outcome(
-        best=winner,
+        raise UnconfirmedError(str(error)) from error
+    winner = candidates[confirmed.winner]
+    names = [run_name(winner, number) for number in range(1, num_runs + 1)]
+    return Confirmation(
+        best=_complete(winner, confirming),
         candidates=candidates,
         score_CR=score_CR,
         confirmed=confirmed,
@@ -143,25 +143,26 @@ def choose_candidates(records: Sequence[Record], best: Record, num_best: int) ->
     return chosen + preset
 
 
-def make_suggestions(candidates: Sequence[Record], job: Job, num_runs: int) -> list[dict[str, Any]]:
-    """The trials of a confirmation for `FixedSearch`: run by run, so that an early end leaves whole runs."""
-    return [
-        {
-            "name": run_name(candidate, number),
-            "parameters": candidate.parameters | {"seed": job.base.seed + number},
-            "cache": str(split),
-        }
-        for number in range(1, num_runs + 1)
-        for split in [prepare_fresh_split(Path(job.cache), number, job.base)]
-        for candidate in candidates
-    ]
+def make_suggestions(candidates: Sequence[Record], context: SweepContext, num_runs: int) -> list[Suggestion]:
+    """The trials of a confirmation, run by run, so that an early end leaves whole runs; prepares their fresh splits."""
+    suggestions = []
+    for number in range(1, num_runs + 1):
+        split = prepare_fresh_split(Path(context.cache), number, context.base)
+        seed = {"seed": context.base.seed + number}
+        for each in candidates:
+            suggestions.append(
+                Suggestion(name=run_name(each, number), parameters=each.parameters | seed, cache=str(split))
+            )
+    return suggestions
 
 
 def count_whole_runs(candidates: Sequence[Record], runs: dict[str, Record], num_runs: int) -> int:
     """How many runs, from the first on, have ended for every candidate."""
-    ended = {name for name, run in runs.items() if run.status != "running"}
-    is_whole = [ended >= {run_name(each, number) for each in candidates} for number in range(1, num_runs + 1)]
-    return [*is_whole, False].index(False)
+    ended = {name for name, run in runs.items() if run.has_ended}
+    for number in range(1, num_runs + 1):
+        if not all(run_name(each, number) in ended for each in candidates):
+            return number - 1
+    return num_runs
 
 
 def run_name(candidate: Record, number: int) -> str:
@@ -175,33 +176,42 @@ def scores_of(candidates: Sequence[Record], runs: dict[str, Record], num_runs: i
     return np.array([[_score(runs[name]) for name in row] for row in names], dtype=float)
 
 
-def format_outcome(outcome: Outcome) -> str:
+def format_confirmation(confirmation: Confirmation) -> str:
     """For people: every candidate's runs, the winner's score with its interval, and what the search had promised."""
-    confirmed, num_runs = outcome.confirmed, outcome.score_CR.shape[1]
+    confirmed, num_runs = confirmation.confirmed, confirmation.score_CR.shape[1]
     lines = [f"confirmation: {num_runs} runs of each, with other seeds on fresh splits of availableSet"]
     lines.append(f"{'trial':<12}{'search':>8}{'mean':>8}  runs")
-    for candidate, mean, score_R in zip(outcome.candidates, confirmed.mean_C, outcome.score_CR, strict=True):
+    for candidate, mean, score_R in zip(confirmation.candidates, confirmed.mean_C, confirmation.score_CR, strict=True):
         runs = " ".join(f"{score:.3f}" for score in score_R)
         preset = "  (the preset)" if candidate.name == PRESET else ""
         lines.append(f"{candidate.name:<12}{_score(candidate):>8.3f}{mean:>8.3f}  {runs}{preset}")
-    winner = outcome.candidates[confirmed.winner]
-    told = [("score, by runs that did not choose it", "score", "")]
+    winner = confirmation.candidates[confirmed.winner]
+    lines.append(f"{winner.name} wins")
+    lines.append(_format_span("score, by runs that did not choose it", confirmed, "score"))
     if winner.name != PRESET:
-        told.append(("difference to the preset", "difference", "+"))
-    for name, key, sign in told:
-        value, low, high = (getattr(confirmed, key + end) for end in ("", "_low", "_high"))
-        lines.append(f"  {name:<40}{value:{sign}.3f}  {low:{sign}.3f} … {high:{sign}.3f}")
+        lines.append(_format_span("difference to the preset", confirmed, "difference", sign="+"))
     lines.append(f"  {'selection optimism (search less that)':<40}{confirmed.optimism:+.3f}")
-    return "\n".join([*lines[: -len(told) - 1], f"{winner.name} wins", *lines[-len(told) - 1 :]])
+    return "\n".join(lines)
 
 
-def _complete(candidate: Record, confirming: Job, journal: Journal) -> Record:
-    """The candidate's trial on the sweep's own split, run to its end if the search did not (it pruned the preset)."""
+def _format_span(title: str, confirmed: Confirmed, key: str, *, sign: str = "") -> str:
+    value, low, high = (getattr(confirmed, key + end) for end in ("", "_low", "_high"))
+    return f"  {title:<40}{value:{sign}.3f}  {low:{sign}.3f} … {high:{sign}.3f}"
+
+
+def _complete(candidate: Record, confirming: SweepContext) -> Record:
+    """The candidate's trial on the sweep's own split, run to its end if the search did not (it pruned the preset).
+
+    Raises:
+        UnconfirmedError: If it does not complete.
+    """
     if candidate.status == "completed":
         return candidate
     name = f"{candidate.name}-full"
-    run_fixed([{"name": name, "parameters": candidate.parameters}], confirming, journal)
-    return next(record for record in journal.read() if record.name == name)
+    trial = run_fixed([Suggestion(name=name, parameters=candidate.parameters)], confirming)[name]
+    if trial.status != "completed":
+        raise UnconfirmedError(f"{trial.name}: {trial.status} {trial.reason}")
+    return trial
 
 
 def _find_preset(candidates: Sequence[Record]) -> int:

@@ -18,14 +18,14 @@ from sweeps.results.mirror import Mirror
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepContext:
     """What all trials of a sweep share; paths that every node sees."""
 
     base: TrialConfig
     out: str  # result folder, or the working folder of one that is kept in a storage
     cache: str  # of the prepared data
     resources: Resources
-    store: Any = None  # handle of the pair store; None: every trial scores all its pairs itself
+    pair_store: Any = None  # handle of its actor; None: every trial scores all its pairs itself
     mirror: Mirror | None = None  # of `out`, or of a folder above it; None: no storage keeps the results
 
     def trial_folder(self, name: str) -> Path:
@@ -37,7 +37,7 @@ class Job:
         """Where checkpoints are."""
         return self.mirror.storage.filesystem if self.mirror else LocalFileSystem()
 
-    def kept(self, name: str) -> str:
+    def checkpoint_folder(self, name: str) -> str:
         """The folder of a trial's checkpoints, on `filesystem`."""
         folder = self.trial_folder(name)
         return self.mirror.at(folder) if self.mirror else str(folder)

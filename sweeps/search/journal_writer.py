@@ -11,32 +11,34 @@ from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals
 
-FINAL = "final"  # key of the driver's last report
-UNSCORED = "unscored"  # key in the last report of a trial that only trains
-FAILED = "failed"  # key of the reason, in the last report of a trial that failed
+# Keys of reports
+FINAL = "final"  # marks the driver's last one
+UNSCORED = "unscored"  # in the last one of a trial that only trains
+FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
+REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
 REPORTED = ("epoch", "loss", "seconds", SCORE)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()
 
 
-class Notes:
-    """Writes into the journal what Tune tells of its trials, by Tune's own id of each."""
+class JournalWriter:
+    """Keeps the records of the trials that Tune runs, by Tune's own id of each, and writes them into the journal."""
 
     def __init__(self, journal: Journal, limits: Limits) -> None:
         self.journal, self.limits = journal, limits
         self.records: dict[str, Record] = {}
-        self._told_s: dict[str, float] = {}  # seconds of this session that the record has already
+        self._counted_s: dict[str, float] = {}  # seconds of this session that the record has already
 
     def begin(self, trial_id: str, new: Record) -> None:
         """A trial starts, or goes on if the journal knows its name: it is in the journal before it runs."""
         earlier = {record.name: record for record in self.journal.read()}
         record = self.records[trial_id] = earlier.get(new.name, new)
-        record.reason = ""
-        self._told_s[trial_id] = 0.0
+        record.status, record.reason = "running", ""
+        self._counted_s[trial_id] = 0.0
         self.journal.write(record)
 
-    def note(self, trial_id: str, result: dict) -> bool:
-        """Note an epoch's report; False for the final report and for an epoch that is known already."""
+    def add_report(self, trial_id: str, result: dict) -> bool:
+        """Add an epoch's report; False for the final report and for an epoch that is known already."""
         record = self.records[trial_id]
         if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return False
@@ -46,7 +48,7 @@ class Notes:
         return True
 
     def end(self, trial_id: str, result: dict, *, error: bool) -> Record:
-        """Close the record; one that the sweep's limits have ended stays open, for a sweep with other limits."""
+        """Close the record; one that the sweep's limits have ended stays "running", for a sweep with other limits."""
         record = self.records[trial_id]
         self._count_time(trial_id, result)
         if error or result.get(FINAL) or not self.is_over():
@@ -61,8 +63,8 @@ class Notes:
     def _count_time(self, trial_id: str, result: dict) -> None:
         """Add what has passed since the last report; Tune counts from its own start of the trial."""
         record, total_s = self.records[trial_id], result.get("time_total_s", 0.0)
-        more_s = max(0.0, total_s - self._told_s[trial_id])
-        self._told_s[trial_id] = max(total_s, self._told_s[trial_id])
+        more_s = max(0.0, total_s - self._counted_s[trial_id])
+        self._counted_s[trial_id] = max(total_s, self._counted_s[trial_id])
         self.limits.count(record, more_s)
 
 
@@ -83,7 +85,7 @@ def _close(record: Record, result: dict, *, error: bool) -> None:
     else:
         record.status, record.checkpoint = "completed", result["checkpoint_path"]
         record.metrics = _metrics(result) | {"objective": objective}
-        # A trial that was killed between its checkpoint and our note of it knows more epochs than the journal.
+        # A trial that was killed between its checkpoint and our record of it knows more epochs than the journal.
         record.reports = [_report(report) for report in result["history"]]
 
 

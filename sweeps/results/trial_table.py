@@ -1,6 +1,7 @@
-"""What a sweep tells people: journal → trials.parquet and a leaderboard. No Ray, no torch."""
+"""The trials of a sweep for people: records → trials.parquet, and a leaderboard as text. No Ray, no torch."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
+from reid_core.files.atomic import new_file
 from reid_core.metrics.summary import format_interval
 from sweeps.results.journal import Record
 
@@ -36,10 +38,9 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], hours: dict[str, floa
     """Rows of trials, each with the keys it has, as Parquet; `hours` go into the file's metadata."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
-    part = path.with_suffix(".part")
     in_all = {name: str(value) for name, value in hours.items()}
-    pq.write_table(pa.table(columns).replace_schema_metadata(in_all), part)
-    part.replace(path)
+    with new_file(path) as part:
+        pq.write_table(pa.table(columns).replace_schema_metadata(in_all), part)
 
 
 def sum_hours(records: Sequence[Record], name: str) -> float:
@@ -54,7 +55,7 @@ def describe_hours(records: Sequence[Record]) -> str:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """An Arrow column; what has several types (a mean of one or of three numbers) is told as text."""
+    """An Arrow column; what has several types (a mean of one or of three numbers) becomes text."""
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -64,7 +65,7 @@ def _column(values: list[Any]) -> pa.Array:
 def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
     row: dict[str, Any] = {
         "trial_id": record.name,
-        "status": record.status,
+        "status": record.status if record.has_ended else "running",
         "reason": record.reason,
         "objective": record.objective,
         **{f"objective{end}": record.metrics.get(f"{base.threshold.objective}{end}") for end in BOUNDS[1:]},
@@ -96,28 +97,23 @@ def format_leaderboard(records: Sequence[Record], objective: str, count: int = 5
         values = "  ".join(f"{key}={_short(value)}" for key, value in record.parameters.items())
         span = format_interval(*(record.metrics.get(f"{objective}{end}") for end in BOUNDS[1:]))
         lines.append(f"{record.name:<12}{record.objective:>10.4f}  {span:<15}{len(record.reports):>8}  {values}")
-    counts = {status: sum(r.status == status for r in records) for status in sorted({r.status for r in records})}
-    ended = ", ".join(f"{count} {_told(status)}" for status, count in counts.items())
+    counts = Counter(record.status if record.has_ended else "unfinished" for record in records)
+    ended = ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     return "\n".join([*lines, f"{ended}; {describe_hours(records)}"])
 
 
 def format_failures(records: Sequence[Record]) -> str:
     """One line per failed trial with its reason."""
-    failed = [record for record in records if record.status in ("failed", "infeasible")]
-    return "\n".join(f"{record.name} {record.status}: {record.reason}" for record in failed)
+    return "\n".join(f"{each.name} {each.status}: {each.reason}" for each in records if each.has_failed)
 
 
 def describe_online(best: Record, online: Record) -> str:
     """One line: what the additional training of the best trial gave, on `thresholdSet`."""
-    told = f"{best.name}: objective {best.objective:.4f}; trained on with online augmentation as {online.name}: "
+    before = f"{best.name}: objective {best.objective:.4f}; trained on with online augmentation as {online.name}: "
     if online.objective is None:
-        return told + f"{online.status} ({online.reason}); {best.name} stays the best"
+        return before + f"{online.status} ({online.reason}); {best.name} stays the best"
     better = online.objective > (best.objective or 0.0)
-    return told + f"{online.objective:.4f}; {online.name if better else best.name} is the best"
-
-
-def _told(status: str) -> str:
-    return "unfinished" if status == "running" else status
+    return before + f"{online.objective:.4f}; {online.name if better else best.name} is the best"
 
 
 def _short(value: Any) -> str:

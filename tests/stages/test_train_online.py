@@ -9,65 +9,68 @@ from reid_core.config.values import override
 from reid_core.errors import UserError
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
-from sweeps.results.report import best_record
+from sweeps.results.trial_table import best_record
 from sweeps.search.fixed_search import FixedSearch
 from sweeps.search.space import metric_space
-from sweeps.stages import online
-from sweeps.stages.definition import make_parser, make_sweep
-from sweeps.stages.online import check_offline, continue_online, parse_epochs
-from sweeps.trials.job import Job
+from sweeps.search.suggestion import Suggestion
+from sweeps.stages import train_online
+from sweeps.stages.command_line import make_parser, make_sweep
+from sweeps.stages.train_online import check_offline, continue_online, parse_epochs
+from sweeps.trials.context import SweepContext
 
 OFFLINE = override(tiny(), {"data.variants": 5})
 BEST = Record("trial-0003", {"optim.batch_size": 16}, "completed", metrics={"objective": 0.5}, checkpoint="here")
 
 
 @pytest.fixture
-def ran(monkeypatch) -> list[dict]:
+def ran(monkeypatch) -> list[Suggestion]:
     """The trials that were run; each completes with an objective of 0.6."""
-    suggestions: list[dict] = []
+    suggestions: list[Suggestion] = []
 
-    def run_fixed(given, job, journal):
+    def run_fixed(given, context):
+        journal = Journal(Path(context.out) / "trials")
         for suggestion in FixedSearch(given, journal).left:
             suggestions.append(suggestion)
-            ended = Record(suggestion["name"], suggestion["parameters"], "completed", start=suggestion["start"])
+            ended = Record(suggestion.name, suggestion.parameters, "completed", start=suggestion.start)
             ended.metrics = {"objective": 0.6}
             journal.write(ended)
+        return journal.by_name()
 
-    monkeypatch.setattr(online, "run_fixed", run_fixed)
+    monkeypatch.setattr(train_online, "run_fixed", run_fixed)
     return suggestions
 
 
-def make_job(out: Path) -> Job:
-    return Job(OFFLINE, str(out), str(out / "cache"), Resources(workers=1))
+def make_context(out: Path) -> SweepContext:
+    return SweepContext(OFFLINE, str(out), str(out / "cache"), Resources(workers=1))
 
 
 def test_the_best_trial_is_trained_on_from_its_weights_in_a_journal_of_its_own(ran, tmp_path):
-    job = make_job(tmp_path)
-    more = continue_online(BEST, job, "winner")
+    context = make_context(tmp_path)
+    more = continue_online(BEST, context, "winner")
     assert (more.name, more.start) == ("online-0000", "here")
     assert more.parameters == {"optim.batch_size": 16, "data.variants": None, "optim.epochs": OFFLINE.optim.epochs}
-    assert ran == [{"name": "online-0000", "parameters": more.parameters, "start": "here"}]
+    assert ran == [Suggestion(name="online-0000", parameters=more.parameters, start="here")]
     assert Journal(tmp_path / "then_online" / "trials").read() == [more]
     assert not (tmp_path / "trials").exists()
     assert best_record([BEST, more]) is more
-    # What exports the best configures it with the search's job.
-    assert job.configure(more.parameters) == override(OFFLINE, {"data.variants": None, "optim.batch_size": 16})
+    # The export configures the best with the search's context.
+    assert context.configure(more.parameters) == override(OFFLINE, {"data.variants": None, "optim.batch_size": 16})
 
 
 def test_a_training_that_ended_is_not_repeated_and_another_one_is_another_trial(ran, tmp_path):
-    first = continue_online(BEST, make_job(tmp_path), 3)
-    assert continue_online(BEST, make_job(tmp_path), 3) == first
+    first = continue_online(BEST, make_context(tmp_path), 3)
+    assert continue_online(BEST, make_context(tmp_path), 3) == first
     assert len(ran) == 1
     assert first.parameters["optim.epochs"] == 3
-    assert continue_online(BEST, make_job(tmp_path), 4).name == "online-0001"
+    assert continue_online(BEST, make_context(tmp_path), 4).name == "online-0001"
     grown = Record("trial-0009", BEST.parameters, "completed", metrics={"objective": 0.7}, checkpoint="there")
-    assert continue_online(grown, make_job(tmp_path), 3).name == "online-0002"
-    assert [suggestion["start"] for suggestion in ran] == ["here", "here", "there"]
+    assert continue_online(grown, make_context(tmp_path), 3).name == "online-0002"
+    assert [suggestion.start for suggestion in ran] == ["here", "here", "there"]
 
 
 def test_a_best_trial_that_was_online_itself_is_left_alone(ran, tmp_path):
     best = Record("trial-0003", {"data.variants": None}, "completed", metrics={"objective": 0.1}, checkpoint="here")
-    assert continue_online(best, make_job(tmp_path), 3) is None
+    assert continue_online(best, make_context(tmp_path), 3) is None
     assert ran == []
     assert list(tmp_path.iterdir()) == []
 

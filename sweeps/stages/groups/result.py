@@ -1,4 +1,4 @@
-"""What the sweeps of several groups found, brought together. No Ray, no torch.
+"""What the sweeps of all groups found, brought together. No Ray, no torch.
 
 result folders of groups → routing bundles OUT/best and OUT/refit, OUT/predictions.parquet, OUT/trials.parquet,
 OUT/result.json, and a text. Groups share no query, so the metrics of all follow from every single answer.
@@ -13,25 +13,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from reid_core.data.animals import positions_by_group
 from reid_core.data.test_set import describe_uses, read_uses
 from reid_core.errors import UserError
 from reid_core.experiment.routing import write_routing
+from reid_core.files.atomic import new_file
 from reid_core.files.checksums import CHECKSUMS, read_sealed, write_sealed
 from reid_core.files.escape import escape_line
 from reid_core.metrics.geo_mean import compute_shares
 from reid_core.metrics.summary import format_metrics, summarise
-from sweeps.results.report import HOURS, write_rows
-from sweeps.results.result_folder import OPTIMISTIC
+from sweeps.results.result_folder import ANSWERS, BEST_BUNDLE, OPTIMISTIC, REFIT_BUNDLE, RESULT, TRIAL_TABLE
+from sweeps.results.trial_table import HOURS, write_rows
 
-RESULT = "result.json"  # in a group's folder (`result_folder.write_result`), and in OUT
-TRIALS, ANSWERS = "trials.parquet", "predictions.parquet"  # in both as well
 SETS = ("thresholdSet", "testSet")
 Metrics = dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics (`summary.summarise`)
 
 
 def has_result(folder: Path) -> bool:
     """Whether the sweep of a group has chosen a model."""
-    return (folder / RESULT).is_file() and is_bundle(folder / "best")
+    return (folder / RESULT).is_file() and is_bundle(folder / BEST_BUNDLE)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -46,7 +46,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         UserError: If it is damaged.
     """
     result = {name: read_sealed(folder / RESULT).get(name) for name in ("trial", "confirmation")}
-    sources = {trial["trial_id"]: trial["source"] or None for trial in read_rows(folder, TRIALS).to_pylist()}
+    sources = {trial["trial_id"]: trial["source"] or None for trial in read_rows(folder, TRIAL_TABLE).to_pylist()}
     return result | {"source": sources.get(winner_of(result))}
 
 
@@ -61,7 +61,7 @@ def read_winner(folder: Path) -> str | None:
 
 
 def finish_groups(out: Path, folders: Mapping[str, Path], failures: Mapping[str, str]) -> str:
-    """Write what all groups have in common, and tell it.
+    """Write what all groups have in common; the same as text.
 
     Args:
         out: Result folder of the job.
@@ -73,17 +73,18 @@ def finish_groups(out: Path, folders: Mapping[str, Path], failures: Mapping[str,
     """
     done = {group: folder for group, folder in folders.items() if has_result(folder)}
     if not done:
-        told = "\n".join(f"group {escape_line(group)}: {reason}" for group, reason in failures.items())
-        raise UserError(f"no group has a result:\n{told}")
-    write_all_trials(out / TRIALS, folders)
+        reasons = "\n".join(f"group {escape_line(group)}: {reason}" for group, reason in failures.items())
+        raise UserError(f"no group has a result:\n{reasons}")
+    write_all_trials(out / TRIAL_TABLE, folders)
     predictions = pa.concat_tables([read_rows(folder, ANSWERS) for folder in done.values()])
-    pq.write_table(predictions, out / ANSWERS)
+    with new_file(out / ANSWERS) as part:
+        pq.write_table(predictions, part)
     metrics, results = combine(predictions), {group: read_result(folder) for group, folder in done.items()}
-    best = {group: folder / "best" for group, folder in done.items()}
-    refitted = {group: folder / "refit" for group, folder in done.items() if is_bundle(folder / "refit")}
-    write_routing(out / "best", best)
+    best = {group: folder / BEST_BUNDLE for group, folder in done.items()}
+    refitted = {group: folder / REFIT_BUNDLE for group, folder in done.items() if is_bundle(folder / REFIT_BUNDLE)}
+    write_routing(out / BEST_BUNDLE, best)
     if refitted:
-        write_routing(out / "refit", best | refitted)  # a refit that failed leaves its group the evaluated model
+        write_routing(out / REFIT_BUNDLE, best | refitted)  # a refit that failed leaves its group the evaluated model
     write_sealed(out / RESULT, {"groups": results, "metrics": metrics})
     return format_groups(out, folders, results, failures, metrics)
 
@@ -105,7 +106,8 @@ def read_rows(folder: Path, name: str) -> pa.Table:
 
 def write_all_trials(path: Path, folders: Mapping[str, Path]) -> None:
     """The groups' trials.parquet as one, with a column `group`; the hours in its metadata are those of all."""
-    tables = {group: read_rows(folder, TRIALS) for group, folder in folders.items() if (folder / TRIALS).is_file()}
+    begun = {group: folder for group, folder in folders.items() if (folder / TRIAL_TABLE).is_file()}
+    tables = {group: read_rows(folder, TRIAL_TABLE) for group, folder in begun.items()}
     rows = [{"group": group} | row for group, table in tables.items() for row in table.to_pylist()]
     in_all = [table.schema.metadata or {} for table in tables.values()]
     write_rows(path, rows, {name: sum(float(hours.get(name.encode(), 0.0)) for hours in in_all) for name in HOURS})
@@ -114,7 +116,7 @@ def write_all_trials(path: Path, folders: Mapping[str, Path]) -> None:
 def combine(predictions: pa.Table) -> Metrics:
     """Metrics of all groups together, from every answer on both sets (`final_test.finish` writes them).
 
-    A group's own numbers are those that its sweep has told: each depends on the answers to its own queries only.
+    A group's own numbers are those of its sweep: each depends on the answers to its own queries only.
 
     Args:
         predictions: Columns `part, group, identity, known, answer`.
@@ -128,8 +130,8 @@ def combine(predictions: pa.Table) -> Metrics:
         columns = (answer_Q, identity_Q, np.array(rows["known"].to_pylist(), dtype=bool))
         metrics[part] = summarise(
             {
-                str(group): compute_shares(*(column[group_Q == group] for column in columns))
-                for group in np.unique(group_Q)
+                group: compute_shares(*(column[positions] for column in columns))
+                for group, positions in positions_by_group(group_Q)
             }
         )
     return metrics
@@ -157,12 +159,12 @@ def format_groups(
             )
             lines.append(f"{escape_line(group)}: {model}: {why}")
     uses_of = {group: read_uses(folders[group]) for group in results}
-    told = [f"{escape_line(group)}: {describe_uses(uses)}" for group, uses in uses_of.items() if len(uses) > 1]
-    once = "" if told else " testSet was used once for each group."
-    lines += ["", format_metrics(metrics), "", OPTIMISTIC + once, *told]
-    lines += ["", f"{'trials':<20}{out / TRIALS}", f"{'every answer':<20}{out / ANSWERS}"]
-    lines += [f"{'models':<20}{out / 'best'}  (each photograph goes to the model of its group)"]
-    lines += [f"{'refitted models':<20}{out / 'refit'}"] if (out / "refit").is_dir() else []
+    often = [f"{escape_line(group)}: {describe_uses(uses)}" for group, uses in uses_of.items() if len(uses) > 1]
+    once = "" if often else " testSet was used once for each group."
+    lines += ["", format_metrics(metrics), "", OPTIMISTIC + once, *often]
+    lines += ["", f"{'trials':<20}{out / TRIAL_TABLE}", f"{'every answer':<20}{out / ANSWERS}"]
+    lines += [f"{'models':<20}{out / BEST_BUNDLE}  (each photograph goes to the model of its group)"]
+    lines += [f"{'refitted models':<20}{out / REFIT_BUNDLE}"] if (out / REFIT_BUNDLE).is_dir() else []
     lines += [f"{'of each group':<20}{folder}" for folder in folders.values()]
     return "\n".join(lines)
 

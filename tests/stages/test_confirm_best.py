@@ -1,4 +1,4 @@
-"""Candidates of a confirmation, its runs, and what is told of them."""
+"""Candidates of a confirmation, its runs, and what is written and shown of them."""
 
 import argparse
 import math
@@ -9,14 +9,14 @@ import pytest
 from reid_core.errors import UserError
 from reid_core.metrics.confirmation import confirm
 from sweeps.results.journal import Record
-from sweeps.stages.confirm import (
+from sweeps.stages.confirm_best import (
     Confirmation,
-    Outcome,
+    ConfirmSettings,
     add_confirm_flags,
     choose_candidates,
     count_whole_runs,
-    format_outcome,
-    make_confirmation,
+    format_confirmation,
+    make_confirm_settings,
     scores_of,
 )
 
@@ -35,7 +35,7 @@ def names(records):
 def parse(*arguments):
     parser = argparse.ArgumentParser()
     add_confirm_flags(parser)
-    return make_confirmation(parser.parse_args(arguments))
+    return make_confirm_settings(parser.parse_args(arguments))
 
 
 def test_a_confirmation_that_a_limit_ended_keeps_its_whole_runs():
@@ -52,7 +52,7 @@ def test_a_confirmation_that_a_limit_ended_keeps_its_whole_runs():
 
 
 def test_flags():
-    assert parse() == Confirmation(num_best=3, num_runs=3)
+    assert parse() == ConfirmSettings(num_best=3, num_runs=3)
     assert parse().num_trials == 12
     assert parse("--confirm", "0").num_trials == 0
     with pytest.raises(UserError, match=r"--confirm -1"):
@@ -80,16 +80,17 @@ def test_scores_are_in_the_order_of_candidates_and_runs_and_zero_is_a_score():
     np.testing.assert_array_equal(score_CR, [[0.5, 0.0], [np.nan, 0.25]])
 
 
-def outcome():
+def confirmation():
     candidates = [trial(2, 0.9), trial(0, 0.7)]
     score_CR = np.array([[0.8, 0.7, 0.75], [0.6, 0.6, 0.6]])
     confirmed = confirm(score_CR, preset=1, search_C=[0.9, 0.7])
-    return Outcome(best=candidates[0], candidates=candidates, score_CR=score_CR, confirmed=confirmed, winning_runs=[])
+    return Confirmation(
+        best=candidates[0], candidates=candidates, score_CR=score_CR, confirmed=confirmed, winning_runs=[]
+    )
 
 
-def test_what_is_told_holds_the_numbers():
-    told = format_outcome(outcome())
-    lines = told.splitlines()
+def test_the_text_holds_the_numbers():
+    lines = format_confirmation(confirmation()).splitlines()
     assert lines[2].split() == ["trial-0002", "0.900", "0.750", "0.800", "0.700", "0.750"]
     assert lines[3].endswith("(the preset)")
     assert lines[4] == "trial-0002 wins"
@@ -99,7 +100,7 @@ def test_what_is_told_holds_the_numbers():
 
 
 def test_what_is_written_is_json_without_nan():
-    written = outcome().describe()
+    written = confirmation().describe()
     assert written["winner"] == "trial-0002"
     assert written["score"] == pytest.approx(0.75)
     assert written["runs"]["trial-0000"] == [0.6, 0.6, 0.6]

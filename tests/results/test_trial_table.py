@@ -7,7 +7,8 @@ from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
 from sweeps.machines.resources import Resources, driver_resources
 from sweeps.results.journal import Journal, Record
-from sweeps.results.report import (
+from sweeps.results.result_folder import read_result, write_result
+from sweeps.results.trial_table import (
     best_record,
     describe_hours,
     describe_online,
@@ -15,7 +16,6 @@ from sweeps.results.report import (
     format_leaderboard,
     write_trials,
 )
-from sweeps.results.result_folder import read_result, write_result
 
 METRICS = {"objective": 0.5, "geo_mean.cow": 0.5, "baks.cow": 0.4, "baus.cow": 0.625, "threshold.cow": 0.3}
 
@@ -51,8 +51,35 @@ def test_records_of_any_name_are_read_in_the_order_of_their_names(tmp_path):
 def test_a_half_written_record_is_not_read(tmp_path):
     journal = Journal(tmp_path)
     journal.write(records()[0])
-    (tmp_path / "trial-0001.part").write_text('{"name": "trial-')
+    (tmp_path / "trial-0001.json.part").write_text('{"name": "trial-')
     assert [record.name for record in journal.read()] == ["trial-0000"]
+
+
+def test_a_stopped_trial_is_unfinished_however_it_was_written_down(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(Record("trial-0000", {}, "stopped", reason="No space left on device"))
+    # Versions before this status wrote "running" and the reason.
+    journal.write(Record("trial-0001", {}, "running", reason="No space left on device"))
+    journal.write(Record("trial-0002", {}, "running"))
+    found = journal.read()
+    assert [record.status for record in found] == ["stopped", "stopped", "running"]
+    assert not any(record.has_ended for record in found)
+    assert "3 unfinished" in format_leaderboard(found, "pooled")
+    write_trials(tmp_path / "trials.parquet", found, tiny())
+    assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["running"] * 3
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path):
+    written = (
+        '{"name": "trial-0000", "parameters": {"optim.lr_head": 0.001}, "status": "pruned", "reason": "", "reports": '
+        '[{"epoch": 1, "loss": 0.1}], "metrics": {}, "checkpoint": "", "seconds": 1.5, "cpu_hours": 0.0, "gpu_hours": '
+        '0.0, "retries": 0, "source": "", "start": "", "checksum": "7f20740b54043608"}'
+    )
+    (tmp_path / "trial-0000.json").write_text(written)
+    (record,) = Journal(tmp_path).read()
+    assert (record.status, record.parameters, record.seconds) == ("pruned", {"optim.lr_head": 0.001}, 1.5)
+    Journal(tmp_path).write(record)
+    assert (tmp_path / "trial-0000.json").read_text() == written
 
 
 def test_trials_parquet_has_a_row_per_trial_and_a_column_per_key(tmp_path):
@@ -65,8 +92,8 @@ def test_trials_parquet_has_a_row_per_trial_and_a_column_per_key(tmp_path):
     assert rows[0]["baus.cow"] == 0.625
     assert rows[0]["threshold.cow"] == 0.3
     assert rows[2]["reason"] == "the loss is nan in epoch 1"
-    told = {key.removeprefix("config."): value for key, value in rows[1].items() if key.startswith("config.")}
-    assert told == flatten(override(tiny(), {"optim.lr_head": 1e-4}))
+    config = {key.removeprefix("config."): value for key, value in rows[1].items() if key.startswith("config.")}
+    assert config == flatten(override(tiny(), {"optim.lr_head": 1e-4}))
 
 
 def test_values_of_several_types_become_text(tmp_path):
@@ -109,15 +136,15 @@ def test_the_additional_training_wins_or_not():
 
 
 def test_the_leaderboard_ranks_and_counts():
-    told = format_leaderboard(records(), "mean_of_groups")
-    assert told.index("trial-0003") < told.index("trial-0000")
-    assert told.endswith("2 completed, 1 failed, 1 pruned; 0 hours of logical CPUs")
+    text = format_leaderboard(records(), "mean_of_groups")
+    assert text.index("trial-0003") < text.index("trial-0000")
+    assert text.endswith("2 completed, 1 failed, 1 pruned; 0 hours of logical CPUs")
     bounds = {"pooled_low": 0.25, "pooled_high": 0.5, "mean_of_groups_low": 0.1, "mean_of_groups_high": 0.9}
     trial = Record("trial-0000", {}, "completed", metrics={"objective": 0.375, **bounds})
     assert format_leaderboard([trial], "pooled").splitlines()[1].split()[1:5] == ["0.3750", "0.250", "…", "0.500"]
 
 
-def test_hours_are_told_per_trial_and_in_all(tmp_path):
+def test_hours_are_given_per_trial_and_in_all(tmp_path):
     given = [Record("trial-0000", {}, cpu_hours=1.5, gpu_hours=0.5), Record("trial-0001", {}, cpu_hours=1.0, retries=2)]
     write_trials(tmp_path / "trials.parquet", given, TrialConfig())
     table = pq.read_table(tmp_path / "trials.parquet")
@@ -148,8 +175,8 @@ def test_drivers_take_the_head_s_slots_where_there_are_any():
 
 def test_a_cluster_that_is_too_small_is_refused_with_numbers():
     resources = Resources(concurrent=2, workers=2, data_cpus_per_worker=1)
-    told = resources.shortage({"CPU": 8})
-    assert "8.02 CPUs" in told
-    assert "the cluster has 8" in told
+    reason = resources.shortage({"CPU": 8})
+    assert "8.02 CPUs" in reason
+    assert "the cluster has 8" in reason
     assert "GPU" in Resources(gpus_per_worker=1).shortage({"CPU": 64})
     assert "NCCL" in Resources(gpus_per_worker=0.5, workers=2).shortage({"CPU": 64, "GPU": 4})

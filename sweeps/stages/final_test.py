@@ -1,0 +1,56 @@
+"""The one use of `testSet`: the chosen trial is scored on it and exported.
+
+best trial → its weights → metrics on `thresholdSet` and `testSet`, bundle OUT/best, predictions.parquet.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from reid_core.data.test_set import Use, record_use
+from reid_core.experiment.final_test import finish
+from reid_core.experiment.prepare import read_truth
+from reid_core.experiment.prepared import load_prepared
+from reid_core.experiment.training_setup import make_trainer, plan_of
+from reid_core.model.place import local_place
+from sweeps.results.journal import Record
+from sweeps.results.result_folder import read_result
+from sweeps.trials.checkpoints import load_finished
+from sweeps.trials.context import SweepContext
+from sweeps.trials.worker import make_scorer
+
+Metrics = dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics
+
+
+def score_test_set(best: Record, context: SweepContext, root: Path, *, skip_missing: bool) -> Metrics:
+    """Score a trial on `testSet` and export it, unless that was done before.
+
+    Args:
+        best: Completed trial.
+        context: Of the sweep; `context.out` gets the record of the use, and the bundle.
+        root: Data folder.
+        skip_missing: As the data were prepared.
+    """
+    metrics = read_result(Path(context.out), best)
+    if metrics is None:
+        use = record_use(Path(context.out), trial=best.name, config=context.configure(best.parameters))
+        context.push()  # before the use: whoever continues without this folder must know of it
+        # Where a worker's GPU is: the script itself may run on a head node that has none.
+        gpus = context.resources.gpus_per_worker
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
+        metrics = ray.get(task.remote(best, context, root, use=use, skip_missing=skip_missing))
+    return metrics
+
+
+def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, skip_missing: bool) -> Metrics:
+    """Load a trial's best weights and finish it (`reid_core.experiment.final_test.finish`)."""
+    config, prepared = context.configure(best.parameters), load_prepared(Path(context.cache))
+    place = local_place(config)
+    if context.pair_store is not None:
+        place = replace(place, share_pairs=make_scorer(context.pair_store, prepared, f"finish/{best.name}"))
+    trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
+    load_finished(trainer, context.checkpoint(best))
+    truth = read_truth(root, prepared, use=use, skip_missing=skip_missing)
+    return finish(config, prepared, truth, trainer.restore_best(), Path(context.out), place)

@@ -1,0 +1,107 @@
+"""Which groups are swept, each in a result folder of its own.
+
+`Sweep` + names of groups → the sweep of each group, which knows those before it.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from reid_core.data.synthetic import resolve_data
+from reid_core.errors import UserError
+from reid_core.experiment.prepare import load_database
+from reid_core.experiment.routing import make_slugs
+from reid_core.files.checksums import read_sealed, write_sealed
+from reid_core.files.escape import escape_line
+from sweeps.results.result_folder import GROUPS, PAIR_STORE, claim_out
+from sweeps.search.priors import PAPER
+from sweeps.stages.definition import Sweep
+
+EVERY_GROUP = "all"  # in the place of a name
+GROUP_NAMES = "groups.json"  # in OUT: folder of each group, in the order of the sweeps
+
+
+def add_group_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that names the groups of `claim_groups`."""
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="sweep the rows of this group alone, as OUT/groups/NAME; may be repeated, and all names every group: one "
+        "sweep after the other with all the other flags, a budget being divided, each trying the best of those before "
+        "it; OUT/best then routes each photograph to its group's model",
+    )
+
+
+def choose_groups(root: Path, names: Sequence[str], *, skip_missing: bool = False) -> list[str]:
+    """The groups that are asked for by name, each once, in the order given; `EVERY_GROUP` is all of them, sorted.
+
+    Raises:
+        UserError: If a name is no group with labelled rows; lists those.
+    """
+    groups = sorted(set(load_database(root, skip_missing=skip_missing)["group"].to_pylist()))
+    for name in names:
+        if name not in (*groups, EVERY_GROUP):
+            there = ", ".join(map(escape_line, groups))
+            raise UserError(
+                f"--group {escape_line(name)}: {root} has no such group with database rows; it has: {there}"
+            )
+    return list(dict.fromkeys(group for name in names for group in (groups if name == EVERY_GROUP else [name])))
+
+
+def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) -> dict[Path, Sweep]:
+    """Mark a result folder as that of a sweep per group; the same groups in the same order, or more, continue it.
+
+    Args:
+        out: Result folder.
+        sweep: That is made once for each group.
+        names: Of `--group`.
+        resume: "auto", or "never" if the folder must be new.
+
+    Returns:
+        The sweep of each group by its result folder, in the order in which they are run.
+
+    Raises:
+        UserError: If a group is unknown, every group is a goal, or the folder holds another sweep or other groups.
+    """
+    if sweep.each_group:
+        raise UserError("--objective each_group: with --group every sweep has one group, and that is its goal already")
+    claim_out(out, sweep.settings() | {"by_group": True}, resume=resume)
+    root = resolve_data(sweep.data, out / "data")
+    groups = choose_groups(root, names, skip_missing=sweep.skip_missing)
+    file = out / GROUP_NAMES
+    before = list(read_sealed(file)["groups"]) if file.exists() else []
+    if groups[: len(before)] != before:
+        flags = " ".join(f"--group {escape_line(group)}" for group in before)
+        raise UserError(f"--out {out} holds the sweeps of {flags}; give these first, or choose another folder")
+    slugs = make_slugs(groups)
+    write_sealed(file, {"groups": slugs})
+    pair_store = sweep.pair_store or str(out / PAIR_STORE)  # pairs are known by content: one store is enough
+    folders = {group: out / GROUPS / slug for group, slug in slugs.items()}
+    return {
+        folder: replace(
+            sweep,
+            group=group,
+            pair_store=pair_store,
+            warm_start=tuple(folder_of_group(source, group) for source in sweep.warm_start),
+            after=tuple((earlier, str(folders[earlier])) for earlier in groups[:number]),
+        )
+        for number, (group, folder) in enumerate(folders.items())
+    }
+
+
+def folder_of_group(source: str, group: str) -> str:
+    """A value of `--warm-start`; where it is a sweep per group itself, the result folder of this group in it.
+
+    Raises:
+        UserError: If that one has no such group.
+    """
+    file = Path(source) / GROUP_NAMES
+    if source == PAPER or not file.is_file():
+        return source
+    slugs = read_sealed(file)["groups"]
+    if group not in slugs:
+        raise UserError(f"--warm-start {source}: has no sweep of the group {escape_line(group)}")
+    return str(Path(source) / GROUPS / slugs[group])

@@ -1,0 +1,101 @@
+"""The search of a sweep, on Ray Tune.
+
+`Sweep` → data prepared once, and what the trials share → trials → their records in the journal.
+"""
+
+import logging
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from reid_core.data.animals import positions_by_group
+from reid_core.experiment.prepare import prepare
+from reid_core.experiment.prepared import Prepared
+from reid_core.experiment.training_setup import plan_of
+from reid_core.model.reid_model import describe_model
+from sweeps.machines.limits import Limits
+from sweeps.machines.resources import Resources
+from sweeps.results.journal import Record
+from sweeps.results.mirror import Mirror
+from sweeps.results.result_folder import PAIR_STORE, open_journal
+from sweeps.search.goals import Goals
+from sweeps.search.optuna_search import JournalSearch, epoch_scores
+from sweeps.search.priors import load_priors
+from sweeps.search.search_flag import choices_of
+from sweeps.stages.definition import Sweep
+from sweeps.stages.groups.exchange import load_tried
+from sweeps.trials.context import SweepContext
+from sweeps.trials.driver import open_pair_store
+from sweeps.trials.stream import ray_map
+from sweeps.trials.tuning import reopen, run_tuner
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_trials(
+    sweep: Sweep, root: Path, out: Path, resources: Resources, mirror: Mirror | None
+) -> tuple[Prepared, SweepContext]:
+    """What is done once before the first trial, and what the trials share."""
+    prepared = prepare(
+        root,
+        out / "cache",
+        sweep.base,
+        skip_missing=sweep.skip_missing,
+        group=sweep.group,
+        second_models=[name for name in choices_of(sweep.space.searched, "fusion.second_model") if name],
+        map_chunks=ray_map,
+        map_networks=partial(ray_map, gpus_per_worker=resources.gpus_per_worker),
+    )
+    plan_of(sweep.base, prepared, world_size=resources.workers)  # fails now if its batches cannot be made
+    logger.info("%s", describe_model(sweep.base, num_identities=len(prepared.classes()[0])))
+    folder = Path(sweep.pair_store) if sweep.pair_store else out / PAIR_STORE
+    pair_store = open_pair_store(sweep.base, prepared, folder, device=resources.device)
+    return prepared, SweepContext(sweep.base, str(out), str(out / "cache"), resources, pair_store, mirror)
+
+
+def make_goals(sweep: Sweep, prepared: Prepared) -> Goals:
+    """What is maximised; a group without known or without new animals in `thresholdSet` is no goal."""
+    if not sweep.each_group:
+        return Goals(sampler=sweep.sampler)
+    queries = prepared.parts.rows("thresholdSet")
+    known_Q, group_Q = prepared.parts.known(queries), prepared.parts.group_N[queries]
+    groups = [group for group, rows in positions_by_group(group_Q) if 0 < known_Q[rows].mean() < 1]
+    return Goals(groups=tuple(groups), sampler=sweep.sampler)
+
+
+def run_search(sweep: Sweep, context: SweepContext, limits: Limits, goals: Goals) -> list[Record]:
+    """Run what is left of the sweep's trials, within the search's share of its limits; the records of all trials."""
+    journal, limits = open_journal(Path(context.out)), sweep.search_limits(limits)
+    before = reopen(journal)
+    left = sweep.num_trials - sum(record.has_ended for record in before)
+    if left <= 0 or limits.reached(before):
+        return before
+    if before:
+        logger.info("resuming: %d of %d trials have ended", sweep.num_trials - left, sweep.num_trials)
+    priors = load_priors(Path(context.out), sweep.warm_start, sweep.space, goals)
+    priors += load_tried(Path(context.out), sweep)
+    run_tuner(
+        JournalSearch(sweep.space, journal, limits, goals, priors),
+        context,
+        num_left=left,
+        num_trials=sweep.num_trials,
+        limits=limits,
+        # With several goals no single score says which trial is hopeless.
+        scheduler=None if goals.groups else make_scheduler(sweep.space.most_epochs(), before),
+    )
+    return journal.read()
+
+
+def make_scheduler(epochs: int, before: list[Record]) -> TrialScheduler:
+    """ASHA on epochs, with the rungs that ended trials have already filled.
+
+    `max_t` lies beyond the last epoch: at `max_t` ASHA stops a trial before its final report can be made.
+    """
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch", max_t=epochs + 2, grace_period=max(1, epochs // 4), reduction_factor=2
+    )
+    for name, epoch, score in epoch_scores(before):
+        scheduler._brackets[0].on_result(SimpleNamespace(trial_id=name), epoch, score)  # type: ignore[arg-type]
+    return scheduler

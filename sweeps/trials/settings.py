@@ -1,0 +1,24 @@
+"""What a trial's driver sends to its workers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow.fs import FileSystem
+
+from reid_core.config.parameters import TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """What each worker of a trial gets; Ray pickles it."""
+
+    config: TrialConfig
+    name: str  # of the trial
+    cache: str  # folder of the prepared data
+    filesystem: FileSystem  # where the checkpoints are
+    checkpoint_folder: str  # on `filesystem`
+    data_cpus: float  # logical CPUs of a worker's batches
+    pair_store: Any = None  # handle of its actor; None: every pair is scored here
+    start: str = ""  # checkpoint of another trial whose best weights this one begins with
+    only_train: int | None = None  # train for so many epochs of the schedule and measure nothing
+    retries: int = 0  # how often training failed before; in every report, because a pruned trial makes no final one
