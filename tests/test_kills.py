@@ -72,7 +72,7 @@ def test_a_trial_that_was_stopped_by_too_few_rungs_is_seen():
     (problem,) = check_rungs([good, record("trial-0001", [0.4, 0.9, 0.9, 0.9, 0.9, 0.9])])  # as if nothing were known
     assert "trial-0001" in problem
     assert len(check_rungs([good, record("trial-0001", [0.6], "pruned")])) == 1
-    # An epoch that was never told would shift a score into the rung before it.
+    # An epoch that was never reported would shift a score into the rung before it.
     without_second = record("trial-0001", [0.6, 0.4, 0.9])
     del without_second.reports[1]
     assert check_rungs([good, record("trial-0001", [0.6, 0.4], "pruned")]) == []
@@ -147,9 +147,9 @@ def test_an_upload_cut_off_anywhere_leaves_no_checkpoint(storage, tmp_path):
 
 def test_a_full_disk_is_found_in_what_an_error_came_of():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    told = UserError("the record cannot be written")
-    told.__cause__ = full
-    assert is_full_disk(told)
+    consequence = UserError("the record cannot be written")
+    consequence.__cause__ = full
+    assert is_full_disk(consequence)
     assert is_full_disk(RuntimeError(f"RayTaskError: OSError: [errno 28] {os.strerror(errno.ENOSPC)}"))
     assert not is_full_disk(OSError(errno.EACCES, os.strerror(errno.EACCES)))
 

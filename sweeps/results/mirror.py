@@ -29,7 +29,7 @@ LEFT_OUT = {"cache", "data", "tune"}  # folders whose content a resumed sweep ma
 LEAST_GROWTH = 1.25  # of a log of pairs, until it is sent again: it grows all the time
 LARGE_BYTES = 2**20
 READERS = 16  # files fetched at a time
-_SAFE_NAME = re.compile(r"\w[\w.+-]*(?:/\w[\w.+-]*)*")  # none that leads out of the folder, none that is hidden
+_SAFE_NAME = re.compile(r"\w[\w.+-]*(?:/\w[\w.+-]*)*")  # neither outside the folder nor hidden
 _IN_A_RESULT_FOLDER = re.compile(rf"({GROUPS}/[^/]+/)?(({'|'.join(FURTHER_TRIALS)})/)?")  # a group may have any name
 _UNFINISHED = re.compile(r".*\.(part|lock|tmp)")  # file or folder
 Stamp = tuple[int, int]  # time of the last change in ns, size in bytes
@@ -51,7 +51,7 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
     """The result folder that `--out` names, and if that is a URI the mirror of it, with what the storage has.
 
     Raises:
-        UserError: If one of them cannot be used, another process has the folder, or it is no working folder.
+        UserError: If one of them cannot be used, another process has the folder, or it is another storage's.
     """
     if not command.is_uri(options.out):
         if options.work is not None:
@@ -104,7 +104,7 @@ class Mirror:
         """
         mine = show_uri(self.storage.uri)
         if not self._is_marked() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
-            raise UserError(f"--work {self.folder}: is not empty, and no working folder of {mine}; choose another")
+            raise UserError(f"--work {self.folder}: is not empty, and not the working folder of {mine}; choose another")
         replace_file(self.folder / MARK, mine.encode())
 
     def pull(self) -> None:

@@ -1,4 +1,4 @@
-"""A place for results that is no folder of this machine: S3, or whatever else `pyarrow.fs` reaches. No Ray, no torch.
+"""A place for results beyond the folders of this machine: S3, or what else `pyarrow.fs` reaches. No Ray, no torch.
 
 `--out` URI → `Storage`: files by name, each replaced in one step. `results/mirror.py` says what of a sweep lies there.
 """
@@ -74,12 +74,12 @@ def open_storage(uri: str, *, waits_s: tuple[float, ...] = WAITS_S) -> "Storage"
         waits_s: Before each further attempt of what fails later; here it fails at once.
 
     Raises:
-        UserError: If the URI holds credentials or is none, or the storage cannot be written; says why.
+        UserError: If it is not a URI, it holds credentials, or the storage cannot be written; says why.
     """
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise UserError(f"--out: no URI: {error}") from error
+        raise UserError(f"--out: not a URI: {error}") from error
     user, _, host = parts.netloc.rpartition("@")
     # A secret key with a "/" in it ends the host part early; what follows the colon of a host is a port.
     if ":" in user or re.search(r":(?!\d+$)", host.rpartition("]")[2]) or (parts.scheme == "s3" and user):
@@ -126,7 +126,7 @@ class Storage:
         self.delete(name)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """The content of a file; None if it does not exist."""
 
         def read() -> bytes | None:
             try:

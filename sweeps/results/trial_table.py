@@ -28,7 +28,7 @@ def write_trials(
     """One row per trial: name, status, reason, objective, epochs, seconds, CPU- and GPU-hours, retries, metrics per
     group and over groups, each with its interval, and the whole configuration.
 
-    The file's metadata holds the hours in all (`cpu_hours`, `gpu_hours`): of `everything`, if that is given.
+    The file's metadata holds the hours (`cpu_hours`, `gpu_hours`) of all of them, or of `everything` if that is given.
     """
     hours = {name: sum_hours(records if everything is None else everything, name) for name in HOURS}
     write_rows(path, [_row(record, base) for record in records], hours)

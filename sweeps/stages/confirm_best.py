@@ -1,7 +1,7 @@
 """Confirmation: the best configurations are run again, with other seeds on fresh splits, and those runs choose.
 
 records of the search → further trials in OUT/confirm → scores of configurations × runs → winner. The search's own
-numbers are the largest of many noisy ones; these are not.
+best score is the largest of many noisy ones; a confirmed one is not.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class ConfirmSettings:
 
     @property
     def num_trials(self) -> int:
-        """Further trials, at most."""
+        """The largest number of further trials."""
         return (self.num_best + 1) * self.num_runs if self.num_best else 0
 
 
@@ -136,7 +136,7 @@ def confirm_best(
 
 
 def choose_candidates(records: Sequence[Record], best: Record, num_best: int) -> list[Record]:
-    """The search's choice, the completed trials next best by objective, and the preset, whatever became of it."""
+    """The search's choice, the completed trials next best by objective, and the preset, however it ended."""
     others = [record for record in records if record.objective is not None and record.name != best.name]
     chosen = [best, *sorted(others, key=lambda record: -(record.objective or 0.0))][:num_best]
     preset = [record for record in records if record.name == PRESET and record not in chosen]

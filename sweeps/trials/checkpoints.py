@@ -34,7 +34,7 @@ def upload(filesystem: FileSystem, folder: str, checkpoint: Checkpoint, name: st
     """Copy a checkpoint into the folder of its trial; Ray Train's `checkpoint_upload_fn`, in place of its own.
 
     It is written under another name and renamed. An object store renames no folders: there each file appears when it is
-    whole, and the checksums, without which a checkpoint is none, come last.
+    whole, and the checksums, which make it a checkpoint, come last.
 
     Args:
         filesystem: Where it shall be.
@@ -60,7 +60,7 @@ def upload(filesystem: FileSystem, folder: str, checkpoint: Checkpoint, name: st
 def clear_for_restart(filesystem: FileSystem, folder: str) -> None:
     """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints of no use.
 
-    Only whole ones count: a process that is killed twice while it writes leaves two that are none.
+    Only whole ones count: a process that is killed twice while it writes leaves two that are not.
     """
     with suppress(FileNotFoundError):
         filesystem.delete_file(f"{folder}/{SNAPSHOT}")
@@ -81,7 +81,7 @@ def fetch(checkpoint: Checkpoint) -> Iterator[Path]:
     """A checkpoint as a folder of this machine, as long as it is needed.
 
     Raises:
-        UserError: If it is not there.
+        UserError: If it is missing.
     """
     with ExitStack() as stack:
         try:
@@ -102,7 +102,7 @@ def is_whole(checkpoint: Checkpoint) -> bool:
 
 
 def continue_newest(trainer: Trainer, checkpoints: Iterable[Checkpoint]) -> bool:
-    """`trainer.load_newest` wherever the checkpoints are: those behind the first whole one are not fetched."""
+    """`trainer.load_newest` wherever the checkpoints are: those after the first whole one are not fetched."""
     for checkpoint in checkpoints:
         try:
             with fetch(checkpoint) as folder:
@@ -128,6 +128,6 @@ def load_finished(trainer: Trainer, checkpoint: Checkpoint) -> None:
 
 
 def _list_folders(filesystem: FileSystem, folder: str) -> list[FileInfo]:
-    """Of checkpoints, and of what was to become one."""
+    """Folders of checkpoints, unfinished ones too."""
     infos = filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
     return [each for each in infos if each.type == FileType.Directory and each.base_name.startswith("checkpoint_")]

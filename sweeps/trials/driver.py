@@ -78,9 +78,9 @@ def run_trial(suggestion: Suggestion, *, context: SweepContext) -> None:
 
 
 def name_cluster() -> None:
-    """Name this Ray to the processes of the trial.
+    """Give the processes of this trial the address of their Ray.
 
-    The one that frees what a stopped trial held looks for a Ray on its machine; where two run, it ends with an error,
+    The one that frees what a pruned trial held looks for a Ray on its machine; where two run, it ends with an error,
     and the next trial would wait for ever for what is never freed.
     """
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
@@ -103,7 +103,7 @@ def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepCon
 
 
 def train_until_it_ends(settings: WorkerSettings, context: SweepContext) -> dict[str, Any]:
-    """Train; again from the last checkpoint, up to `MAX_RETRIES` times, after a failure that this can help.
+    """Train; after a failure that may not come again, continue from the last checkpoint, up to `MAX_RETRIES` times.
 
     A preempted node counts as no failure: Ray Train itself waits for another. A full disk or a lost storage is no
     trial's fault: this one is stopped, and the sweep ends (`Limits.reached`).

@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Counts:
-    """What became of the pairs that one scorer was asked for."""
+    """Where the scores came from that one scorer was asked for."""
 
     hits: int = 0  # the store had the score, or another trial was computing it
-    misses: int = 0  # nobody had it
+    misses: int = 0  # it was nowhere yet
     scored: int = 0  # by this scorer: the misses, and all the rest if the store was lost
 
 
@@ -34,7 +34,7 @@ class SharedScorer:
     If the store is lost it scores everything itself, with one warning.
 
     Attributes:
-        counts: What became of the pairs so far.
+        counts: Where the scores came from so far.
     """
 
     def __init__(self, handle: Any, keys: Sequence[str], owner: str, *, block_pairs: int = 512) -> None:
@@ -82,7 +82,7 @@ class SharedScorer:
         return work.score_P
 
     def _share(self, work: "_Work") -> None:
-        """Score what is nobody's, block by block, so that trials with the same pairs divide them; wait for the rest."""
+        """Score what no other trial does, in blocks, so that trials with the same pairs share the work; await the rest."""
         code_P = self._encode(work.query_P, work.gallery_P)
         score_P, is_known_P = self._ask("look", code_P)
         work.fill(np.flatnonzero(is_known_P), score_P[is_known_P])

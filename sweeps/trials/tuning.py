@@ -114,7 +114,7 @@ def fit(tuner: ray.tune.Tuner) -> None:
     """Run Tune. An error in a callback or the searcher ends it.
 
     Raises:
-        UserError: If the disk is full, the storage is lost, or another of our own errors came of what was done.
+        UserError: If the disk is full, the storage is lost, or one of our own errors caused it.
     """
     # It prints tracebacks of what it then raises.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)

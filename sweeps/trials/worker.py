@@ -62,24 +62,25 @@ def train_worker(settings: WorkerSettings) -> None:
             trainer.start_from(start)
     place = keep_activations(config, prepared, data, trainer.model, place)
     rest, retries = rest_of(data.plan, trainer), {"retries": settings.retries}
-    report_all = partial(_report, trainer, place.rank, partial(upload, filesystem, folder))
+    send = partial(_send_report, trainer, place.rank, partial(upload, filesystem, folder))
     for report in trainer.history:
         ray.train.report(report | retries | {REPEATED: True})
     kept = kept_batches(rest, data.source, trainer.model, place)
     batches = kept or stream_batches(rest, data.source, rank=place.rank, data_cpus=settings.data_cpus)
     only_train = settings.only_train
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
+    num_left = None if only_train is None else max(0, only_train - len(trainer.history))
     try:
-        for report in islice(trainer.fit(batches, evaluate), only_train and max(0, only_train - len(trainer.history))):
-            report_all(report | retries)
+        for report in islice(trainer.fit(batches, evaluate), num_left):
+            send(report | retries)
     except TrainingError as error:
-        return report_all({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
+        return send({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
     if only_train is not None:
-        return report_all({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
+        return send({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
     metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
     best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
     full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
-    return report_all({"epoch": best["epoch"], SCORE: best[SCORE], **full})
+    return send({"epoch": best["epoch"], SCORE: best[SCORE], **full})
 
 
 def prefer_last(trainer: Trainer) -> Evaluate:
@@ -101,7 +102,7 @@ def train_place(config: TrialConfig) -> Place:
 
 
 def make_scorer(pair_store: Any, prepared: Prepared, owner: str) -> SharedScorer:
-    """The way of one process to the pair store."""
+    """One process's way to the pair store."""
     return SharedScorer(pair_store, ImageCache(Path(prepared.match_cache)).keys, owner)
 
 
@@ -128,7 +129,9 @@ def gather_arrays(array: np.ndarray) -> np.ndarray:
     return np.concatenate([part[: int(size)].cpu().numpy() for part, size in zip(parts, sizes, strict=True)])
 
 
-def _report(trainer: Trainer, rank: int, keep: Callable[[Checkpoint, str], Checkpoint], report: dict[str, Any]) -> None:
+def _send_report(
+    trainer: Trainer, rank: int, keep: Callable[[Checkpoint, str], Checkpoint], report: dict[str, Any]
+) -> None:
     """Every rank reports equally often (it is a barrier); only rank 0 writes a checkpoint."""
     if rank != 0:
         ray.train.report(report)

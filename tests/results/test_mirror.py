@@ -135,10 +135,10 @@ def test_large_files_that_are_here_are_not_fetched_and_damaged_ones_are(storage,
     assert model.read_text() == "w" * LARGE_BYTES
 
 
-def test_a_folder_with_other_files_is_no_working_folder(storage, uri, tmp_path):
+def test_a_folder_with_other_files_is_not_a_working_folder(storage, uri, tmp_path):
     write(tmp_path / "home", thesis="x")
     options = Namespace(out=uri, work=tmp_path / "home")
-    with pytest.raises(UserError, match=r"--work .*/home: is not empty, and no working folder of"):
+    with pytest.raises(UserError, match=r"--work .*/home: is not empty, and not the working folder of"):
         open_out(options)
     assert files(tmp_path / "home") == {"thesis"}
     folder, mirror = open_out(Namespace(out=uri, work=tmp_path / "work"))
@@ -146,11 +146,11 @@ def test_a_folder_with_other_files_is_no_working_folder(storage, uri, tmp_path):
     open_out(Namespace(out=uri, work=tmp_path / "work"))
     write(tmp_path / "work", result="of this storage")
     other = f"file://{tmp_path}/elsewhere"
-    with pytest.raises(UserError, match="no working folder of file://"):
+    with pytest.raises(UserError, match="not the working folder of file://"):
         open_out(Namespace(out=other, work=tmp_path / "work"))
 
 
-def test_a_folder_and_a_uri_are_told_apart(tmp_path):
+def test_a_folder_and_a_uri_are_distinguished(tmp_path):
     assert open_out(Namespace(out=str(tmp_path / "out"), work=None)) == (tmp_path / "out", None)
     with pytest.raises(UserError, match="--work here: is for an --out that is a URI"):
         open_out(Namespace(out=str(tmp_path / "out"), work="here"))
@@ -179,7 +179,7 @@ def test_no_name_in_a_storage_leads_out_of_the_working_folder(moto, tmp_path):
     assert files(tmp_path) == set()
 
 
-def test_what_fails_for_want_of_the_storage_is_told_so(tmp_path):
+def test_what_fails_because_of_the_storage_is_reported_as_that(tmp_path):
     storage = open_storage(f"file://{tmp_path}/remote", waits_s=())
     mirror = Mirror(storage=storage, folder=tmp_path)
     with pytest.raises(ZeroDivisionError), blame_storage(mirror):  # the storage is there
@@ -245,7 +245,7 @@ def test_a_second_command_waits_for_the_first_and_is_refused(tmp_path):
     assert hold_out(tmp_path) == tmp_path
 
 
-def test_a_full_disk_here_is_told_at_once(storage, tmp_path):
+def test_a_full_disk_here_is_reported_at_once(storage, tmp_path):
     mirror = sweep_folder(storage, tmp_path / "work")
     write(mirror.folder, y="content")
     mirror.push()

@@ -65,7 +65,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(storage):
     assert all(content in versions for content in seen)
 
 
-def test_a_storage_that_cannot_be_used_is_told_with_its_flag_and_reason(moto, tmp_path):
+def test_a_storage_that_cannot_be_used_is_reported_with_its_flag_and_reason(moto, tmp_path):
     (tmp_path / "file").touch()
     for uri, reason in {
         "s3://[bucket/x": "Invalid IPv6",
@@ -78,9 +78,9 @@ def test_a_storage_that_cannot_be_used_is_told_with_its_flag_and_reason(moto, tm
         s3_uri(moto, "closed/x"): "access is denied",
         s3_uri(1, "bucket/x"): "it cannot be reached",  # nobody listens on port 1
     }.items():
-        with pytest.raises(UserError, match=f"^--out.*{reason}") as told:
+        with pytest.raises(UserError, match=f"^--out.*{reason}") as raised:
             open_storage(uri)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_a_storage_that_cannot_be_used_is_told_with_its_flag_and_reason(moto, tm
     ],
 )
 def test_credentials_in_a_uri_are_refused_and_not_repeated(uri, reason):
-    with pytest.raises(UserError, match=reason) as told:
+    with pytest.raises(UserError, match=reason) as raised:
         open_storage(uri)
-    assert SECRET not in str(told.value)
-    assert "tester" not in str(told.value)
+    assert SECRET not in str(raised.value)
+    assert "tester" not in str(raised.value)
 
 
 def test_a_storage_travels_without_credentials(moto):
@@ -116,7 +116,7 @@ def test_the_working_folder_depends_on_the_place_alone():
     assert one.is_absolute()
 
 
-def test_an_outage_is_waited_for_and_then_told(tmp_path, caplog):
+def test_an_outage_is_waited_for_and_then_reported(tmp_path, caplog):
     faults, storage = faulty_storage(tmp_path / "remote")
     faults.failures = 2
     with caplog.at_level(logging.WARNING):

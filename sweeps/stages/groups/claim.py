@@ -39,7 +39,7 @@ def choose_groups(root: Path, names: Sequence[str], *, skip_missing: bool = Fals
     """The groups that are asked for by name, each once, in the order given; `EVERY_GROUP` is all of them, sorted.
 
     Raises:
-        UserError: If a name is no group with labelled rows; lists those.
+        UserError: If a name is not that of a group with labelled rows; lists those.
     """
     groups = sorted(set(load_database(root, skip_missing=skip_missing)["group"].to_pylist()))
     for name in names:
@@ -96,7 +96,7 @@ def folder_of_group(source: str, group: str) -> str:
     """A value of `--warm-start`; where it is a sweep per group itself, the result folder of this group in it.
 
     Raises:
-        UserError: If that one has no such group.
+        UserError: If that sweep does not have the group.
     """
     file = Path(source) / GROUP_NAMES
     if source == PAPER or not file.is_file():
