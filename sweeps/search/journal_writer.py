@@ -30,9 +30,8 @@ class JournalWriter:
         self._counted_s: dict[str, float] = {}  # seconds of this session that the record has already
 
     def begin(self, trial_id: str, new: Record) -> None:
-        """A trial starts, or goes on if the journal knows its name: it is in the journal before it runs."""
-        earlier = {record.name: record for record in self.journal.read()}
-        record = self.records[trial_id] = earlier.get(new.name, new)
+        """Write down that a trial starts, or goes on if the journal knows its name: before it runs."""
+        record = self.records[trial_id] = self.journal.by_name().get(new.name, new)
         record.status, record.reason = "running", ""
         self._counted_s[trial_id] = 0.0
         self.journal.write(record)

@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,7 @@ def make_torch_trainer(settings: WorkerSettings, resources: Resources) -> TorchT
     """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint."""
     gpus = resources.gpus_per_worker
     return TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # Ray passes on the settings, whatever they are
-        train_loop_config=settings,  # type: ignore[arg-type]
+        partial(train_worker, settings),  # `train_loop_config` would have to be a dictionary
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=gpus > 0,

@@ -109,5 +109,5 @@ def _unwrap(error: Any) -> BaseException:
 
 
 def _is_gpu_memory(cause: BaseException) -> bool:
-    """By its text: torch has several types for it. Ray's error of that text is about a node that others may have filled."""
+    """By its text: torch has several types for it. Ray's error of that text is about a node, and others may fill it."""
     return "out of memory" in str(cause).lower() and not type(cause).__module__.startswith("ray")

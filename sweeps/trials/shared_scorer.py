@@ -82,7 +82,7 @@ class SharedScorer:
         return work.score_P
 
     def _share(self, work: "_Work") -> None:
-        """Score what no other trial does, in blocks, so that trials with the same pairs share the work; await the rest."""
+        """Score what no other trial does, in blocks, so that trials with the same pairs share the work; then wait."""
         code_P = self._encode(work.query_P, work.gallery_P)
         score_P, is_known_P = self._ask("look", code_P)
         work.fill(np.flatnonzero(is_known_P), score_P[is_known_P])
