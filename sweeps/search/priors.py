@@ -8,7 +8,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,4 +135,4 @@ def _restrict(source: str, config: dict[str, Any], values: list[float], space: S
 
 def _mark_best(priors: list[Prior], goals: Goals) -> list[Prior]:
     ranked = sorted(priors, key=lambda prior: -sum(prior.values))[:NUM_TRIED]
-    return [Prior(**asdict(prior) | {"is_tried": prior in ranked}) for prior in priors]
+    return [replace(prior, is_tried=prior in ranked) for prior in priors]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from reid_core import cli
+from reid_core.data.animals import positions_by_group
 from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.parts import Parts
 from reid_core.data.synthetic import resolve_data
@@ -56,11 +57,12 @@ def describe_confirmation(confirm: ConfirmSettings, num_trials: int, parts: Part
     queries = parts.rows("thresholdSet")
     known_Q, group_Q = parts.known(queries), parts.group_N[queries]
     animal_Q = parts.animals(queries)
-    counts = [
-        [len(set(animal_Q[(group_Q == group) & kind_Q])) for group in sorted(set(group_Q))]
-        for kind_Q in (known_Q, ~known_Q)
-    ]
-    noise_std = expected_noise(*counts)
+    num_known, num_new = [], []
+    for _, positions in positions_by_group(group_Q):
+        is_known, animal = known_Q[positions], animal_Q[positions]
+        num_known.append(len(set(animal[is_known])))
+        num_new.append(len(set(animal[~is_known])))
+    noise_std = expected_noise(num_known, num_new)
     if np.isnan(noise_std) or num_trials < 2:
         return cost
     advice = advise(

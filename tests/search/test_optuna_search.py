@@ -23,6 +23,7 @@ from sweeps.search.optuna_search import JournalSearch, epoch_scores
 from sweeps.search.search_flag import parse_searched
 from sweeps.search.space import SearchSpace, metric_space
 from sweeps.search.suggestion import Suggestion
+from sweeps.trials.tuning import reopen
 
 SPACE = SearchSpace(metric_space, tiny())
 
@@ -104,6 +105,22 @@ def test_failures_keep_their_reason_and_free_the_sampler(tmp_path):
     assert (first.status, first.reason) == ("failed", "the loss is nan")
     assert "process ended" in second.reason
     assert states(search) == [TrialState.FAIL, TrialState.FAIL]
+
+
+def test_a_stopped_trial_ends_the_search_and_the_next_session_continues_it(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.2))
+    search.on_trial_complete("a", {FINAL: True, FAILED: "No space left", "status": "stopped", "epoch": 0})
+    (record,) = read(search)
+    assert (record.status, record.reason, len(record.reports)) == ("stopped", "No space left", 1)
+    assert states(search) == [TrialState.RUNNING]  # Optuna learns nothing from it
+    assert search.suggest("b") == Searcher.FINISHED
+
+    reopen(Journal(tmp_path / "trials"))
+    resumed = make_search(tmp_path)
+    assert resumed.suggest("c")["name"] == "trial-0000"
+    assert (read(resumed)[0].status, read(resumed)[0].reason) == ("running", "")
 
 
 def test_a_resumed_search_repeats_nothing_and_continues_what_was_interrupted(tmp_path):

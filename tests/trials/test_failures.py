@@ -6,7 +6,7 @@ import os
 import pytest
 import ray
 import torch
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
@@ -39,6 +39,8 @@ def test_a_preempted_node_counts_as_no_failure():
     ("cause", "verdict"),
     [
         (UserError("match.same_side=true needs sides"), "infeasible"),
+        (RayTaskError("a task", "Traceback ...", UserError("raised in a task")).as_instanceof_cause(), "infeasible"),
+        (RuntimeError("its text names a UserError"), "again"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "infeasible"),
         (OutOfMemoryError("Task was killed due to the node running low on memory: out of memory"), "again"),
         (RuntimeError("[gloo] Connection closed by peer"), "again"),

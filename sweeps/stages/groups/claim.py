@@ -42,13 +42,15 @@ def choose_groups(root: Path, names: Sequence[str], *, skip_missing: bool = Fals
         UserError: If a name is not that of a group with labelled rows; lists those.
     """
     groups = sorted(set(load_database(root, skip_missing=skip_missing)["group"].to_pylist()))
+    chosen: list[str] = []
     for name in names:
         if name not in (*groups, EVERY_GROUP):
             there = ", ".join(map(escape_line, groups))
             raise UserError(
                 f"--group {escape_line(name)}: {root} has no such group with database rows; it has: {there}"
             )
-    return list(dict.fromkeys(group for name in names for group in (groups if name == EVERY_GROUP else [name])))
+        chosen += groups if name == EVERY_GROUP else [name]
+    return list(dict.fromkeys(chosen))
 
 
 def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) -> dict[Path, Sweep]:
@@ -56,7 +58,7 @@ def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) 
 
     Args:
         out: Result folder.
-        sweep: That is made once for each group.
+        sweep: What is done for each group.
         names: Of `--group`.
         resume: "auto", or "never" if the folder must be new.
 

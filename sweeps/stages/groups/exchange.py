@@ -51,9 +51,10 @@ def choose_points(sweep: Sweep) -> list[dict[str, Any]]:
         [(f"group {group}, {record.name}", record.parameters) for record in rank_trials(Path(folder))]
         for group, folder in sweep.after
     ]
+    by_rank = [found for rank in zip_longest(*rankings) for found in rank if found]
     points: list[dict[str, Any]] = []
     seen = [sweep.space.base_point()]
-    for source, parameters in (found for rank in zip_longest(*rankings) for found in rank if found):
+    for source, parameters in by_rank:
         try:
             values = sweep.space.restrict(flatten(sweep.base) | parameters)
         except UserError as error:
