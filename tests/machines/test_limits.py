@@ -24,7 +24,7 @@ def record(status, **values):
 
 
 @pytest.mark.parametrize("text", ["", "8 hours", "-3h", "0", "h", "1e3"])
-def test_a_time_that_is_none_is_refused_by_its_flag(text):
+def test_what_is_not_a_time_is_refused_by_its_flag(text):
     with pytest.raises(UserError, match=rf"--time-budget {text}: expected a time such as 90m"):
         parse_time(text)
 
@@ -39,7 +39,7 @@ def test_nothing_ends_a_sweep_without_limits():
     assert Limits().reached([record("failed")] * 100 + [record("completed", gpu_hours=1e6)]) is None
 
 
-def test_failures_end_a_sweep_and_pruned_trials_are_none():
+def test_failures_end_a_sweep_and_pruned_trials_do_not_count():
     limits = parse("--max-failures", "2")
     assert limits.reached([record("pruned"), record("completed"), record("failed")]) is None
     assert "--max-failures 2: 2 trials" in limits.reached([record("infeasible"), record("failed")])

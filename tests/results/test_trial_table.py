@@ -1,12 +1,11 @@
-"""Journal, trials.parquet, leaderboard, resources: plain files and numbers."""
+"""trials.parquet, the leaderboard, and the result of a sweep that is read again."""
 
 import pyarrow.parquet as pq
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
-from sweeps.machines.resources import Resources, driver_resources
-from sweeps.results.journal import Journal, Record
+from sweeps.results.journal import Record
 from sweeps.results.result_folder import read_result, write_result
 from sweeps.results.trial_table import (
     best_record,
@@ -29,57 +28,13 @@ def records():
     ]
 
 
-def test_a_record_survives_the_journal(tmp_path):
-    journal = Journal(tmp_path)
-    for record in records():
-        journal.write(record)
-    assert journal.read() == records()
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_records_of_any_name_are_read_in_the_order_of_their_names(tmp_path):
-    journal = Journal(tmp_path)
-    for name in ("online-0000", "batch16", "metric"):
-        journal.write(Record(name, {}, start="checkpoint of another"))
-    (tmp_path / "metric").mkdir()  # a trial's own folder lies beside its record
-    (tmp_path / "metric" / "config.json").write_text("{}")
-    assert [(record.name, record.start) for record in journal.read()] == [
-        (name, "checkpoint of another") for name in ("batch16", "metric", "online-0000")
-    ]
-
-
-def test_a_half_written_record_is_not_read(tmp_path):
-    journal = Journal(tmp_path)
-    journal.write(records()[0])
-    (tmp_path / "trial-0001.json.part").write_text('{"name": "trial-')
-    assert [record.name for record in journal.read()] == ["trial-0000"]
-
-
-def test_a_stopped_trial_is_unfinished_however_it_was_written_down(tmp_path):
-    journal = Journal(tmp_path)
-    journal.write(Record("trial-0000", {}, "stopped", reason="No space left on device"))
-    # Versions before this status wrote "running" and the reason.
-    journal.write(Record("trial-0001", {}, "running", reason="No space left on device"))
-    journal.write(Record("trial-0002", {}, "running"))
-    found = journal.read()
-    assert [record.status for record in found] == ["stopped", "stopped", "running"]
-    assert not any(record.has_ended for record in found)
-    assert "3 unfinished" in format_leaderboard(found, "pooled")
+def test_a_stopped_trial_is_shown_as_unfinished(tmp_path):
+    found = [Record("trial-0000", {}, "stopped", reason="No space left"), Record("trial-0001", {}, "running")]
+    assert "2 unfinished" in format_leaderboard(found, "pooled")
     write_trials(tmp_path / "trials.parquet", found, tiny())
-    assert pq.read_table(tmp_path / "trials.parquet")["status"].to_pylist() == ["running"] * 3
-
-
-def test_a_record_of_an_earlier_version_is_read(tmp_path):
-    written = (
-        '{"name": "trial-0000", "parameters": {"optim.lr_head": 0.001}, "status": "pruned", "reason": "", "reports": '
-        '[{"epoch": 1, "loss": 0.1}], "metrics": {}, "checkpoint": "", "seconds": 1.5, "cpu_hours": 0.0, "gpu_hours": '
-        '0.0, "retries": 0, "source": "", "start": "", "checksum": "7f20740b54043608"}'
-    )
-    (tmp_path / "trial-0000.json").write_text(written)
-    (record,) = Journal(tmp_path).read()
-    assert (record.status, record.parameters, record.seconds) == ("pruned", {"optim.lr_head": 0.001}, 1.5)
-    Journal(tmp_path).write(record)
-    assert (tmp_path / "trial-0000.json").read_text() == written
+    table = pq.read_table(tmp_path / "trials.parquet")
+    assert table["status"].to_pylist() == ["running", "running"]
+    assert table["reason"].to_pylist() == ["No space left", ""]
 
 
 def test_trials_parquet_has_a_row_per_trial_and_a_column_per_key(tmp_path):
@@ -155,28 +110,3 @@ def test_hours_are_given_per_trial_and_in_all(tmp_path):
     assert describe_hours(given) == "0.5 GPU-hours, 2.5 CPU-hours"
     assert "2 unfinished" in format_leaderboard(given, "pooled")
     assert format_failures(records()) == "trial-0002 failed: the loss is nan in epoch 1"
-
-
-def test_resources_add_up():
-    resources = Resources(concurrent=2, workers=3, gpus_per_worker=1, data_cpus_per_worker=4)
-    assert resources.cpus == 2 * (0.01 + 3 * 5)
-    assert resources.gpus == 6
-    assert resources.logical_cpus() == 31
-    assert resources.shortage({"CPU": 31, "GPU": 6}) is None
-
-
-def test_drivers_take_the_head_s_slots_where_there_are_any():
-    assert driver_resources({"CPU": 8}) == {"CPU": 0.01}
-    assert driver_resources({"CPU": 8, "TRAIN_DRIVER": 4}) == {"CPU": 0, "TRAIN_DRIVER": 1}
-    resources = Resources(concurrent=2, workers=1)
-    assert resources.shortage({"CPU": 8, "TRAIN_DRIVER": 2}) is None
-    assert "2 TRAIN_DRIVERs" in resources.shortage({"CPU": 8, "TRAIN_DRIVER": 1})
-
-
-def test_a_cluster_that_is_too_small_is_refused_with_numbers():
-    resources = Resources(concurrent=2, workers=2, data_cpus_per_worker=1)
-    reason = resources.shortage({"CPU": 8})
-    assert "8.02 CPUs" in reason
-    assert "the cluster has 8" in reason
-    assert "GPU" in Resources(gpus_per_worker=1).shortage({"CPU": 64})
-    assert "NCCL" in Resources(gpus_per_worker=0.5, workers=2).shortage({"CPU": 64, "GPU": 4})

@@ -30,7 +30,7 @@ def suggested(function, base, searched=(), **values):
     return SearchSpace(function, base, searched=searched).suggest(trial)
 
 
-def test_the_issue_s_keys_are_searched_in_the_design_s_ranges():
+def test_keys_and_ranges_of_the_metric_space():
     found = SearchSpace(metric_space, megadescriptor()).distributions(flatten(megadescriptor()))
     assert found["optim.batch_size"].choices == (16, 32, 64)
     assert found["model.unfrozen_stages"].choices == (0, 1, 2)
@@ -47,7 +47,7 @@ def test_head_hidden_is_asked_only_for_an_mlp_head():
     assert suggested(metric_space, megadescriptor(), model__head="mlp")["model.head_hidden"] == 1024
 
 
-def test_classification_searches_what_the_issue_names():
+def test_keys_and_ranges_of_the_classification_space():
     found = SearchSpace(classification_space, batch32()).all_distributions()
     assert set(found) == {
         "optim.batch_size",

@@ -273,7 +273,7 @@ def test_a_group_whose_end_is_in_doubt_is_continued(small_data, out, name):
     assert again.seen == [SPOTS, SCALES]
 
 
-def test_a_group_without_a_result_keeps_nobody_from_theirs(small_data, out):
+def test_a_group_without_a_result_does_not_keep_the_others_from_theirs(small_data, out):
     failing = StandIn(SpotsID=UserError("no group has both known and new animals"))
     text = run_groups(claim(out, small_data, *ALL), out, Limits(), failing)
     assert failing.seen == ALL

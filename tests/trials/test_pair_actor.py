@@ -34,7 +34,7 @@ async def begin(coroutine) -> asyncio.Task:
     return task
 
 
-def test_who_waits_gets_the_scores_once_all_are_there(tmp_path):
+def test_a_waiting_trial_gets_the_scores_once_all_are_there(tmp_path):
     async def run():
         actor = await open_actor(tmp_path)
         await actor.claim(PAIRS, "a")
@@ -50,7 +50,7 @@ def test_who_waits_gets_the_scores_once_all_are_there(tmp_path):
     asyncio.run(run())
 
 
-def test_what_a_trial_leaves_unscored_goes_to_who_waits(tmp_path):
+def test_what_a_trial_leaves_unscored_goes_to_one_that_waits(tmp_path):
     async def run():
         actor = await open_actor(tmp_path)
         await actor.claim(PAIRS[:1], "trial-1/0")
@@ -64,11 +64,11 @@ def test_what_a_trial_leaves_unscored_goes_to_who_waits(tmp_path):
     asyncio.run(run())
 
 
-def test_a_silent_owner_loses_its_pairs_when_somebody_waits_for_them(tmp_path, caplog):
+def test_a_silent_owner_loses_its_pairs_when_another_waits_for_them(tmp_path, caplog):
     async def run():
         actor = await open_actor(tmp_path, lease_s=0.05)
         await actor.claim(PAIRS, "dead")
-        assert (await actor.claim(PAIRS, "b"))[1].tolist() == [PENDING] * 3  # not before somebody waits
+        assert (await actor.claim(PAIRS, "b"))[1].tolist() == [PENDING] * 3  # not before another waits
         state_P = (await asyncio.wait_for(actor.claim(PAIRS, "b", wait=True), 60))[1]
         assert state_P.tolist() == [YOURS] * 3
 
