@@ -21,10 +21,10 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import PRESETS, make_preset
 from reid_core.config.ranges import INFINITE, Between, Choices, Range, annotations_of
 from sweeps.search.search_flag import NOT_SEARCHED
-from sweeps.search.space import Space, classification_space, describe_space, efficientnet_space, metric_space
+from sweeps.search.space import SearchSpace, SpaceFunction, classification_space, efficientnet_space, metric_space
 
 FILE = Path(__file__).with_name("configuration.md")
-SPACES: dict[str, tuple[Space, str]] = {
+SPACES: dict[str, tuple[SpaceFunction, str]] = {
     "metric.py": (metric_space, "megadescriptor"),
     "classification.py": (classification_space, "batch32"),
     "efficientnet.py": (efficientnet_space, "efficientnet_b4"),
@@ -140,7 +140,7 @@ def _spaces() -> Iterator[str]:
     yield "Without any `--search`, and with the script's own preset. The first trial is always the preset itself. A key"
     yield "that depends on another one (as `model.head_hidden` on `model.head=mlp`) is asked for only where it matters."
     for script, (space, preset) in SPACES.items():
-        text = describe_space(space, make_preset(preset), frozenset())
+        text = SearchSpace(space, make_preset(preset)).describe()
         yield from ("", f"`python sweeps/{script}` (preset `{preset}`):", "", "```", text, "```")
 
 
