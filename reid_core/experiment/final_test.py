@@ -23,7 +23,7 @@ from reid_core.scoring.evaluate import answer_queries, decide, shares_of
 from reid_core.scoring.leaks import leak_report, write_leaks
 
 
-def finish(
+def run_final_test(
     config: TrialConfig, prepared: Prepared, truth: Parts, model: ReidModel, out: Path, place: Place
 ) -> dict[str, dict[str, float]]:
     """Score `testSet` once and write the bundle (`out/best`) and every single answer (`out/predictions.parquet`).

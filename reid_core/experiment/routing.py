@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reid_core.errors import UserError
+from reid_core.files.atomic import new_folder
 from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksums
 from reid_core.files.escape import escape_line, escape_markdown
 
@@ -46,23 +47,19 @@ def make_slugs(names: Iterable[str]) -> dict[str, str]:
 
 
 def write_routing(folder: Path, bundles: Mapping[str, Path]) -> None:
-    """Write a routing bundle beside its place and move it there when it is whole.
+    """Write a routing bundle, which replaces what the folder held when it is whole.
 
     Args:
-        folder: Of the routing bundle; what it held is replaced.
+        folder: Of the routing bundle.
         bundles: Folder of the bundle of each group. Its files are linked, or copied where they cannot be.
     """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     slugs = make_slugs(bundles)
-    for group, bundle in bundles.items():
-        shutil.copytree(bundle, part / slugs[group], copy_function=_link)
-    (part / ROUTING).write_text(json.dumps({"format": FORMAT, "groups": slugs}, indent=1) + "\n", encoding="utf-8")
-    (part / README).write_text(_describe(slugs), encoding="utf-8")
-    write_checksums(part, [ROUTING, *(f"{slug}/{CHECKSUMS}" for slug in slugs.values())])
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
+    with new_folder(folder) as part:
+        for group, bundle in bundles.items():
+            shutil.copytree(bundle, part / slugs[group], copy_function=_link)
+        (part / ROUTING).write_text(json.dumps({"format": FORMAT, "groups": slugs}, indent=1) + "\n", encoding="utf-8")
+        (part / README).write_text(_describe(slugs), encoding="utf-8")
+        write_checksums(part, [ROUTING, *(f"{slug}/{CHECKSUMS}" for slug in slugs.values())])
 
 
 def is_routing(folder: Path) -> bool:

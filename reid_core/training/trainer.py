@@ -38,8 +38,8 @@ def load_newest(trainer: "Trainer", checkpoints: Sequence[Path]) -> bool:
 
     Args:
         trainer: Of the same configuration.
-        checkpoints: Folders that `Trainer.save` wrote, newest first. A damaged one is told; the trial then repeats an
-            epoch.
+        checkpoints: Folders that `Trainer.save` wrote, newest first. A damaged one is logged; the trial then repeats
+            an epoch.
     """
     for checkpoint in checkpoints:
         try:

@@ -18,8 +18,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from reid_core.data.synthetic import resolve_data
 from reid_core.data.test_set import Use, record_use
 from reid_core.errors import UserError
-from reid_core.experiment.final_test import finish
-from reid_core.experiment.prepare import prepare, read_truth
+from reid_core.experiment.final_test import run_final_test
+from reid_core.experiment.prepare import Spread, prepare, read_truth
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.model.place import local_place
@@ -143,8 +143,7 @@ def prepare_job(sweep: Sweep, root: Path, out: Path, resources: Resources) -> tu
         skip_missing=sweep.skip_missing,
         group=sweep.group,
         second_models=[name for name in choices_of(sweep.searched, "fusion.second_model") if name],
-        map_chunks=ray_map,
-        map_networks=partial(ray_map, gpus_per_worker=resources.gpus_per_worker),
+        spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
     )
     plan_of(sweep.base, prepared, world_size=resources.workers)  # a batch that cannot be made is told now
     logger.info("%s", describe_model(sweep.base, num_identities=len(prepared.classes()[0])))
@@ -279,7 +278,7 @@ def score_test_set(best: Record, job: Job, root: Path, *, skip_missing: bool) ->
 
 
 def finish_best(best: Record, job: Job, root: Path, *, use: Use, skip_missing: bool) -> dict[str, dict[str, float]]:
-    """Load a trial's best weights and finish it (`final_test.finish`)."""
+    """Load a trial's best weights and finish it (`final_test.run_final_test`)."""
     config, prepared = job.configure(best.parameters), load_prepared(Path(job.cache))
     place = local_place(config)
     if job.store is not None:
@@ -287,4 +286,4 @@ def finish_best(best: Record, job: Job, root: Path, *, use: Use, skip_missing: b
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, job.checkpoint(best))
     truth = read_truth(root, prepared, use=use, skip_missing=skip_missing)
-    return finish(config, prepared, truth, trainer.restore_best(), Path(job.out), place)
+    return run_final_test(config, prepared, truth, trainer.restore_best(), Path(job.out), place)

@@ -94,7 +94,7 @@ def test_a_second_model_is_fused_and_travels_with_the_bundle(with_second, tmp_pa
     first, second = with_second
     bundle, theirs = read_bundle(second.out / "best"), read_bundle(first.out / "best")
     assert set(bundle.decision.calibrators) == {"cosine", "match", "second"}
-    assert sum(bundle.decision.weights.values()) == pytest.approx(1)
+    assert sum(bundle.decision.fusion_weights.values()) == pytest.approx(1)
     # the same photographs, at the second model's own size, in the same order
     assert bundle.second.config.data.image_px == theirs.config.data.image_px != bundle.config.data.image_px
     np.testing.assert_allclose(bundle.second.embedding_GD, theirs.embedding_GD, atol=1e-5)

@@ -25,7 +25,7 @@ from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.calibration import POOLED, Calibrator, LogisticCalibrator
 from reid_core.scoring.candidates import Candidates, find_candidates, match_candidates
-from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
+from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, fit_fusion_weights
 from reid_core.scoring.evaluate import (
     MIN_SAMPLE,
     choose_thresholds,
@@ -50,7 +50,7 @@ def test_fusion_is_the_mean_of_the_matchers_that_scored():
     np.testing.assert_allclose(both.probabilities(candidates), [[0.5, 0.4, 0.5, nan]], rtol=1e-6)
     one = Decision(PredictConfig(), {"cosine": LINE}, {"cosine": 1.0}, {})
     np.testing.assert_allclose(one.probabilities(candidates), [[0.2, 0.4, nan, nan]], rtol=1e-6)
-    unequal = dataclasses.replace(both, weights={"cosine": 0.25, "match": 0.75})
+    unequal = dataclasses.replace(both, fusion_weights={"cosine": 0.25, "match": 0.75})
     np.testing.assert_allclose(unequal.probabilities(candidates), [[0.65, 0.4, 0.5, nan]], rtol=1e-6)
 
 
@@ -139,10 +139,10 @@ def test_calibrators_learn_from_validating_only_and_thresholds_from_threshold_se
         return decide_simply(changed, embedding_ND, scorer, fusion=fusion)[0]
 
     assert decided("thresholdSet").calibrators == decided(None).calibrators
-    assert decided("thresholdSet").weights == decided(None).weights
+    assert decided("thresholdSet").fusion_weights == decided(None).fusion_weights
     assert decided("thresholdSet").thresholds != decided(None).thresholds
     assert decided("validating").calibrators != decided(None).calibrators
-    assert (decided("validating").weights != decided(None).weights) == (weights == "fitted")
+    assert (decided("validating").fusion_weights != decided(None).fusion_weights) == (weights == "fitted")
     assert decided("testSet") == decided(None)
 
 
@@ -301,16 +301,16 @@ def test_fitted_weights_prefer_the_matcher_that_knows():
         noisy_matcher(parts, spread=0.1),
     )
     calibrators = calibrate(found, parts.identity_N)
-    weights = weigh(found, parts.identity_N, calibrators, "fitted")
+    weights = fit_fusion_weights(found, parts.identity_N, calibrators, "fitted")
     assert weights["match"] > 0.95
     assert sum(weights.values()) == pytest.approx(1)
-    assert weigh(found, parts.identity_N, calibrators, "equal") == {"cosine": 0.5, "match": 0.5}
+    assert fit_fusion_weights(found, parts.identity_N, calibrators, "equal") == {"cosine": 0.5, "match": 0.5}
 
 
 def test_without_calibration_the_cosine_is_the_score():
     parts, embedding_ND = two_groups()
     decision, metrics = decide_simply(parts, embedding_ND, fusion=FusionConfig(calibration="none"))
-    assert decision.calibrators == decision.weights == {}
+    assert decision.calibrators == decision.fusion_weights == {}
     assert decision.thresholds["cow"] == pytest.approx((0.9 + 0.5) / 2)
     assert metrics["geo_mean.cow"] == 1
     answers = answers_of(decision, parts, Outputs(embedding_ND), "testSet")
@@ -333,7 +333,7 @@ def test_a_second_model_is_a_third_opinion():
     outputs = Outputs(embedding_ND, second_ND=second_ND)
     fitted = dataclasses.replace(CONFIG, fusion=FusionConfig(weights="fitted"))
     decision, _, metrics = decide(fitted, parts, outputs, None)
-    assert decision.weights == {"cosine": pytest.approx(0, abs=1e-6), "second": pytest.approx(1)}
+    assert decision.fusion_weights == {"cosine": pytest.approx(0, abs=1e-6), "second": pytest.approx(1)}
     _, alone = decide_simply(parts, embedding_ND)
     assert metrics["mean_of_groups"] > alone["mean_of_groups"]
     with pytest.raises(KeyError, match="second"):  # forgotten where it was fitted with one
