@@ -33,17 +33,18 @@ from reid_core.experiment.second_model import build_second
 from reid_core.files.checksums import digest_of, read_sealed, write_sealed
 from reid_core.matching.extraction import build_features
 
-
-class Spread(NamedTuple):
-    """How work on many images is spread over threads or machines."""
-
-    chunks: MapChunks  # decoding, and what else needs no network
-    networks: MapChunks  # what goes through a network, and is faster where a GPU is
-
-
-LOCAL = Spread(local_map, local_map)
 DATA = "data.json"  # in the folder: which data it was prepared from
 logger = logging.getLogger(__name__)
+
+
+class Spread(NamedTuple):
+    """How work on many images is spread over threads or machines; no result depends on it."""
+
+    chunks: MapChunks = local_map  # decoding, and what else needs no network
+    networks: MapChunks = local_map  # what goes through a network, and is faster where a GPU is
+
+
+LOCAL = Spread()
 
 
 def load_database(root: Path, *, skip_missing: bool = False, group: str | None = None) -> pa.Table:
@@ -72,7 +73,7 @@ def prepare(
         skip_missing: Leave out rows without a photograph.
         group: Whose rows alone are prepared; None: every group's.
         second_models: Values of `fusion.second_model` that trials may have, besides that of `config`.
-        spread: Who does the work; None of it changes a result.
+        spread: Where decoding, local features and second models are computed.
 
     Raises:
         UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
@@ -87,10 +88,7 @@ def prepare(
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
         map_features = spread.chunks if config.match.matcher == "sift-mnn" else spread.networks
         features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_features)
-    second = {}
-    for name in {config.fusion.second_model, *second_models} - {None, ""}:
-        of_name = override(config, {"fusion.second_model": name})
-        second[str(name)] = str(build_second(folder, root, paths, of_name, map_chunks=spread.networks))
+    second = _embed_second_models(folder, root, paths, config, second_models, spread)
     parts = split_database(database, ImageCache(image_cache).error, config)
     logger.info("%s", describe_parts(parts))
     _check_objective(parts, root)
@@ -106,6 +104,17 @@ def prepare(
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
+
+
+def _embed_second_models(
+    folder: Path, root: Path, paths: list[str], config: TrialConfig, names: Sequence[str], spread: Spread
+) -> dict[str, str]:
+    """Files with the embeddings of the second models that trials may have, by name."""
+    files = {}
+    for name in {config.fusion.second_model, *names} - {None, ""}:
+        of_name = override(config, {"fusion.second_model": name})
+        files[str(name)] = str(build_second(folder, root, paths, of_name, map_chunks=spread.networks))
+    return files
 
 
 def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[str]) -> None:
@@ -125,7 +134,7 @@ def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[st
 def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
     """Divide availableSet anew (`fresh.resplit`); caches, features and second models are shared, not copied.
 
-    It needs no identity of `testSet` and reads nothing but the prepared folder. Given again, it writes the same.
+    It needs no identity of `testSet` and reads nothing but the prepared folder. A second call writes the same.
 
     Args:
         folder: Of `prepare`.

@@ -104,4 +104,5 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
 
 
 def column_of(table: pa.Table, name: str) -> np.ndarray:
+    """A column of strings; object array, None where a cell is empty."""
     return np.array(table[name].to_pylist(), dtype=object)

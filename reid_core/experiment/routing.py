@@ -1,4 +1,4 @@
-"""The routing bundle: a folder with an ordinary bundle (`bundle.py`) for each species group, and who goes where.
+"""The routing bundle: a folder with an ordinary bundle (`bundle.py`) for each species group, and which group has which.
 
 bundles of groups → one folder → the bundle's folder of each group. Nothing of the models is read here.
 routing.json names the subfolders; SHA256SUMS covers it and the SHA256SUMS of every subfolder, which covers the rest.
@@ -80,7 +80,7 @@ def read_routing(folder: Path) -> dict[str, Path]:
 
 
 def refuse_routing(folder: Path) -> None:
-    """For who needs one model: say that this folder holds several, and where one is.
+    """Refuse a folder with a model for each group where one model is needed; the error names their folders.
 
     Raises:
         UserError: If it is a routing bundle.
@@ -104,7 +104,7 @@ def _read_slugs(file: Path) -> dict[str, str]:
 
 
 def _link(source: str, target: str) -> None:
-    """A second name of a file that nobody changes in place; a copy, where the file system cannot give one."""
+    """A second name of a file, which is never changed in place; a copy where the file system has no links."""
     try:
         Path(target).hardlink_to(source)
     except OSError:

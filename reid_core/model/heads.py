@@ -54,7 +54,7 @@ def make_head(config: ModelConfig, num_features: int) -> nn.Module:
         return nn.Identity()
     if config.head == "linear":
         head = nn.Linear(num_features, config.embedding_dim)
-        nn.init.orthogonal_(head.weight)  # starts as a rotation: the pretrained geometry survives the first step
+        nn.init.orthogonal_(head.weight)  # starts as a rotation, which keeps the geometry of the pretrained features
         nn.init.zeros_(head.bias)
         return head
     return _make_mlp(config, num_features, config.embedding_dim)

@@ -1,6 +1,6 @@
-"""The training loop: a generator that yields one report per epoch and does not know who listens.
+"""The training loop: a generator that yields one report per epoch and knows nothing of its caller.
 
-model + batches + evaluation → reports; the trainer's state is saved and restored by whoever listens (paper §4.1).
+model + batches + evaluation → reports; its caller saves and restores the trainer's state (paper §4.1).
 """
 
 import logging

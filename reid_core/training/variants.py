@@ -29,7 +29,7 @@ def build_variants(
 ) -> Path | None:
     """Augment the extra images of a pool once, or find the file that a former call wrote.
 
-    Its name is of the content: equal photographs, augmentation, seed and variants give the same file, whoever makes it.
+    It is named after its content: equal photographs, augmentation, seed and variants give the same file.
 
     Args:
         folder: Where the file is written; made if needed.

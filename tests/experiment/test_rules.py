@@ -114,7 +114,7 @@ def test_second_models_that_are_searched_are_all_prepared(with_second, tmp_path)
     np.testing.assert_allclose(embeddings[1], read_bundle(second.out / "best").embedding_GD, atol=1e-5)
 
 
-def test_a_second_model_that_cannot_be_had_is_told(with_second):
+def test_a_second_model_that_cannot_be_had_is_an_error(with_second):
     config = read_bundle(with_second[1].out / "best").config
     fusion = config.fusion.__class__(second_model="/nowhere/at/all")
     with pytest.raises(UserError, match=r"fusion.second_model=/nowhere/at/all: no such folder"):

@@ -156,7 +156,7 @@ def test_test_set_is_not_read():
     assert cosine_report(CONFIG, sealed, Outputs(blind_ND)) == cosine_report(CONFIG, parts, Outputs(embedding_ND))
 
 
-def test_known_is_told_per_group():
+def test_known_is_decided_within_the_group():
     parts, _ = make_world(
         [("cow", "ada", "training", 0, 1.0), ("pig", "ada", "testSet", 1, 1.0), ("cow", "ada", "testSet", 0, 0.9)]
     )
@@ -326,7 +326,7 @@ def test_logistic_calibration_is_used_where_it_is_asked_for():
 
 
 def test_a_second_model_is_a_third_opinion():
-    """The second model tells animals apart that the first mixes up, and breaks into the fusion by its own scores."""
+    """The second model separates animals that the first one confuses, and the fusion takes its scores."""
     parts, embedding_ND = random_world(8)
     code_N = np.unique(parts.animals(np.arange(len(parts.identity_N))), return_inverse=True)[1]
     second_ND = np.eye(code_N.max() + 1, dtype=np.float32)[code_N]
@@ -372,7 +372,7 @@ def test_only_images_of_the_same_side_are_candidates_where_it_is_asked_for():
 def classified_world() -> tuple[Parts, Outputs]:
     """Two cows and a pig with logits for each; yak has images but the classifier knows none.
 
-    thresholdSet: ada is told surely, bo less so, the new zoe hardly; the pig is new and looks like none.
+    thresholdSet: ada is recognised with certainty, bo less so, the new zoe hardly; the pig is new, like none of them.
     """
     rows = [("cow", name, "training", k, 1.0) for k, name in enumerate(("ada", "ada", "ada", "bo", "bo", "bo"))]
     rows += [("pig", "ada", "training", 6, 1.0)] * 3 + [("yak", "di", "training", 9, 1.0)]

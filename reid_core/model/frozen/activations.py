@@ -111,15 +111,15 @@ class KeptActivations:
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self.layout = Path(folder), layout
         self._files: dict[Path, _File] = {}
-        self._places: dict[str, tuple[_File, int]] = {}
+        self._row_of: dict[str, tuple[_File, int]] = {}
         self._warned = False
         self.refresh()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._row_of
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._row_of)
 
     def refresh(self) -> None:
         """Find what other processes have written since; a file that is no whole one is removed with a warning."""
@@ -138,9 +138,9 @@ class KeptActivations:
         """
         bytes_BW = np.zeros((len(keys), self.layout.row_bytes), dtype=np.uint8)
         expected_B = np.zeros(len(keys), dtype=np.uint64)
-        held_B = np.array([key in self._places for key in keys], dtype=bool)
+        held_B = np.array([key in self._row_of for key in keys], dtype=bool)
         for i in np.flatnonzero(held_B).tolist():
-            file, row = self._places[keys[i]]
+            file, row = self._row_of[keys[i]]
             bytes_BW[i], expected_B[i] = file.bytes_NW[row], file.checksum[row]
         damaged_B = held_B & (_checksums(bytes_BW, keys) != expected_B)
         for i in np.flatnonzero(damaged_B).tolist():
@@ -202,12 +202,12 @@ class KeptActivations:
         bytes_NW = table["row"].chunk(0).flatten().to_numpy().reshape(-1, self.layout.row_bytes)
         file = _File(path, table["checksum"].to_numpy(), bytes_NW)
         self._files[path] = file
-        self._places |= {key: (file, row) for row, key in enumerate(table["key"].to_pylist())}
+        self._row_of |= {key: (file, row) for row, key in enumerate(table["key"].to_pylist())}
 
     def _discard(self, key: str) -> None:
-        if key not in self._places:  # asked for twice in one batch
+        if key not in self._row_of:  # asked for twice in one batch
             return
-        file, _ = self._places.pop(key)
+        file, _ = self._row_of.pop(key)
         file.path.unlink(missing_ok=True)
         if not self._warned:
             logger.warning("%s is damaged: its checksum is wrong; such activations are computed again", file.path)

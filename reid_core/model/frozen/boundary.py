@@ -87,7 +87,7 @@ def build_activations(
     config: TrialConfig,
     place: Place,
 ) -> KeptActivations:
-    """Compute the activations of some images that nobody has kept yet, and open all of them.
+    """Compute those activations of some images that are not kept yet, and open all of them.
 
     Every rank computes its share; trials that do so at once share the work, and at worst do some of it twice.
 
