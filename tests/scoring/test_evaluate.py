@@ -156,6 +156,16 @@ def test_test_set_is_not_read():
     assert cosine_report(CONFIG, sealed, Outputs(blind_ND)) == cosine_report(CONFIG, parts, Outputs(embedding_ND))
 
 
+def test_the_answers_that_chose_the_thresholds_come_with_the_decision():
+    parts, embedding_ND = random_world(2)
+    outputs, scorer = Outputs(embedding_ND), cosine_times_ten(embedding_ND)
+    decision, answers, metrics = decide(CONFIG, parts, outputs, scorer)
+    again = answers_of(decision, parts, outputs, "thresholdSet", scorer)
+    for name in ("query_Q", "group_Q", "identity_Q", "score_Q"):
+        assert getattr(answers, name).tolist() == getattr(again, name).tolist()
+    assert summarise(shares_of(answers, decision, parts)).items() <= metrics.items()
+
+
 def test_known_is_decided_within_the_group():
     parts, _ = make_world(
         [("cow", "ada", "training", 0, 1.0), ("pig", "ada", "testSet", 1, 1.0), ("cow", "ada", "testSet", 0, 0.9)]
