@@ -28,7 +28,7 @@ from reid_core.config.values import override
 from reid_core.data.splits.parts import Parts
 from reid_core.data.test_set import record_use
 from reid_core.experiment.evaluation import epoch_evaluation
-from reid_core.experiment.final_test import finish
+from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.training_setup import (
@@ -112,7 +112,7 @@ def score_model(
 ) -> dict[str, dict[str, float]]:
     """The defined scores of the full chain on `thresholdSet`, which chose the thresholds, and on `testSet`."""
     with tempfile.TemporaryDirectory() as folder:
-        metrics = finish(config, prepared, truth, model, Path(folder), place)
+        metrics = run_final_test(config, prepared, truth, model, Path(folder), place)
     return {
         part: {
             name: round(value, 5)

@@ -11,7 +11,7 @@ from reid_core.data.synthetic import resolve_data
 from reid_core.data.test_set import describe_uses, read_uses, record_use
 from reid_core.experiment.environment import describe_environment
 from reid_core.experiment.evaluation import epoch_evaluation
-from reid_core.experiment.final_test import finish
+from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import prepare, read_truth
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.training_setup import (
@@ -22,6 +22,7 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.files.atomic import new_folder
 from reid_core.metrics.summary import format_metrics
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import describe_parts
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     train(trainer, data, prepared, out / "checkpoints")
     use = record_use(out, trial="single run", config=config)
     truth = read_truth(root, prepared, use=use, skip_missing=options.skip_missing)
-    metrics = finish(config, prepared, truth, trainer.restore_best(), out, place)
+    metrics = run_final_test(config, prepared, truth, trainer.restore_best(), out, place)
     write_config(out / "best.yaml", config)
     (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
     (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
@@ -74,11 +75,8 @@ def train(trainer: Trainer, data: TrainingData, prepared: Prepared, checkpoints:
     batches = kept_batches(rest, data.source, trainer.model, place) or local_batches(rest, data.source)
     for report in trainer.fit(batches, epoch_evaluation(config, prepared, place)):
         folder = checkpoints / f"epoch-{report['epoch']:06d}"
-        part = folder.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        trainer.save(part)
-        part.rename(folder)
+        with new_folder(folder) as part:
+            trainer.save(part)
         for old in sorted(checkpoints.iterdir(), reverse=True)[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
         print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)

@@ -23,11 +23,11 @@ from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import load_metadata, load_submission_order
 from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
-from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle, read_bundle
 from reid_core.experiment.evaluation import pair_scorer
 from reid_core.experiment.routing import is_routing, read_routing
 from reid_core.experiment.second_model import embed_second
+from reid_core.files.atomic import new_file
 from reid_core.files.escape import escape_cell
 from reid_core.matching.extraction import build_features
 from reid_core.matching.local_features import LocalFeatures
@@ -191,15 +191,10 @@ def write_candidates(path: Path, predictions: list[Prediction]) -> None:
 
 
 def _write_csv(path: Path, header: list[str], rows: list[tuple]) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"--out {path}: cannot be written: {error.strerror}") from error
+    with new_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def make_parser() -> argparse.ArgumentParser:

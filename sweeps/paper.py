@@ -31,7 +31,7 @@ from reid_core.config.values import flatten, get, override
 from reid_core.data.synthetic import SYNTHETIC, resolve_data
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
-from reid_core.experiment.prepare import prepare
+from reid_core.experiment.prepare import Spread, prepare
 from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.report import write_report
 from sweeps.machines.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
@@ -166,8 +166,7 @@ def compare(
         out / "cache",
         base,
         skip_missing=options.skip_missing,
-        map_chunks=ray_map,
-        map_networks=partial(ray_map, gpus_per_worker=resources.gpus_per_worker),
+        spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
     )
     for config in configs.values():
         plan_of(config, prepared, world_size=resources.workers)  # a batch that cannot be made is told now

@@ -6,25 +6,33 @@ function + chunks → Arrow tables in the order of the chunks.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from tqdm import tqdm
 
 CHUNK_IMAGES = 64  # 28 MB of pixels at 384 px
+Result = TypeVar("Result")
 MapChunks = Callable[[Callable[[Any], pa.Table], Sequence[Any]], Iterator[pa.Table]]
 
 
 def local_map(function: Callable[[Any], pa.Table], chunks: Sequence[Any]) -> Iterator[pa.Table]:
     """Apply a function to chunks in threads; results come in the order of the chunks, few are held at a time."""
     num_threads = os.cpu_count() or 1
+    return map_ahead(function, chunks, num_threads=num_threads, num_ahead=num_threads)
+
+
+def map_ahead(
+    function: Callable[[Any], Result], arguments: Iterable[Any], *, num_threads: int, num_ahead: int
+) -> Iterator[Result]:
+    """Results of a function in the order of its arguments, `num_ahead` of them made before they are asked for."""
     pool = ThreadPoolExecutor(num_threads)
-    pending: deque = deque()
+    pending: deque[Future[Result]] = deque()
     try:
-        for chunk in chunks:
-            pending.append(pool.submit(function, chunk))
-            if len(pending) > num_threads:
+        for argument in arguments:
+            pending.append(pool.submit(function, argument))
+            if len(pending) > num_ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

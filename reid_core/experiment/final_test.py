@@ -13,7 +13,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.experiment.bundle import Bundle, Second, write_bundle
 from reid_core.experiment.evaluation import outputs_of, pair_scorer
-from reid_core.experiment.prepared import SEEN, Prepared
+from reid_core.experiment.prepared import SEEN, UNREADABLE, Prepared
 from reid_core.experiment.second_model import load_second
 from reid_core.metrics.summary import summarise
 from reid_core.model.place import Place
@@ -23,7 +23,7 @@ from reid_core.scoring.evaluate import answer_queries, decide, shares_of
 from reid_core.scoring.leaks import leak_report, write_leaks
 
 
-def finish(
+def run_final_test(
     config: TrialConfig, prepared: Prepared, truth: Parts, model: ReidModel, out: Path, place: Place
 ) -> dict[str, dict[str, float]]:
     """Score `testSet` once and write the bundle (`out/best`) and every single answer (`out/predictions.parquet`).
@@ -64,7 +64,7 @@ def _bundle(
     outputs: Outputs,
     metrics: dict[str, dict[str, float]],
 ) -> Bundle:
-    everything = np.flatnonzero(truth.part_N != "unreadable")
+    everything = np.flatnonzero(truth.part_N != UNREADABLE)
     second = None
     if outputs.second_ND is not None:
         second = Second(*load_second(config), outputs.second_ND[everything])

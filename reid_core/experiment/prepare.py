@@ -5,17 +5,18 @@ data folder + configuration → files in one folder, and `Prepared`, which any p
 fresh splits that confirm a result are made without them.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
+from reid_core.data.animals import positions_by_group
 from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import digest_metadata, load_metadata
@@ -29,11 +30,21 @@ from reid_core.data.test_set import Use
 from reid_core.errors import UserError
 from reid_core.experiment.prepared import UNREADABLE, Prepared, column_of, load_prepared, save_prepared
 from reid_core.experiment.second_model import build_second
-from reid_core.files.checksums import read_sealed, write_sealed
+from reid_core.files.checksums import digest_of, read_sealed, write_sealed
 from reid_core.matching.extraction import build_features
 
 DATA = "data.json"  # in the folder: which data it was prepared from
 logger = logging.getLogger(__name__)
+
+
+class Spread(NamedTuple):
+    """How work on many images is spread over threads or machines; no result depends on it."""
+
+    chunks: MapChunks = local_map  # decoding, and what else needs no network
+    networks: MapChunks = local_map  # what goes through a network, and is faster where a GPU is
+
+
+LOCAL = Spread()
 
 
 def load_database(root: Path, *, skip_missing: bool = False, group: str | None = None) -> pa.Table:
@@ -51,8 +62,7 @@ def prepare(
     skip_missing: bool = False,
     group: str | None = None,
     second_models: Sequence[str] = (),
-    map_chunks: MapChunks = local_map,
-    map_networks: MapChunks = local_map,
+    spread: Spread = LOCAL,
 ) -> Prepared:
     """Read, check, decode, extract and split; what is already there and unchanged is not done again.
 
@@ -63,8 +73,7 @@ def prepare(
         skip_missing: Leave out rows without a photograph.
         group: Whose rows alone are prepared; None: every group's.
         second_models: Values of `fusion.second_model` that trials may have, besides that of `config`.
-        map_chunks: How decoding is spread, and what else needs no network.
-        map_networks: How chunks are spread that go through a network, and are faster where a GPU is.
+        spread: Where decoding, local features and second models are computed.
 
     Raises:
         UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
@@ -72,17 +81,14 @@ def prepare(
     """
     database = load_database(root, skip_missing=skip_missing, group=group)
     paths = database["path"].to_pylist()
-    image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=map_chunks)
+    image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks)
     _check_same_data(folder, root, database, ImageCache(image_cache).keys)
     match_cache, features = image_cache, None
     if config.match.matcher != "none":
-        match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=map_chunks)
-        spread = map_chunks if config.match.matcher == "sift-mnn" else map_networks
-        features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=spread)
-    second = {}
-    for name in {config.fusion.second_model, *second_models} - {None, ""}:
-        of_name = override(config, {"fusion.second_model": name})
-        second[name] = build_second(folder, root, paths, of_name, map_chunks=map_networks)
+        match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
+        map_features = spread.chunks if config.match.matcher == "sift-mnn" else spread.networks
+        features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_features)
+    second = _embed_second_models(folder, root, paths, config, second_models, spread)
     parts = split_database(database, ImageCache(image_cache).error, config)
     logger.info("%s", describe_parts(parts))
     _check_objective(parts, root)
@@ -93,16 +99,27 @@ def prepare(
         image_id_N=column_of(database, "image_id"),
         parts=parts,
         date_N=column_of(database, "date"),
-        second={str(name): str(path) for name, path in second.items()},
+        second=second,
         group=group,
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
 
 
+def _embed_second_models(
+    folder: Path, root: Path, paths: list[str], config: TrialConfig, names: Sequence[str], spread: Spread
+) -> dict[str, str]:
+    """Files with the embeddings of the second models that trials may have, by name."""
+    files = {}
+    for name in {config.fusion.second_model, *names} - {None, ""}:
+        of_name = override(config, {"fusion.second_model": name})
+        files[str(name)] = str(build_second(folder, root, paths, of_name, map_chunks=spread.networks))
+    return files
+
+
 def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[str]) -> None:
     """Refuse data that changed since the folder was prepared: trials before and after it could not be compared."""
-    file, photographs = folder / DATA, hashlib.blake2b("".join(keys).encode(), digest_size=8).hexdigest()
+    file, photographs = folder / DATA, digest_of("".join(keys))
     now = {"metadata.csv": digest_metadata(database), "photographs": photographs}
     before = read_sealed(file) if file.exists() else now
     changed = [name for name in now if now[name] != before.get(name)]
@@ -117,7 +134,7 @@ def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[st
 def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
     """Divide availableSet anew (`fresh.resplit`); caches, features and second models are shared, not copied.
 
-    It needs no identity of `testSet` and reads nothing but the prepared folder. Given again, it writes the same.
+    It needs no identity of `testSet` and reads nothing but the prepared folder. A second call writes the same.
 
     Args:
         folder: Of `prepare`.
@@ -177,7 +194,7 @@ def read_truth(root: Path, prepared: Prepared, *, use: Use, skip_missing: bool =
 def _check_objective(parts: Parts, where: Path) -> None:
     queries = parts.rows("thresholdSet")
     known_Q, group_Q = parts.known(queries), parts.group_N[queries]
-    if not any(0 < known_Q[group_Q == group].mean() < 1 for group in set(group_Q)):
+    if not any(0 < known_Q[rows].mean() < 1 for _, rows in positions_by_group(group_Q)):
         raise UserError(
             f"{where}: no group has both known and new animals in thresholdSet, so GEO_MEAN is undefined everywhere; "
             "a group needs several identities, some of them with at least 3 photographs. The split:\n"

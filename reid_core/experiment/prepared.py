@@ -16,6 +16,7 @@ from reid_core.data.animals import name_animals
 from reid_core.data.image_cache import ImageCache
 from reid_core.data.sides import SIDES
 from reid_core.data.splits.parts import Parts
+from reid_core.files.atomic import new_file, replace_file
 from reid_core.matching.local_features import LocalFeatures
 
 UNREADABLE = "unreadable"
@@ -95,12 +96,13 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
     arrays = [pa.array(values, pa.string()) for values in [*columns, prepared.date_N.tolist()]]
     arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(prepared.sides_N6.ravel()), len(SIDES)))
     table = pa.table(arrays, names=["image_id", "identity", "group", "part", "date", "sides"])
-    pq.write_table(table, folder / "parts.parquet.part")
-    (folder / "parts.parquet.part").replace(folder / "parts.parquet")
+    with new_file(folder / "parts.parquet") as part:
+        pq.write_table(table, part)
     names = ("image_cache", "match_cache", "features", "second", "group")
-    (folder / "prepared.json.part").write_text(json.dumps({name: getattr(prepared, name) for name in names}))
-    (folder / "prepared.json.part").replace(folder / "prepared.json")
+    values = {name: getattr(prepared, name) for name in names}
+    replace_file(folder / "prepared.json", json.dumps(values).encode())
 
 
 def column_of(table: pa.Table, name: str) -> np.ndarray:
+    """A column of strings; object array, None where a cell is empty."""
     return np.array(table[name].to_pylist(), dtype=object)

@@ -1,4 +1,4 @@
-"""The routing bundle: a folder with an ordinary bundle (`bundle.py`) for each species group, and who goes where.
+"""The routing bundle: a folder with an ordinary bundle (`bundle.py`) for each species group, and which group has which.
 
 bundles of groups → one folder → the bundle's folder of each group. Nothing of the models is read here.
 routing.json names the subfolders; SHA256SUMS covers it and the SHA256SUMS of every subfolder, which covers the rest.
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reid_core.errors import UserError
+from reid_core.files.atomic import new_folder
 from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksums
 from reid_core.files.escape import escape_line, escape_markdown
 
@@ -46,23 +47,19 @@ def make_slugs(names: Iterable[str]) -> dict[str, str]:
 
 
 def write_routing(folder: Path, bundles: Mapping[str, Path]) -> None:
-    """Write a routing bundle beside its place and move it there when it is whole.
+    """Write a routing bundle, which replaces what the folder held when it is whole.
 
     Args:
-        folder: Of the routing bundle; what it held is replaced.
+        folder: Of the routing bundle.
         bundles: Folder of the bundle of each group. Its files are linked, or copied where they cannot be.
     """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     slugs = make_slugs(bundles)
-    for group, bundle in bundles.items():
-        shutil.copytree(bundle, part / slugs[group], copy_function=_link)
-    (part / ROUTING).write_text(json.dumps({"format": FORMAT, "groups": slugs}, indent=1) + "\n", encoding="utf-8")
-    (part / README).write_text(_describe(slugs), encoding="utf-8")
-    write_checksums(part, [ROUTING, *(f"{slug}/{CHECKSUMS}" for slug in slugs.values())])
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
+    with new_folder(folder) as part:
+        for group, bundle in bundles.items():
+            shutil.copytree(bundle, part / slugs[group], copy_function=_link)
+        (part / ROUTING).write_text(json.dumps({"format": FORMAT, "groups": slugs}, indent=1) + "\n", encoding="utf-8")
+        (part / README).write_text(_describe(slugs), encoding="utf-8")
+        write_checksums(part, [ROUTING, *(f"{slug}/{CHECKSUMS}" for slug in slugs.values())])
 
 
 def is_routing(folder: Path) -> bool:
@@ -83,7 +80,7 @@ def read_routing(folder: Path) -> dict[str, Path]:
 
 
 def refuse_routing(folder: Path) -> None:
-    """For who needs one model: say that this folder holds several, and where one is.
+    """Refuse a folder with a model for each group where one model is needed; the error names their folders.
 
     Raises:
         UserError: If it is a routing bundle.
@@ -107,7 +104,7 @@ def _read_slugs(file: Path) -> dict[str, str]:
 
 
 def _link(source: str, target: str) -> None:
-    """A second name of a file that nobody changes in place; a copy, where the file system cannot give one."""
+    """A second name of a file, which is never changed in place; a copy where the file system has no links."""
     try:
         Path(target).hardlink_to(source)
     except OSError:

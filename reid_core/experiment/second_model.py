@@ -4,10 +4,8 @@ photographs → its embeddings (N, D) float32 in one file with its checksum, com
 changes them.
 """
 
-import hashlib
 import json
 import logging
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import cache, partial
@@ -23,7 +21,8 @@ from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import is_refitted, read_model
-from reid_core.files.checksums import file_digest, verify_checksums, write_checksums
+from reid_core.files.atomic import new_folder
+from reid_core.files.checksums import digest_of, file_digest, verify_checksums, write_checksums
 from reid_core.model.embed import embed_rows
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import ReidModel, make_model
@@ -93,27 +92,22 @@ def build_second(
     """
     settings = second_config(config)
     images = ImageCache(build_cache(folder, root, paths, settings.data.image_px, map_chunks=map_chunks))
-    digest = hashlib.blake2b(json.dumps([_identify(config, settings), images.keys]).encode(), digest_size=8)
-    kept = folder / f"second-{digest.hexdigest()}"
+    kept = folder / f"second-{digest_of(json.dumps([_identify(config, settings), images.keys]))}"
     if is_whole(kept):
         return kept / EMBEDDINGS
-    load_second(config)  # a model that cannot be had is told before any work
+    load_second(config)  # a model that cannot be had is an error before any work
     chunks = [list(range(i, min(i + _CHUNK_IMAGES, len(images)))) for i in range(0, len(images), _CHUNK_IMAGES)]
     work = partial(embed_chunk, cache_path=str(images.path.resolve()), values=tuple(_hashable(flatten(config)).items()))
     tables = tqdm(map_chunks(work, chunks), total=len(chunks), desc="second model", unit="chunk", disable=None)
     embedding_ND = np.concatenate(list(_embeddings(tables)))
-    part = kept.with_suffix(".part")
-    for former in (part, kept):
-        shutil.rmtree(former, ignore_errors=True)
-    part.mkdir()
-    np.save(part / EMBEDDINGS, embedding_ND, allow_pickle=False)
-    write_checksums(part, [EMBEDDINGS])
-    part.replace(kept)
+    with new_folder(kept) as part:
+        np.save(part / EMBEDDINGS, embedding_ND, allow_pickle=False)
+        write_checksums(part, [EMBEDDINGS])
     return kept / EMBEDDINGS
 
 
 def is_whole(kept: Path) -> bool:
-    """Whether a folder holds embeddings as they were written; damage is told."""
+    """Whether a folder holds embeddings as they were written; a warning names damage."""
     if not kept.exists():
         return False
     try:

@@ -5,15 +5,47 @@ Shape letters: B batch, F backbone features, D embedding, K identities of `train
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from pytorch_metric_learning.losses import ArcFaceLoss, SubCenterArcFaceLoss
 from torch import nn
 
-from reid_core.config.parameters import LossConfig, ModelConfig
+from reid_core.config.parameters import LossConfig, ModelConfig, TrialConfig
 
 NUM_SIDES = 6  # length of `sides.parse_sides`' vectors
 SIDE_FEATURES = 16
+
+
+class Heads(NamedTuple):
+    """What is put on a backbone."""
+
+    embedding: nn.Module
+    classifier: nn.Module | None = None
+    side_input: "SideInput | None" = None
+    side_embedding: "SideEmbedding | None" = None
+
+
+def make_heads(config: TrialConfig, num_features: int, num_identities: int) -> Heads:
+    """Everything new of a trial's model.
+
+    Args:
+        config: Of the trial.
+        num_features: F, of the backbone.
+        num_identities: K, identities that the classifier knows; 0: no classifier, whatever the loss.
+    """
+    orientation = config.model.orientation
+    num_features += SIDE_FEATURES if orientation == "embedding" else 0
+    head, classifier = make_head(config.model, num_features), None
+    if config.loss.name != "triplet" and num_identities:
+        size = embedding_size(config.model, num_features)
+        classifier = make_classifier(config.model, config.loss, size, num_identities)
+    return Heads(
+        head,
+        classifier,
+        side_input=SideInput() if orientation == "input" else None,
+        side_embedding=SideEmbedding() if orientation == "embedding" else None,
+    )
 
 
 def make_head(config: ModelConfig, num_features: int) -> nn.Module:
@@ -22,7 +54,7 @@ def make_head(config: ModelConfig, num_features: int) -> nn.Module:
         return nn.Identity()
     if config.head == "linear":
         head = nn.Linear(num_features, config.embedding_dim)
-        nn.init.orthogonal_(head.weight)  # starts as a rotation: the pretrained geometry survives the first step
+        nn.init.orthogonal_(head.weight)  # starts as a rotation, which keeps the geometry of the pretrained features
         nn.init.zeros_(head.bias)
         return head
     return _make_mlp(config, num_features, config.embedding_dim)

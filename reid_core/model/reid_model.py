@@ -11,15 +11,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.errors import UserError
 from reid_core.model.backbone import Part, find_parts, make_backbone, skip_modules
-from reid_core.model.heads import (
-    NUM_SIDES,
-    SIDE_FEATURES,
-    SideEmbedding,
-    SideInput,
-    embedding_size,
-    make_classifier,
-    make_head,
-)
+from reid_core.model.heads import NUM_SIDES, Heads, make_heads
 
 
 class ReidModel(nn.Module):
@@ -28,20 +20,17 @@ class ReidModel(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        head: nn.Module,
+        heads: Heads,
         *,
+        num_identities: int,
         unfrozen_stages: int,
-        mean: list,
-        std: list,
-        classifier: nn.Module | None = None,
-        num_identities: int = 0,
-        side_input: SideInput | None = None,
-        side_embedding: SideEmbedding | None = None,
+        mean: list[float],
+        std: list[float],
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.classifier = backbone, head, classifier
-        self.num_identities = num_identities if classifier is not None else 0  # K
-        self.side_input, self.side_embedding = side_input, side_embedding
+        self.backbone, self.head, self.classifier = backbone, heads.embedding, heads.classifier
+        self.num_identities = num_identities if heads.classifier is not None else 0  # K
+        self.side_input, self.side_embedding = heads.side_input, heads.side_embedding
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -158,27 +147,18 @@ def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
 
     Args:
         config: Of the trial.
-        num_identities: K, identities that the classifier tells apart; 0: no classifier, whatever the loss.
+        num_identities: K, identities that the classifier knows; 0: no classifier, whatever the loss.
     """
     torch.manual_seed(config.seed)
     backbone = make_backbone(config.model, config.data.image_px)
     num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
-    orientation = config.model.orientation
-    num_features += SIDE_FEATURES if orientation == "embedding" else 0
     pretrained = getattr(backbone, "pretrained_cfg", None) or {}
     mean = config.data.mean if config.data.mean is not None else pretrained.get("mean", (0.485, 0.456, 0.406))
     std = config.data.std if config.data.std is not None else pretrained.get("std", (0.229, 0.224, 0.225))
-    head, classifier = make_head(config.model, num_features), None
-    if config.loss.name != "triplet" and num_identities:
-        size = embedding_size(config.model, num_features)
-        classifier = make_classifier(config.model, config.loss, size, num_identities)
     return ReidModel(
         backbone,
-        head,
-        classifier=classifier,
+        make_heads(config, num_features, num_identities),
         num_identities=num_identities,
-        side_input=SideInput() if orientation == "input" else None,
-        side_embedding=SideEmbedding() if orientation == "embedding" else None,
         unfrozen_stages=config.model.unfrozen_stages,
         mean=np.broadcast_to(mean, 3).tolist(),
         std=np.broadcast_to(std, 3).tolist(),

@@ -1,7 +1,7 @@
 """What is fitted after training, and how it answers.
 
-scored candidates with known truth → calibrators and weights; candidates or logits of queries → best identities (paper
-§4.2, §5, §7.3).
+scored candidates with known truth → calibrators and fusion weights; candidates or logits of queries → best identities
+(paper §4.2, §5, §7.3).
 Shape letters: N images (rows of the cache), Q queries, B shortlist, D embedding, K identities of the classifier,
 M matchers, P pairs.
 """
@@ -65,7 +65,7 @@ class Decision:
 
     predict: PredictConfig
     calibrators: Calibrators  # empty: the cosine itself is the score
-    weights: dict[str, float]  # by matcher, as the calibrators
+    fusion_weights: dict[str, float]  # by matcher, as the calibrators
     thresholds: dict[str, float]  # by group
     openmax: OpenMax | None = None
 
@@ -89,7 +89,7 @@ class Decision:
         if not self.calibrators:
             return candidates.cosine_QB
         probabilities = calibrated(candidates, self.calibrators)
-        return fuse(list(probabilities.values()), [self.weights[name] for name in probabilities])
+        return fuse(list(probabilities.values()), [self.fusion_weights[name] for name in probabilities])
 
     def _ask_classifier(self, query_Q: np.ndarray, group_Q: np.ndarray, outputs: Outputs) -> Answers:
         """Most probable identity of the query's group; its score is 0 where an unknown animal is more probable."""
@@ -127,7 +127,9 @@ def calibrated(candidates: Candidates, calibrators: Calibrators) -> dict[str, np
     return {name: predict_per_group(fits, scores[name], candidates.group_Q) for name, fits in calibrators.items()}
 
 
-def weigh(candidates: Candidates, identity_N: np.ndarray, calibrators: Calibrators, kind: str) -> dict[str, float]:
+def fit_fusion_weights(
+    candidates: Candidates, identity_N: np.ndarray, calibrators: Calibrators, kind: str
+) -> dict[str, float]:
     """Weight of each matcher in the fusion: "equal" ones, or "fitted" on the pairs that they were calibrated with."""
     if kind == "equal":
         return dict.fromkeys(calibrators, 1 / len(calibrators))

@@ -19,7 +19,7 @@ from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.geo_mean import Shares, compute_shares
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.candidates import Candidates, add_second_model, find_candidates, match_candidates
-from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
+from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, fit_fusion_weights
 from reid_core.scoring.openmax import OpenMax, fit_openmax
 from reid_core.scoring.thresholds import ScoredQueries, Threshold, choose_threshold, threshold_curve
 
@@ -94,8 +94,8 @@ def decide(
         rows = parts.rows("validating")
         validating = gather_candidates(config, parts, outputs, rows, score_pairs, device=device)
         calibrators = calibrate(validating, parts.identity_N, fusion.calibration)
-        weights = weigh(validating, parts.identity_N, calibrators, fusion.weights)
-        decision = replace(decision, calibrators=calibrators, weights=weights)
+        fusion_weights = fit_fusion_weights(validating, parts.identity_N, calibrators, fusion.weights)
+        decision = replace(decision, calibrators=calibrators, fusion_weights=fusion_weights)
     rows = parts.rows("thresholdSet")
     answers = answer_queries(config, decision, parts, outputs, rows, score_pairs, device=device)
     # For every group: a small one may have images in testSet but none here.

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from reid_core.config.parameters import DataConfig, TrialConfig
+from reid_core.data.animals import positions_by_group
 from reid_core.errors import UserError
 
 SCHEMA = pa.schema(
@@ -49,7 +50,7 @@ def oversample(identity_N: np.ndarray, row_N: np.ndarray, at_least: int | None) 
         >>> oversample(np.array(["ada", "ada", "bo"]), np.array([4, 5, 6]), 3)
         {'ada': array([4, 5, 4]), 'bo': array([6, 6, 6])}
     """
-    rows_of = {str(identity): row_N[identity_N == identity] for identity in np.unique(identity_N.astype(str))}
+    rows_of = {identity: row_N[positions] for identity, positions in positions_by_group(identity_N)}
     return {name: np.resize(rows, max(len(rows), at_least or 0)) for name, rows in rows_of.items()}
 
 

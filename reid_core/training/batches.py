@@ -6,18 +6,17 @@ The same function serves plain Python (here) and Ray Data (`sweeps/trials/stream
 Letters: R rows that a plan may name (photographs, then extra variants), N photographs, B batch.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from reid_core.config.parameters import AugmentConfig, TrialConfig
+from reid_core.data.chunks import map_ahead
 from reid_core.data.pixel_source import PixelSource, keys_of
 from reid_core.errors import UserError
 from reid_core.model.embed import complete
@@ -26,6 +25,8 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import Pool
+
+BATCHES_AHEAD = 2  # of kept activations, read while the model trains
 
 
 class Batch(NamedTuple):
@@ -107,10 +108,6 @@ def local_batches(plan: pa.Table, source: Source, *, rank: int = 0) -> Iterator[
             yield source.batch(make_pixels(row, source.seed, images, augmenter), np.asarray(row["rows"]))
 
 
-BATCHES_AHEAD = 2
-T = TypeVar("T")
-
-
 class KeptBatch(NamedTuple):
     """One step's input on one rank, from the boundary on."""
 
@@ -142,20 +139,8 @@ def activation_batches(plan: pa.Table, source: Source, model: ReidModel, place: 
     def read(rows_B: np.ndarray) -> tuple[np.ndarray, Read]:
         return rows_B, kept.read(keys_of(images, rows_B.tolist()))
 
-    for rows_B, found in _ahead(read, mine):
+    for rows_B, found in map_ahead(read, mine, num_threads=1, num_ahead=BATCHES_AHEAD):
         # Here and not in the thread, which would take the device from the training step.
         with torch.no_grad(), place.autocast():
             activation_BX = complete(model, found, rows_B, images.pixels, place)
         yield KeptBatch(activation_BX, source.code_R[rows_B], source.sides_R6[rows_B])
-
-
-def _ahead(function: Callable[[Any], T], arguments: Iterable[Any]) -> Iterator[T]:
-    """Results in order, `BATCHES_AHEAD` of them made before they are asked for."""
-    pending: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for argument in arguments:
-            pending.append(pool.submit(function, argument))
-            if len(pending) > BATCHES_AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

@@ -1,6 +1,6 @@
-"""The training loop: a generator that yields one report per epoch and does not know who listens.
+"""The training loop: a generator that yields one report per epoch and knows nothing of its caller.
 
-model + batches + evaluation → reports; the trainer's state is saved and restored by whoever listens (paper §4.1).
+model + batches + evaluation → reports; its caller saves and restores the trainer's state (paper §4.1).
 """
 
 import logging
@@ -38,8 +38,8 @@ def load_newest(trainer: "Trainer", checkpoints: Sequence[Path]) -> bool:
 
     Args:
         trainer: Of the same configuration.
-        checkpoints: Folders that `Trainer.save` wrote, newest first. A damaged one is told; the trial then repeats an
-            epoch.
+        checkpoints: Folders that `Trainer.save` wrote, newest first. A damaged one is logged; the trial then repeats
+            an epoch.
     """
     for checkpoint in checkpoints:
         try:

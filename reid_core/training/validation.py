@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from reid_core.data.animals import positions_by_group
 from reid_core.scoring.shortlist import find_most_similar
 
 
@@ -58,8 +59,8 @@ def nearest_triplet_loss(
         Mean of `max(0, cos(negative) - cos(positive) + margin)` over the queries that have both; NaN if none has.
     """
     losses = []
-    for group in np.unique(group_N[query_V].astype(str)):
-        queries, gallery = query_V[group_N[query_V] == group], gallery_G[group_N[gallery_G] == group]
+    for group, positions in positions_by_group(group_N[query_V]):
+        queries, gallery = query_V[positions], gallery_G[group_N[gallery_G] == group]
         # An animal's own images are at most this many, so one more candidate always shows another animal.
         own = int(np.bincount(code_N[gallery]).max(initial=0)) if len(gallery) else 0
         index_QB, cosine_QB = find_most_similar(embedding_ND[queries], embedding_ND[gallery], own + 1, device=device)

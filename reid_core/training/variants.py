@@ -7,7 +7,6 @@ Letters: E extra images, B rows asked for, H W C height, width, channels.
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 from reid_core.config.parameters import AugmentConfig, TrialConfig
 from reid_core.data.chunks import CHUNK_IMAGES, MapChunks, count_rows, local_map
 from reid_core.data.image_cache import DECODER, ImageCache, cache_schema, is_intact, write_cache
+from reid_core.files.checksums import digest_of
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import Pool
 
@@ -29,7 +29,7 @@ def build_variants(
 ) -> Path | None:
     """Augment the extra images of a pool once, or find the file that a former call wrote.
 
-    Its name tells the content: equal photographs, augmentation, seed and variants give the same file, whoever makes it.
+    It is named after its content: equal photographs, augmentation, seed and variants give the same file.
 
     Args:
         folder: Where the file is written; made if needed.
@@ -48,7 +48,7 @@ def build_variants(
     if not num_extra:
         return None
     keys = variant_keys(cache, pool, config)
-    digest = hashlib.blake2b("\n".join(keys).encode(), digest_size=8).hexdigest()
+    digest = digest_of("\n".join(keys))
     path = folder / f"variants-{cache.image_px}-{digest}.arrow"
     if not is_intact(path, keys, cache.image_px):
         augment = functools.partial(
@@ -78,7 +78,7 @@ def variant_keys(cache: ImageCache, pool: Pool, config: TrialConfig) -> list[str
     augment = json.dumps(dataclasses.asdict(config.augment), sort_keys=True)
     recipes = zip(pool.source_E.tolist(), variant_seeds(config.seed, pool).tolist(), strict=True)
     texts = ["\0".join([MAKER, DECODER, cache.keys[row], str(seed), augment]) for row, seed in recipes]
-    return [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
+    return [digest_of(text, num_bytes=16) for text in texts]
 
 
 def augment_chunk(

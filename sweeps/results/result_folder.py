@@ -162,7 +162,7 @@ def format_result(
         out: Result folder.
         records: Of the search.
         best: The trial that was chosen.
-        metrics: Of `final_test.finish`.
+        metrics: Of `final_test.run_final_test`.
         objective: Name of the metric that was maximised.
         num_unreadable: Photographs that were left out.
         notes: How the trial was chosen: paragraphs that come before the best configuration.

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from reid_core.data.test_set import Use, record_use
-from reid_core.experiment.final_test import finish
+from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.training_setup import make_trainer, plan_of
@@ -45,7 +45,7 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, skip_miss
 
 
 def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, skip_missing: bool) -> Metrics:
-    """Load a trial's best weights and finish it (`reid_core.experiment.final_test.finish`)."""
+    """Load a trial's best weights and finish it (`reid_core.experiment.final_test.run_final_test`)."""
     config, prepared = context.configure(best.parameters), load_prepared(Path(context.cache))
     place = local_place(config)
     if context.pair_store is not None:
@@ -53,4 +53,4 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, sk
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, skip_missing=skip_missing)
-    return finish(config, prepared, truth, trainer.restore_best(), Path(context.out), place)
+    return run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)

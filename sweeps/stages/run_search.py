@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from reid_core.data.animals import positions_by_group
-from reid_core.experiment.prepare import prepare
+from reid_core.experiment.prepare import Spread, prepare
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.training_setup import plan_of
 from reid_core.model.reid_model import describe_model
@@ -45,8 +45,7 @@ def prepare_trials(
         skip_missing=sweep.skip_missing,
         group=sweep.group,
         second_models=[name for name in choices_of(sweep.space.searched, "fusion.second_model") if name],
-        map_chunks=ray_map,
-        map_networks=partial(ray_map, gpus_per_worker=resources.gpus_per_worker),
+        spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
     )
     plan_of(sweep.base, prepared, world_size=resources.workers)  # fails now if its batches cannot be made
     logger.info("%s", describe_model(sweep.base, num_identities=len(prepared.classes()[0])))

@@ -1,4 +1,4 @@
-"""The exported model: the same after a round trip, executes nothing, and damage is told by file."""
+"""The exported model: the same after a round trip, executes nothing, and an error names the file that is damaged."""
 
 import dataclasses
 import json
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_named(copy, name, damage):
 @pytest.mark.parametrize("name", ALL_FILES)
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\xff" * 99])
 def test_a_damaged_file_whose_checksum_fits_is_named(copy, name, damage):
-    """Whoever makes a bundle by hand is told too."""
+    """A bundle that was made by hand is checked too."""
     (copy / name).write_bytes(damage((copy / name).read_bytes()))
     sign(copy)
     if name == "config.yaml" and len((copy / name).read_bytes()) not in (0, 99):
@@ -273,7 +273,7 @@ def test_a_bundle_of_a_later_format_is_refused(copy):
         read_bundle(copy)
 
 
-def test_what_is_no_bundle_is_told(tmp_path):
+def test_what_is_no_bundle_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no bundle"):
         read_bundle(tmp_path / "nowhere")
 

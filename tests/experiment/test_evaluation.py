@@ -65,6 +65,9 @@ def test_shared_scores_are_those_of_the_matcher(small_data, tmp_path):
     assert asked == [20]
     assert alone.tobytes() == shared.tobytes()
     assert np.nanmax(alone) > 0
+    features = prepared.local_features
+    apart = pair_scorer(config.match, features.select(rows[:5]), Place(), gallery=features)
+    assert apart(np.repeat(np.arange(5), 4), 5 + gallery_P).tobytes() == alone.tobytes()  # as the exported model does
 
 
 def test_two_ranks_find_the_numbers_of_one(small_data, tmp_path):

@@ -194,13 +194,13 @@ def test_a_fresh_split_without_known_and_new_queries_is_refused(prepared_folder,
     is_new = (parts.part_N == "thresholdSet") & ~parts.known(np.arange(len(parts.part_N)))
     column = pa.array(np.where(is_new, "unreadable", parts.part_N).tolist())
     pq.write_table(table.set_column(table.column_names.index("part"), "part", column), folder / "parts.parquet")
-    with pytest.raises(UserError, match=r"cache/split-0003: no group has both known and new animals") as told:
+    with pytest.raises(UserError, match=r"cache/split-0003: no group has both known and new animals") as caught:
         prepare_fresh_split(folder, 3, CONFIG)
-    assert "testSet has" not in str(told.value)  # its identities are locked
+    assert "testSet has" not in str(caught.value)  # its identities are locked
     assert not (folder / "split-0003").exists()
 
 
-def test_data_that_changed_since_the_folder_was_prepared_are_told(small_data, tmp_path):
+def test_data_that_changed_since_the_folder_was_prepared_are_refused(small_data, tmp_path):
     root = Path(shutil.copytree(small_data, tmp_path / "data"))
     prepare(root, tmp_path / "cache", CONFIG)
     prepare(root, tmp_path / "cache", CONFIG)

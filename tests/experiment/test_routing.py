@@ -1,4 +1,4 @@
-"""A model for each group: every query is answered by its group's as by that model alone, and damage is told."""
+"""A model for each group: every query is answered by its group's as by that model alone, and damage is an error."""
 
 import csv
 import json
@@ -125,7 +125,7 @@ def test_what_was_routed_before_is_replaced(bundles, routed):
     assert [path.name for path in routed.parent.iterdir()] == ["best"]
 
 
-def test_where_one_model_is_needed_the_ways_to_one_are_told(routed):
+def test_where_one_model_is_needed_the_error_names_the_ways_to_one(routed):
     for load in (read_bundle, read_model):
         with pytest.raises(UserError, match=rf"a model for each group, .*best/{SPOTS} \({SPOTS}\) or .*best/{SCALES} "):
             load(routed)
@@ -144,7 +144,7 @@ def test_where_one_model_is_needed_the_ways_to_one_are_told(routed):
     ],
     ids=["half", "empty", "other", "one bit", "missing"],
 )
-def test_damage_is_told_by_file(routed, name, damage):
+def test_a_damaged_file_is_named(routed, name, damage):
     file = routed / name
     data = file.read_bytes()
     file.unlink()
@@ -157,7 +157,7 @@ def test_damage_is_told_by_file(routed, name, damage):
         read_routing(routed)
 
 
-def test_a_damaged_bundle_within_is_told_when_it_is_needed(first, routed, tmp_path):
+def test_a_damaged_bundle_within_is_an_error_when_it_is_needed(first, routed, tmp_path):
     weights = routed / SPOTS / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -176,7 +176,7 @@ def test_two_bundles_that_change_places_are_refused(routed):
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
         ("[]", "damaged"),
         ("{}", "damaged"),
@@ -192,10 +192,10 @@ def test_two_bundles_that_change_places_are_refused(routed):
         (f'{{"format": {FORMAT + 1}, "groups": {{"SpotsID": "SpotsID"}}}}', "format 2; this version reads 1"),
     ],
 )
-def test_what_was_written_by_hand_is_checked_too(routed, written, told):
+def test_what_was_written_by_hand_is_checked_too(routed, written, message):
     (routed / ROUTING).write_text(written)
     write_checksums(routed, [ROUTING, f"{SPOTS}/{CHECKSUMS}", f"{SCALES}/{CHECKSUMS}"])
-    with pytest.raises(UserError, match=rf"routing\.json: .*{told}"):
+    with pytest.raises(UserError, match=rf"routing\.json: .*{message}"):
         open_model(routed)
 
 

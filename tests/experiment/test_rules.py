@@ -94,7 +94,7 @@ def test_a_second_model_is_fused_and_travels_with_the_bundle(with_second, tmp_pa
     first, second = with_second
     bundle, theirs = read_bundle(second.out / "best"), read_bundle(first.out / "best")
     assert set(bundle.decision.calibrators) == {"cosine", "match", "second"}
-    assert sum(bundle.decision.weights.values()) == pytest.approx(1)
+    assert sum(bundle.decision.fusion_weights.values()) == pytest.approx(1)
     # the same photographs, at the second model's own size, in the same order
     assert bundle.second.config.data.image_px == theirs.config.data.image_px != bundle.config.data.image_px
     np.testing.assert_allclose(bundle.second.embedding_GD, theirs.embedding_GD, atol=1e-5)
@@ -114,7 +114,7 @@ def test_second_models_that_are_searched_are_all_prepared(with_second, tmp_path)
     np.testing.assert_allclose(embeddings[1], read_bundle(second.out / "best").embedding_GD, atol=1e-5)
 
 
-def test_a_second_model_that_cannot_be_had_is_told(with_second):
+def test_a_second_model_that_cannot_be_had_is_an_error(with_second):
     config = read_bundle(with_second[1].out / "best").config
     fusion = config.fusion.__class__(second_model="/nowhere/at/all")
     with pytest.raises(UserError, match=r"fusion.second_model=/nowhere/at/all: no such folder"):

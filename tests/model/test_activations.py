@@ -231,7 +231,7 @@ def test_ranks_share_the_work(cache, tmp_path, monkeypatch):
     assert len(kept) == NUM_IMAGES
 
 
-def test_the_room_is_told_before_it_is_spent_and_limited(cache, tmp_path, monkeypatch, caplog):
+def test_the_room_on_disk_is_logged_beforehand_and_limited(cache, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     model = make()
     image_gb = 2 * 2 * 128 * 4 / 1e9  # at the boundary: 2 × 2 places, 128 channels, float32

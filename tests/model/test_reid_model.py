@@ -10,7 +10,7 @@ from reid_core.config.parameters import ModelConfig, TrialConfig
 from reid_core.config.presets import make_preset, tiny
 from reid_core.config.values import override
 from reid_core.errors import UserError
-from reid_core.model.backbone import find_parts, make_backbone
+from reid_core.model.backbone import find_parts, make_backbone, skip_modules
 from reid_core.model.heads import make_head
 from reid_core.model.reid_model import ReidModel, describe_parts, make_model
 
@@ -343,6 +343,16 @@ def test_a_failure_behind_the_boundary_leaves_the_frozen_modules_whole():
     with pytest.raises(Exception, match=r".+"):
         model.features_from(torch.zeros(2, 3))
     assert torch.equal(model.features(random_images(2)), expected)
+
+
+def test_the_copy_without_the_frozen_modules_shares_the_trained_ones():
+    model = make(model__unfrozen_stages=1)
+    names = list(model.state_dict())
+    rest = skip_modules(model.backbone, model.frozen_modules())
+    trained = [p for part in model.parts() if part.name in ("stage 3", "norm") for p in part.parameters]
+    assert {id(p) for p in rest.parameters()} == {id(p) for p in trained}
+    assert list(model.state_dict()) == names
+    assert not any(module in model.frozen_modules() for module in rest.modules())
 
 
 def test_no_module_is_frozen_when_every_stage_is_trained():

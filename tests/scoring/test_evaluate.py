@@ -25,7 +25,7 @@ from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.calibration import POOLED, Calibrator, LogisticCalibrator
 from reid_core.scoring.candidates import Candidates, find_candidates, match_candidates
-from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh
+from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, fit_fusion_weights
 from reid_core.scoring.evaluate import (
     MIN_SAMPLE,
     choose_thresholds,
@@ -50,7 +50,7 @@ def test_fusion_is_the_mean_of_the_matchers_that_scored():
     np.testing.assert_allclose(both.probabilities(candidates), [[0.5, 0.4, 0.5, nan]], rtol=1e-6)
     one = Decision(PredictConfig(), {"cosine": LINE}, {"cosine": 1.0}, {})
     np.testing.assert_allclose(one.probabilities(candidates), [[0.2, 0.4, nan, nan]], rtol=1e-6)
-    unequal = dataclasses.replace(both, weights={"cosine": 0.25, "match": 0.75})
+    unequal = dataclasses.replace(both, fusion_weights={"cosine": 0.25, "match": 0.75})
     np.testing.assert_allclose(unequal.probabilities(candidates), [[0.65, 0.4, 0.5, nan]], rtol=1e-6)
 
 
@@ -139,10 +139,10 @@ def test_calibrators_learn_from_validating_only_and_thresholds_from_threshold_se
         return decide_simply(changed, embedding_ND, scorer, fusion=fusion)[0]
 
     assert decided("thresholdSet").calibrators == decided(None).calibrators
-    assert decided("thresholdSet").weights == decided(None).weights
+    assert decided("thresholdSet").fusion_weights == decided(None).fusion_weights
     assert decided("thresholdSet").thresholds != decided(None).thresholds
     assert decided("validating").calibrators != decided(None).calibrators
-    assert (decided("validating").weights != decided(None).weights) == (weights == "fitted")
+    assert (decided("validating").fusion_weights != decided(None).fusion_weights) == (weights == "fitted")
     assert decided("testSet") == decided(None)
 
 
@@ -156,7 +156,17 @@ def test_test_set_is_not_read():
     assert cosine_report(CONFIG, sealed, Outputs(blind_ND)) == cosine_report(CONFIG, parts, Outputs(embedding_ND))
 
 
-def test_known_is_told_per_group():
+def test_the_answers_that_chose_the_thresholds_come_with_the_decision():
+    parts, embedding_ND = random_world(2)
+    outputs, scorer = Outputs(embedding_ND), cosine_times_ten(embedding_ND)
+    decision, answers, metrics = decide(CONFIG, parts, outputs, scorer)
+    again = answers_of(decision, parts, outputs, "thresholdSet", scorer)
+    for name in ("query_Q", "group_Q", "identity_Q", "score_Q"):
+        assert getattr(answers, name).tolist() == getattr(again, name).tolist()
+    assert summarise(shares_of(answers, decision, parts)).items() <= metrics.items()
+
+
+def test_known_is_decided_within_the_group():
     parts, _ = make_world(
         [("cow", "ada", "training", 0, 1.0), ("pig", "ada", "testSet", 1, 1.0), ("cow", "ada", "testSet", 0, 0.9)]
     )
@@ -301,16 +311,16 @@ def test_fitted_weights_prefer_the_matcher_that_knows():
         noisy_matcher(parts, spread=0.1),
     )
     calibrators = calibrate(found, parts.identity_N)
-    weights = weigh(found, parts.identity_N, calibrators, "fitted")
+    weights = fit_fusion_weights(found, parts.identity_N, calibrators, "fitted")
     assert weights["match"] > 0.95
     assert sum(weights.values()) == pytest.approx(1)
-    assert weigh(found, parts.identity_N, calibrators, "equal") == {"cosine": 0.5, "match": 0.5}
+    assert fit_fusion_weights(found, parts.identity_N, calibrators, "equal") == {"cosine": 0.5, "match": 0.5}
 
 
 def test_without_calibration_the_cosine_is_the_score():
     parts, embedding_ND = two_groups()
     decision, metrics = decide_simply(parts, embedding_ND, fusion=FusionConfig(calibration="none"))
-    assert decision.calibrators == decision.weights == {}
+    assert decision.calibrators == decision.fusion_weights == {}
     assert decision.thresholds["cow"] == pytest.approx((0.9 + 0.5) / 2)
     assert metrics["geo_mean.cow"] == 1
     answers = answers_of(decision, parts, Outputs(embedding_ND), "testSet")
@@ -326,14 +336,14 @@ def test_logistic_calibration_is_used_where_it_is_asked_for():
 
 
 def test_a_second_model_is_a_third_opinion():
-    """The second model tells animals apart that the first mixes up, and breaks into the fusion by its own scores."""
+    """The second model separates animals that the first one confuses, and the fusion takes its scores."""
     parts, embedding_ND = random_world(8)
     code_N = np.unique(parts.animals(np.arange(len(parts.identity_N))), return_inverse=True)[1]
     second_ND = np.eye(code_N.max() + 1, dtype=np.float32)[code_N]
     outputs = Outputs(embedding_ND, second_ND=second_ND)
     fitted = dataclasses.replace(CONFIG, fusion=FusionConfig(weights="fitted"))
     decision, _, metrics = decide(fitted, parts, outputs, None)
-    assert decision.weights == {"cosine": pytest.approx(0, abs=1e-6), "second": pytest.approx(1)}
+    assert decision.fusion_weights == {"cosine": pytest.approx(0, abs=1e-6), "second": pytest.approx(1)}
     _, alone = decide_simply(parts, embedding_ND)
     assert metrics["mean_of_groups"] > alone["mean_of_groups"]
     with pytest.raises(KeyError, match="second"):  # forgotten where it was fitted with one
@@ -372,7 +382,7 @@ def test_only_images_of_the_same_side_are_candidates_where_it_is_asked_for():
 def classified_world() -> tuple[Parts, Outputs]:
     """Two cows and a pig with logits for each; yak has images but the classifier knows none.
 
-    thresholdSet: ada is told surely, bo less so, the new zoe hardly; the pig is new and looks like none.
+    thresholdSet: ada is recognised with certainty, bo less so, the new zoe hardly; the pig is new, like none of them.
     """
     rows = [("cow", name, "training", k, 1.0) for k, name in enumerate(("ada", "ada", "ada", "bo", "bo", "bo"))]
     rows += [("pig", "ada", "training", 6, 1.0)] * 3 + [("yak", "di", "training", 9, 1.0)]

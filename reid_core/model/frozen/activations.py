@@ -6,7 +6,6 @@ A file appears when it is complete, so a crash loses one batch and several proce
 Letters: B rows asked for, X shape of one activation, W bytes of one row.
 """
 
-import hashlib
 import logging
 import math
 import shutil
@@ -21,6 +20,7 @@ import torch
 
 from reid_core.errors import UserError
 from reid_core.files.atomic import write_arrow
+from reid_core.files.checksums import digest_of
 
 WEIGHT = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio
 WORD_BYTES = 8  # rows are filled up to whole words, which the checksum adds up
@@ -111,15 +111,15 @@ class KeptActivations:
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self.layout = Path(folder), layout
         self._files: dict[Path, _File] = {}
-        self._places: dict[str, tuple[_File, int]] = {}
+        self._row_of: dict[str, tuple[_File, int]] = {}
         self._warned = False
         self.refresh()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._row_of
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._row_of)
 
     def refresh(self) -> None:
         """Find what other processes have written since; a file that is no whole one is removed with a warning."""
@@ -138,9 +138,9 @@ class KeptActivations:
         """
         bytes_BW = np.zeros((len(keys), self.layout.row_bytes), dtype=np.uint8)
         expected_B = np.zeros(len(keys), dtype=np.uint64)
-        held_B = np.array([key in self._places for key in keys], dtype=bool)
+        held_B = np.array([key in self._row_of for key in keys], dtype=bool)
         for i in np.flatnonzero(held_B).tolist():
-            file, row = self._places[keys[i]]
+            file, row = self._row_of[keys[i]]
             bytes_BW[i], expected_B[i] = file.bytes_NW[row], file.checksum[row]
         damaged_B = held_B & (_checksums(bytes_BW, keys) != expected_B)
         for i in np.flatnonzero(damaged_B).tolist():
@@ -156,18 +156,18 @@ class KeptActivations:
         bytes_BW = self.layout.encode(activation_BX)
         rows = pa.FixedSizeListArray.from_arrays(pa.array(bytes_BW.reshape(-1)), self.layout.row_bytes)
         columns = [pa.array(list(keys), pa.string()), pa.array(_checksums(bytes_BW, keys)), rows]
-        digest = hashlib.blake2b("\n".join(keys).encode(), digest_size=8).hexdigest()
+        digest = digest_of("\n".join(keys))
         path = self.folder / f"{digest}.arrow"
         write_arrow(path, [pa.table(columns, schema=self._schema())], self._schema())
         self._open(path)
 
-    def check_room(self, keys: Sequence[str], limit_gb: float, *, told: bool = True) -> None:
-        """Say what these activations take on disk before it is spent.
+    def check_room(self, keys: Sequence[str], limit_gb: float, *, log: bool = True) -> None:
+        """Log what these activations take on disk, and refuse what is too much, before anything is computed.
 
         Args:
             keys: Different images.
             limit_gb: Of the whole folder, in 10^9 bytes (`model.activations_gb`).
-            told: Whether it is said.
+            log: Whether it is logged.
 
         Raises:
             UserError: If it is above the limit, or above the room on the disk.
@@ -175,7 +175,7 @@ class KeptActivations:
         num_new = sum(key not in self for key in keys)
         num_images, row_gb = len(self) + num_new, self.layout.row_bytes / 1e9
         new_gb, total_gb = num_new * row_gb, num_images * row_gb
-        if told:
+        if log:
             text = (
                 "activations of %d images in %s: %.3g GB on disk as %s, %.3g GB of them new (model.activations_gb=%g)"
             )
@@ -202,12 +202,12 @@ class KeptActivations:
         bytes_NW = table["row"].chunk(0).flatten().to_numpy().reshape(-1, self.layout.row_bytes)
         file = _File(path, table["checksum"].to_numpy(), bytes_NW)
         self._files[path] = file
-        self._places |= {key: (file, row) for row, key in enumerate(table["key"].to_pylist())}
+        self._row_of |= {key: (file, row) for row, key in enumerate(table["key"].to_pylist())}
 
     def _discard(self, key: str) -> None:
-        if key not in self._places:  # asked for twice in one batch
+        if key not in self._row_of:  # asked for twice in one batch
             return
-        file, _ = self._places.pop(key)
+        file, _ = self._row_of.pop(key)
         file.path.unlink(missing_ok=True)
         if not self._warned:
             logger.warning("%s is damaged: its checksum is wrong; such activations are computed again", file.path)
@@ -224,5 +224,4 @@ def _checksums(bytes_BW: np.ndarray, keys: Sequence[str]) -> np.ndarray:
     weight_V = np.arange(words_BV.shape[1], dtype=np.uint64) * WEIGHT | np.uint64(1)
     mixed = (words_V ^ (words_V >> np.uint64(32)) for words_V in words_BV)  # a row at a time stays in the cache
     sum_B = np.array([words_V @ weight_V for words_V in mixed], dtype=np.uint64)
-    digests = (hashlib.blake2b(key.encode(), digest_size=WORD_BYTES).digest() for key in keys)
-    return sum_B + np.array([int.from_bytes(digest) for digest in digests], dtype=np.uint64)
+    return sum_B + np.array([int(digest_of(key, num_bytes=WORD_BYTES), base=16) for key in keys], dtype=np.uint64)

@@ -87,7 +87,7 @@ def build_activations(
     config: TrialConfig,
     place: Place,
 ) -> KeptActivations:
-    """Compute the activations of some images that nobody has kept yet, and open all of them.
+    """Compute those activations of some images that are not kept yet, and open all of them.
 
     Every rank computes its share; trials that do so at once share the work, and at worst do some of it twice.
 
@@ -108,7 +108,7 @@ def build_activations(
     kept = KeptActivations(folder / name, layout)
     row_of = _different(source, row_N)
     keys = list(row_of)
-    kept.check_room(keys, config.model.activations_gb, told=place.rank == 0)
+    kept.check_room(keys, config.model.activations_gb, log=place.rank == 0)
     chunks = [keys[start : start + CHUNK_IMAGES] for start in range(0, len(keys), CHUNK_IMAGES)]
     bar = tqdm(place.share(chunks), desc="activations", unit="batch", disable=None)
     with torch.inference_mode(), place.autocast():

@@ -114,7 +114,7 @@ def write_all_trials(path: Path, folders: Mapping[str, Path]) -> None:
 
 
 def combine(predictions: pa.Table) -> Metrics:
-    """Metrics of all groups together, from every answer on both sets (`final_test.finish` writes them).
+    """Metrics of all groups together, from every answer on both sets (`final_test.run_final_test` writes them).
 
     A group's own numbers are those of its sweep: each depends on the answers to its own queries only.
 

@@ -1,0 +1,69 @@
+"""The bundle's own README: what the model is, how to use it, what it reached.
+
+configuration, gallery, thresholds, metrics → Markdown for people; no program reads it.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from reid_core.files.escape import escape_markdown
+
+
+def describe_bundle(
+    backbone: str,
+    animals: list[str],
+    thresholds: Mapping[str, float],
+    metrics: Mapping[str, Mapping[str, float]],
+    *,
+    refitted_epochs: int | None,
+) -> str:
+    """The text of README.md.
+
+    Args:
+        backbone: `model.backbone`.
+        animals: Of each gallery photograph, one name per animal.
+        thresholds: By group.
+        metrics: "thresholdSet" and "testSet" → metrics (`summary.summarise`).
+        refitted_epochs: As in `bundle.Bundle`.
+    """
+    lines = [
+        "# Animal re-identification model",
+        "",
+        f"Backbone `{backbone}`, gallery of {len(animals)} photographs of {len(set(animals))} animals.",
+        "",
+        "    python -m reid_core.predict THIS_FOLDER --data PHOTOGRAPHS --out submission.csv",
+        "    sha256sum --check SHA256SUMS        # whether it arrived as it was written; loading checks the same",
+        "",
+        *_describe_training(refitted_epochs),
+        "",
+        "| group | threshold | GEO_MEAN thresholdSet | GEO_MEAN testSet (95 % interval) |",
+        "|---|---|---|---|",
+        *(_describe_group(group, thresholds[group], metrics) for group in sorted(thresholds)),
+    ]
+    if "MegaDescriptor" in backbone:
+        lines += ["", "MegaDescriptor's weights are CC BY-NC 4.0, and so is what is fine-tuned from them."]
+    return "\n".join(lines) + "\n"
+
+
+def _describe_training(refitted_epochs: int | None) -> list[str]:
+    lines = [
+        "Thresholds and calibration were fitted against the `training` images only; the gallery here holds every "
+        "readable database image."
+    ]
+    if refitted_epochs is None:
+        return [*lines, "This is the evaluated model: the scores below are its own."]
+    return [
+        *lines,
+        f"This is a refitted model: trained for {refitted_epochs} epochs on every readable database image. Thresholds, "
+        "calibration and the scores below are those of the evaluated model; its own cannot be measured.",
+    ]
+
+
+def _describe_group(group: str, threshold: float, metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """A row of the table."""
+    chosen, test = metrics["thresholdSet"], metrics["testSet"]
+    low, high = test.get(f"geo_mean_low.{group}", np.nan), test.get(f"geo_mean_high.{group}", np.nan)
+    score, test_score = (values.get(f"geo_mean.{group}", np.nan) for values in (chosen, test))
+    name = escape_markdown(group)
+    return f"| {name} | {threshold:.3f} | {score:.3f} | {test_score:.3f} ({low:.3f} … {high:.3f}) |"
