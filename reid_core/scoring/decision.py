@@ -14,7 +14,7 @@ from reid_core.config.parameters import PredictConfig
 from reid_core.errors import UserError
 from reid_core.scoring.calibration import AnyCalibrator, fit_per_group, predict_per_group
 from reid_core.scoring.candidates import Candidates
-from reid_core.scoring.fusion import fit_weights, fuse
+from reid_core.scoring.fusion import fit_fusion_weights, fuse
 from reid_core.scoring.openmax import OpenMax, softmax_of_group
 from reid_core.scoring.ranking import Ranking, rank_identities
 from reid_core.scoring.thresholds import name_queries
@@ -133,7 +133,7 @@ def weigh(candidates: Candidates, identity_N: np.ndarray, calibrators: Calibrato
         return dict.fromkeys(calibrators, 1 / len(calibrators))
     there_QB, same_P, _ = _pairs(candidates, identity_N)
     probability_PM = np.stack([p_QB[there_QB] for p_QB in calibrated(candidates, calibrators).values()], axis=1)
-    return dict(zip(calibrators, fit_weights(probability_PM, same_P).tolist(), strict=True))
+    return dict(zip(calibrators, fit_fusion_weights(probability_PM, same_P).tolist(), strict=True))
 
 
 def _pairs(candidates: Candidates, identity_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
