@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from reid_core.data.animals import NEW
 from reid_core.metrics.geo_mean import (
-    NEW,
     Shares,
     baks,
     baus,
