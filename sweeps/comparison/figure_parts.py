@@ -1,4 +1,4 @@
-"""The parts of which the figures are made: lines, counts, images, panels, legends, names. No Ray, no torch, no pyplot.
+"""The parts that plots are made of: lines, counts, images, panels, legends, names. No Ray, no torch, no pyplot.
 
 arrays and names → artists on matplotlib axes, in styles readable in grayscale → PNG (pictures of paper §3.2, §6 and A).
 Shape letters: K identities, B batch, H W C pixels, T thresholds, X points of a line.
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 DPI = 150
-# From dark to light: grey levels that a black-and-white print tells apart, each at least 3:1 against white.
+# From dark to light: grey levels that differ in a black-and-white print, each at least 3:1 against white.
 COLOURS = ("#000000", "#1f3a93", "#b5442b", "#2f9184")
 MARK: dict[str, Any] = {"color": "black", "linewidth": 1.0, "linestyle": (0, (1, 1))}  # of the threshold in use
 STROKES = ("-", "--", "-.", ":")
