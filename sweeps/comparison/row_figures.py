@@ -1,6 +1,6 @@
 """The figures of a comparison: the photographs, and how each row was trained and its thresholds chosen. No Ray.
 
-data folder, reports and predictions of the rows → figures/*.png, numbered as in the paper (3.2, 6.1 to 6.4, A.1 to A.7).
+data folder, reports and predictions of rows → figures/*.png, numbered as in the paper (§3.2, 6.1 to 6.4, A.1 to A.7).
 """
 
 from collections.abc import Mapping
