@@ -24,16 +24,14 @@ def read_answers(predictions: Path, part: str) -> dict[str, np.ndarray]:
     return column | {"known": column["known"].astype(bool), "probability": column["probability"].astype(float)}
 
 
-def pooled_shares(predictions: Path) -> Shares:
-    """Shares of the identities of all groups on `testSet`."""
+def shares_on_test_set(predictions: Path) -> dict[str, Shares]:
+    """Group → shares of its identities on `testSet`."""
     column = read_answers(predictions, "testSet")
     names = ("answer", "identity", "known")
-    return pool(
-        {
-            group: compute_shares(*(column[name][queries] for name in names))
-            for group, queries in positions_by_group(column["group"])
-        }
-    )
+    return {
+        group: compute_shares(*(column[name][queries] for name in names))
+        for group, queries in positions_by_group(column["group"])
+    }
 
 
 def improvement_interval(predictions: Path, baseline: Path) -> tuple[float, float] | None:
@@ -42,8 +40,9 @@ def improvement_interval(predictions: Path, baseline: Path) -> tuple[float, floa
     Returns:
         Both limits in per cent; None where the baseline's GEO_MEAN is 0 or undefined in some resample.
     """
+    mine_R, base_R = (bootstrap(pool(shares_on_test_set(path))).geo_mean() for path in (predictions, baseline))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio_R = bootstrap(pooled_shares(predictions)).geo_mean() / bootstrap(pooled_shares(baseline)).geo_mean()
+        ratio_R = mine_R / base_R
     if not np.isfinite(ratio_R).all():
         return None
     low, high = (100 * (ratio - 1) for ratio in interval(ratio_R))

@@ -79,7 +79,7 @@ def draw_counts(axes: Axes, group: str, count_K: np.ndarray, *, unnamed: int) ->
         axes.stairs(np.sort(count_K)[::-1], edges, baseline=0.7, fill=True, color="0.6")
         axes.stairs(np.sort(count_K)[::-1], edges, baseline=0.7, color="black", linewidth=0.8)
     else:
-        say(axes, "no image with a known identity")
+        show_note(axes, "no image with a known identity")
     set_log(axes)
     axes.set_ylim(bottom=0.7)
     axes.set_xlim(0, len(count_K) + 1)
@@ -95,7 +95,7 @@ def draw_images(axes: Axes, images_BHWC: np.ndarray, title: str) -> None:
     axes.axis("off")
     axes.set_title(title, fontsize=10)
     if len(images_BHWC) == 0:
-        return say(axes, "no images")
+        return show_note(axes, "no images")
     images_BHWC = np.asarray(images_BHWC)
     if images_BHWC.dtype != np.uint8:
         images_BHWC = np.rint(255 * np.clip(images_BHWC, 0, 1)).astype(np.uint8)
@@ -152,7 +152,7 @@ def make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def say(axes: Axes, text: str) -> None:
+def show_note(axes: Axes, text: str) -> None:
     """A note in place of what the panel would show."""
     axes.axis("off")
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.3")

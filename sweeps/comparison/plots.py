@@ -28,8 +28,8 @@ from sweeps.comparison.figure_parts import (
     make_panels,
     mark_threshold,
     save_png,
-    say,
     set_log,
+    show_note,
     wrap_title,
 )
 
@@ -53,7 +53,7 @@ def plot_images_per_individual(identity_N: np.ndarray, group_N: np.ndarray, path
         names = np.asarray(identity_N)[images[named_N[images]]].astype(str)
         draw_counts(axes, group, np.unique(names, return_counts=True)[1], unnamed=int((~named_N[images]).sum()))
     if not groups:
-        say(panels[0], "no images")
+        show_note(panels[0], "no images")
     return save_png(figure, path)
 
 
@@ -145,7 +145,7 @@ def plot_threshold_curves(
         mark = Line2D([], [], **MARK)
         add_legend(figure, [*lines, mark], ["BAKS", "BAUS", "GEO_MEAN", "threshold in use"], below=True)
     else:
-        say(panels[0], "no groups")
+        show_note(panels[0], "no groups")
     return save_png(figure, path)
 
 
@@ -198,7 +198,7 @@ def _plot_epochs(
     lines = draw_lines(axes, series)
     peaks = [y_X.max() for y_X in drawn if len(y_X)]
     if not peaks:
-        say(axes, "no values")
+        show_note(axes, "no values")
     elif may_log and all((y_X > 0).all() for y_X in drawn) and max(peaks) > LOG_FROM * min(peaks):
         set_log(axes)
         ylabel += " (logarithmic)"
