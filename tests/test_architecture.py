@@ -11,7 +11,7 @@ from repository import FILES, ROOT
 ROOMS = {
     package: order.split()
     for package, order in {
-"reid_core": "errors files config data metrics matching model scoring training experiment command cli predict "
+        "reid_core": "errors files config data metrics matching model scoring training experiment command cli predict "
         "wildlife folders __main__",
         "sweeps": "results machines search trials stages comparison metric classification efficientnet paper",
     }.items()
