@@ -55,7 +55,7 @@ def gather_candidates(
         parts.group_N,
         query_Q,
         parts.rows("training"),
-        size=config.match.shortlist,
+        shortlist_size=config.match.shortlist,
         sides_N6=parts.sides_N6 if config.match.same_side else None,
         device=device,
     )
@@ -176,7 +176,7 @@ def cosine_report(config: TrialConfig, parts: Parts, outputs: Outputs, *, device
 
     def nearest(query_Q: np.ndarray) -> Answers:
         # Two: the most similar image to one of the gallery is itself.
-        found = find_candidates(outputs.embedding_ND, parts.group_N, query_Q, gallery, size=2, device=device)
+        found = find_candidates(outputs.embedding_ND, parts.group_N, query_Q, gallery, shortlist_size=2, device=device)
         others_QB = np.where(found.gallery_QB == query_Q[:, None], np.nan, found.cosine_QB)
         return by_cosine.answer(replace(found, cosine_QB=others_QB), outputs, parts.identity_N)
 
