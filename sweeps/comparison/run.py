@@ -114,12 +114,15 @@ def prepare_rows(
 
 def run_rows(configs: Mapping[str, TrialConfig], root: Path, context: SweepContext, *, skip_missing: bool) -> Outcome:
     """Train, score and export every row."""
-    records = run_fixed([Suggestion(name=row, parameters=flatten(config)) for row, config in configs.items()], context)
+    rows = [Suggestion(name=row, parameters=flatten(config)) for row, config in configs.items()]
+    records = run_fixed(rows, context)
     completed = {row: records[row] for row in configs if records[row].status == "completed"}
     return Outcome(
         configs=configs,
         records=completed,
-        metrics={row: finish_row(record, context, root, skip_missing=skip_missing) for row, record in completed.items()},
+        metrics={
+            row: finish_row(record, context, root, skip_missing=skip_missing) for row, record in completed.items()
+        },
         failures={row: f"{records[row].status}: {records[row].reason}" for row in configs if row not in completed},
     )
 
@@ -135,6 +138,8 @@ def finish_row(record: Record, context: SweepContext, root: Path, *, skip_missin
         context.push()
         gpus = context.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
-        metrics = ray.get(task.remote(record, replace(context, out=str(folder)), root, use=use, skip_missing=skip_missing))
+        metrics = ray.get(
+            task.remote(record, replace(context, out=str(folder)), root, use=use, skip_missing=skip_missing)
+        )
         write_result(folder, record, metrics)
     return metrics
