@@ -11,28 +11,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reid_core import __main__ as one_configuration
 from reid_core.config.values import override
 from reid_core.config.yaml_files import read_config, write_config
-from reid_core.metrics.geo_mean import Shares, compute_shares, mean_of_groups
+from reid_core.metrics.geo_mean import Shares, mean_of_groups
 from reid_core.metrics.intervals import bootstrap_mean_of_groups, interval
 from sweeps import metric
+from sweeps.comparison.answers import shares_on_test_set
 
 FROZEN = {"model.head": "none", "model.unfrozen_stages": 0, "optim.epochs": 0}
-
-
-def shares_of_test_set(predictions: Path) -> dict[str, Shares]:
-    """Shares of each group on `testSet` from a predictions.parquet."""
-    rows = pq.read_table(predictions, filters=[("part", "=", "testSet")]).to_pandas()
-    return {
-        group: compute_shares(*(np.array(part[name]) for name in ("answer", "identity", "known")))
-        for group, part in rows.groupby("group", sort=True)
-    }
 
 
 def run_frozen(data: str, out: Path) -> Path:
@@ -54,8 +43,8 @@ def main() -> None:
     if not (options.out / "best").exists():
         metric.main(["--data", options.data, "--out", str(options.out), "--trials", "3"])
     frozen = run_frozen(options.data, options.out)
-    tuned_shares = shares_of_test_set(options.out / "predictions.parquet")
-    frozen_shares = shares_of_test_set(frozen / "predictions.parquet")
+    tuned_shares = shares_on_test_set(options.out / "predictions.parquet")
+    frozen_shares = shares_on_test_set(frozen / "predictions.parquet")
     for group in tuned_shares:
         one, other = ({group: shares[group]} for shares in (tuned_shares, frozen_shares))
         print_difference(f"testSet GEO_MEAN {group}", one, other)

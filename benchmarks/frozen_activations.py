@@ -213,10 +213,11 @@ def describe_score(name: str, score: dict[str, Any]) -> str:
 
 def describe_difference(score: dict[str, Any]) -> str:
     """The mean difference in words."""
-    told = "is on one side of 0" if score["low"] * score["high"] > 0 else "contains 0: so few seeds do not part them"
+    contains_zero = score["low"] * score["high"] <= 0
+    verdict = "contains 0: so few seeds show no difference" if contains_zero else "is on one side of 0"
     return (
         f"testSet, mean of groups: bank less online {score['difference']:+.4f}, standard error "
-        f"{score['standard_error']:.4f}, 95 % t interval {score['low']:+.4f} … {score['high']:+.4f}, which {told}"
+        f"{score['standard_error']:.4f}, 95 % t interval {score['low']:+.4f} … {score['high']:+.4f}, which {verdict}"
     )
 
 

@@ -221,7 +221,7 @@ class KilledSweep:
         if status not in STATUS[kind]:
             self._blame(f"{kind}: status {status}: {text[-2000:]}")
         if kind in ("interrupt", "disk") and (CONTINUES not in text or "Traceback" in text):
-            self._blame(f"{kind}: the user is told: {text[-3000:]}")
+            self._blame(f"{kind}: the message is: {text[-3000:]}")
         if status is None:
             session.end()
 

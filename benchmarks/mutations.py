@@ -3,7 +3,7 @@
     python benchmarks/mutations.py [--mutations 500] [--seed 0]
 
 One small experiment is run for real; then each file that the software reads is damaged (bits flipped, cut off, two
-files or two stretches of one file exchanged, emptied) and used again on the path that a command takes, behind the very
+files or two stretches of one file exchanged, emptied) and used again on the path that a command takes, behind the
 boundary of the commands (`command.run`): UserError becomes a message, anything else is a traceback.
 
 What counts as good, and why:
@@ -57,16 +57,16 @@ def damage(kind: str, folder: Path, files: tuple[str, ...], rng: random.Random) 
     if kind == "swap" and len(files) > 1 and rng.random() < 0.5:
         return exchange_files(folder, name, rng.choice([other for other in files if other != name]))
     if kind == "empty" or not data:
-        changed, told = b"", "emptied"
+        changed, what = b"", "emptied"
     elif kind == "cut":
         length = rng.randrange(len(data))
-        changed, told = data[:length], f"cut off after {length} of {len(data)} bytes"
+        changed, what = data[:length], f"cut off after {length} of {len(data)} bytes"
     elif kind == "swap":
-        changed, told = exchange_bytes(data, rng)
+        changed, what = exchange_bytes(data, rng)
     else:
-        changed, told = flip_bits(data, rng)
+        changed, what = flip_bits(data, rng)
     replace_file(folder / name, changed)
-    return f"{name} {told}"
+    return f"{name} {what}"
 
 
 def exchange_files(folder: Path, one: str, other: str) -> str:
@@ -127,11 +127,11 @@ def attempt(subject: Subject, folder: Path, expected: Any) -> tuple[str, str]:
             command.run(main)
     except BaseException:
         return "traceback", traceback.format_exc()
-    told = shown.getvalue()
+    text = shown.getvalue()
     if results:
-        return subject.judge(folder, results[0], expected), told
-    is_message = told.startswith("error: ") and all(line.isprintable() for line in told.splitlines())
-    return ("message" if is_message else "unprintable message"), told
+        return subject.judge(folder, results[0], expected), text
+    is_message = text.startswith("error: ") and all(line.isprintable() for line in text.splitlines())
+    return ("message" if is_message else "unprintable message"), text
 
 
 def mutate(subject: Subject, kind: str, scratch: Path, rng: random.Random, expected: Any) -> tuple[str, str]:
@@ -142,8 +142,8 @@ def mutate(subject: Subject, kind: str, scratch: Path, rng: random.Random, expec
     before, story = snapshot(folder, subject.files), ""
     while snapshot(folder, subject.files) == before:  # equal stretches may change places
         story = damage(kind, folder, subject.files, rng)
-    outcome, told = attempt(subject, folder, expected)
-    return outcome, f"{subject.name}: {story}\n{told}"
+    outcome, text = attempt(subject, folder, expected)
+    return outcome, f"{subject.name}: {story}\n{text}"
 
 
 def run_mutations(subjects: list[Subject], scratch: Path, count: int, seed: int) -> Iterator[tuple[str, str, str, str]]:

@@ -1,6 +1,6 @@
 """How fast does the pair store answer, and how much memory does a pair take, against a Python dictionary?
 
-    python benchmarks/matching/pairs/store.py [--pairs 10000000] [--peer-pairs 1000000]
+    python benchmarks/pair_store.py [--pairs 10000000] [--peer-pairs 1000000]
 
 Look-ups: pairs of image ids in, scores and states out, in batches of 100,000 known pairs in random order; the peer is a
 dictionary keyed by tuples (smaller id, larger id), with fewer pairs. Both rates are medians over interleaved rounds.

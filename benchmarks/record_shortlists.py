@@ -54,7 +54,11 @@ def shortlist_of(config: TrialConfig, prepared: Prepared) -> np.ndarray:
         print(f"  epoch {report['epoch']}: geo_mean_cosine {report['geo_mean_cosine']:.3f}", flush=True)
     parts, outputs = prepared.parts, outputs_of(config, prepared, trainer.restore_best(), place)
     found = find_candidates(
-        outputs.embedding_ND, parts.group_N, queries_of(prepared), parts.rows("training"), size=config.match.shortlist
+        outputs.embedding_ND,
+        parts.group_N,
+        queries_of(prepared),
+        parts.rows("training"),
+        shortlist_size=config.match.shortlist,
     )
     return found.gallery_QB
 

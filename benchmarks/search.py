@@ -4,8 +4,8 @@
 
 `configurations.parquet` (`record_configurations.py`) holds the learning curves of 257 configurations. The search is
 restricted to them: each suggestion becomes the nearest recorded configuration that the repetition has not tried, in
-coordinates where each searched key runs from 0 to 1, and the sampler is told that one's own values and scores. Sampler
-and scheduler are the sweep's own; so are the first trial (the preset) and what Optuna is told of a pruned trial. Two
+coordinates where each searched key runs from 0 to 1, and the sampler learns the values and scores of that one. Sampler
+and scheduler are the sweep's own; so are the first trial (the preset) and what Optuna learns of a pruned trial. Two
 trials run at a time, epoch by epoch in turn. A trial's score is that of its best epoch; a pruned trial has none.
 
 Bias: nothing between the recorded configurations can be found, and close to a good one there are few, so TPE gains less
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten, override
 from reid_core.training.trainer import SCORE
-from sweeps.comparison.drawing import Series, add_legend, draw_lines, make_panels, save_png
+from sweeps.comparison.figure_parts import Series, add_legend, draw_lines, make_panels, save_png
 from sweeps.search.goals import Goals
 from sweeps.search.space import SearchSpace, metric_space
 from sweeps.stages.run_search import make_scheduler
@@ -144,7 +144,7 @@ class Search:
         return TrialState.COMPLETE if trial.epochs == len(score_E) else TrialState.RUNNING
 
     def end(self, trial: Running, state: TrialState) -> float:
-        """Tell Optuna of the configuration that was trained, in place of the suggested one; its score, if complete."""
+        """Give Optuna the configuration that was trained, in place of the suggested one; its score, if complete."""
         table, values = self.table, self.table.values[trial.index]
         score_E = table.score_CE[trial.index, : trial.epochs]
         score = float(score_E.max()) if state == TrialState.COMPLETE else None

@@ -52,8 +52,8 @@ def describe_overlap(trials: list[Pairs], num_images: int) -> str:
     for code_P in codes:
         new.append(np.mean(~np.isin(code_P, seen)))
         seen = np.union1d(seen, code_P)
-    told = ", ".join(f"{share:.0%}" for share in new)
-    return f"{len(trials)} trials ask for {asked} pairs, {distinct} of them distinct; new in each trial: {told}"
+    shares = ", ".join(f"{share:.0%}" for share in new)
+    return f"{len(trials)} trials ask for {asked} pairs, {distinct} of them distinct; new in each trial: {shares}"
 
 
 def replay(

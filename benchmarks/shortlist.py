@@ -27,7 +27,7 @@ from reid_core.scoring.shortlist import find_most_similar
 
 SIZE = 20
 INPUTS, RESULTS = ("query.npy", "gallery.npy"), ("index.npy", "cosine.npy")
-SPARE = 20  # equal cosines at the last place that the check can tell apart
+SPARE = 20  # so many equal cosines at the last place the check can put into order
 
 
 def make_embeddings(num_images: int, dimensions: int, seed: int) -> np.ndarray:

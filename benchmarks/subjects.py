@@ -116,10 +116,10 @@ def judge_metadata(folder: Path, result: Any, expected: Any) -> str:
     for row in rows:
         row["identity"] = None if row["split"] == "query" else row["identity"]
         row["group"] = row["dataset"]
-    said = [(name, [row[name] for row in rows]) for name in (*COLUMNS, "group")]
+    given = [(name, [row[name] for row in rows]) for name in (*COLUMNS, "group")]
     order = [row["image_id"] for row in read_csv(folder / "sample_submission.csv")]
-    is_told = (result[1] != expected[1]) == (result[0] != expected[0])
-    return "as given" if is_told and result[0] == said and result[2] == order else "another result, unseen"
+    is_visible = (result[1] != expected[1]) == (result[0] != expected[0])
+    return "as given" if is_visible and result[0] == given and result[2] == order else "another result, unseen"
 
 
 def read_csv(file: Path) -> list[dict[str, str | None]]:

@@ -1,4 +1,4 @@
-"""A sweep in its own processes, and who of them can be killed; for kills.py and its test.
+"""A sweep in its own processes, and which of them can be killed; for kills.py and its test.
 
 command → `Session`; kind of victim → process ids that were killed. Never a process that the session did not start.
 """

@@ -13,7 +13,7 @@ ROOMS = {
     for package, order in {
         "reid_core": "errors files config data metrics matching model scoring training experiment command cli predict "
         "wildlife folders __main__",
-        "sweeps": "results machines search trials comparison stages metric classification efficientnet paper",
+        "sweeps": "results machines search trials stages comparison metric classification efficientnet paper",
     }.items()
 }
 FORBIDDEN_NAMES = {"utils", "common", "base", "registry", "interfaces"}
@@ -29,8 +29,10 @@ LIGHT = (
     "sweeps.search.search_flag",
     "sweeps.search.space",
     "sweeps.search.suggestion",
-    "sweeps.comparison.drawing",
-    "sweeps.comparison.figures",
+    "sweeps.comparison.answers",
+    "sweeps.comparison.figure_parts",
+    "sweeps.comparison.numbers",
+    "sweeps.comparison.plots",
     "sweeps.comparison.tables",
     "sweeps.stages.groups.result",
     "reid_core.cli",

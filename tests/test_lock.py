@@ -37,7 +37,7 @@ READERS = {
         "reid_core.experiment.prepare.read_truth",
         "sweeps.stages.dry_run.print_dry_run",  # splits, to show the sizes of the parts
         "sweeps.stages.groups.claim.choose_groups",  # the names of the groups
-        "sweeps.comparison.report.draw_data",  # after every row was scored
+        "sweeps.comparison.row_figures.draw_data",  # after every row was scored
     },
     "read_truth": {
         "reid_core.__main__.main",

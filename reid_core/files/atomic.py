@@ -26,7 +26,7 @@ def write_arrow(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> No
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with _naming_folder(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path.parent, path.name)
         sink = pa.OSFile(str(unfinished), "wb")
     try:
         writer = pa.ipc.new_file(sink, schema)
@@ -42,10 +42,15 @@ def write_arrow(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> No
         unfinished.unlink(missing_ok=True)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed builds of this file left; one that is still running has written within the last hour."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError):
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what killed calls of `write_arrow` left; one that is still running has written within the last hour.
+
+    Args:
+        folder: Of the file.
+        name: Of the file, or a pattern for the names of several.
+    """
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE_S:
                 leftover.unlink()
 

@@ -7,7 +7,6 @@ each image in it (N,). Paper §5.1. Letters: N images, B images of one part, K k
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from reid_core.errors import UserError
-from reid_core.files.atomic import LEFTOVER_AGE_S, write_arrow
+from reid_core.files.atomic import remove_leftovers, write_arrow
 from reid_core.files.checksums import digest_of
 
 DESCRIPTOR_LENGTH = 128
@@ -83,10 +82,7 @@ def find_parts(folder: Path) -> pa.Table:
     Returns:
         Table `key, part, row`: content key of an image, file name, row in that file.
     """
-    for leftover in folder.glob(".part-*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE_S:
-                leftover.unlink()
+    remove_leftovers(folder, "part-*")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         found = pool.map(_read_keys, sorted(folder.glob("part-*.arrow")))
         return pa.concat_tables([FOUND.empty_table(), *found])

@@ -1,4 +1,4 @@
-"""Whether confirming the best configurations by further runs pays.
+"""Whether it pays to run the best configurations again (`confirmation`) instead of searching longer.
 
 number of trials + their noise → what to expect of confirmation, and of as many further trials.
 Letters: G groups, T trials, C configurations, B simulated sweeps.

@@ -1,14 +1,21 @@
-"""What a re-run of the best configurations says: who wins, by how much, and how much better the search had it look.
+"""The winner among configurations that were run again: its score, its gain, and how much too high the search score was.
 
-scores of configurations × runs → winner, its score with an interval, difference to the preset, selection optimism; and
-number of trials + their noise → whether such re-runs pay (`advise`).
-Letters: C configurations, R runs, G groups, T trials, B simulated sweeps.
+scores of configurations × runs → winner, its score with an interval, difference to the preset, selection optimism.
+Letters: C configurations, R runs.
 
 The score of configuration c in run r (a training seed and a fresh split of `availableSet`, the same for all c) is
-level of c + effect of run r + noise. The effect of a run moves all its scores alike and chooses nobody. The search has
-it too: its trials share one split, so a search score is off by what that split happened to be, besides being the
-largest of many. Intervals are about other seeds and splits of the same photographs; about other animals, those of
-`metrics` are.
+level of c + effect of run r + noise. The effect of a run moves all its scores alike and favours no configuration. The
+search has it too: its trials share one split, so a search score is off by what that split happened to be, besides being
+the largest of many. Intervals are about other seeds and splits of the same photographs; those of `intervals` are about
+other animals.
+
+For each run, the winner of the other runs is looked up in this one; the reported score is the mean of these
+(cross-fitting, or leave-one-out cross-validation of the choice). It is free of the winner's curse, but varies more than
+the winner's mean: where two configurations are close, leaving out a good run of one elects the other. So the interval
+reaches from the smaller of both minus the half-width to the larger plus it. Half-widths pool the noise of all
+configurations, as in a randomised block design whose blocks are the runs: with 4 configurations and 3 runs 6 degrees of
+freedom, not 2. For the score, run effects and noise together have Satterthwaite's degrees (1946, Biometrics Bulletin
+2:110).
 """
 
 from collections.abc import Sequence
@@ -18,7 +25,9 @@ import numpy as np
 from scipy.special import stdtrit
 
 from reid_core.errors import UserError
-from reid_core.metrics.intervals import LEVEL
+from reid_core.metrics.intervals import LEVEL, UNDEFINED, Estimate
+
+SAME = Estimate(0.0, 0.0, 0.0)  # the preset's difference to itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +53,6 @@ def confirm(
 ) -> Confirmed:
     """Choose the best configuration by its mean over runs, and report it by runs that did not choose.
 
-    For each run, the winner of the other runs is looked up in this one; `score` is the mean of these (cross-fitting, or
-    leave-one-out cross-validation of the choice). It is free of the winner's curse, but varies more than `chosen_mean`:
-    where two configurations are close, leaving out a good run of one elects the other. So the interval reaches from the
-    smaller of both minus the half-width to the larger plus it. Half-widths pool the noise of all configurations, as in
-    a randomised block design whose blocks are the runs: with 4 configurations and 3 runs 6 degrees of freedom, not 2.
-    For the score, run effects and noise together have Satterthwaite's degrees (1946, Biometrics Bulletin 2:110).
-
     With gaps, the largest share of failures leaves first, be it a configuration or a run, until none is left; a preset
     that left is compared over the runs that it has. With one run left the search score chooses.
 
@@ -67,42 +69,40 @@ def confirm(
         >>> result = confirm(np.array([[0.5, 0.5, 0.5], [0.6, 0.8, 0.7], [0.7, 0.6, 0.6]]), search_C=[0.5, 0.75, 0.8])
         >>> result.winner, round(result.chosen_mean, 3), result.winner_without_R  # 0.7 of row 1 against 0.633 of row 2
         (1, 0.7, (1, 2, 1))
-        >>> round(result.score, 3), round(result.difference, 3)  # (0.6 + 0.6 + 0.7) / 3, and that less 0.5
-        (0.633, 0.133)
-        >>> round(result.optimism, 3)
-        0.117
+        >>> [round(value, 3) for value in (result.score, result.difference, result.optimism)]  # (0.6 + 0.6 + 0.7) / 3
+        [0.633, 0.133, 0.117]
     """
     score_CR = np.asarray(score_CR, dtype=float)
-    search_C = np.full(len(score_CR), np.nan) if search_C is None else np.asarray(search_C, dtype=float)
-    if score_CR.ndim != 2 or search_C.shape != score_CR.shape[:1] or not 0 <= preset < len(score_CR):
-        raise ValueError(f"scores {score_CR.shape}, search scores {search_C.shape}, preset {preset} do not fit")
+    search_C = np.asarray([np.nan] * len(score_CR) if search_C is None else search_C, dtype=float)
+    _check_shapes(score_CR, search_C, preset)
     kept_C, run_R = _without_gaps(np.isnan(score_CR))
     block_CR = score_CR[np.ix_(kept_C, run_R)]
-    if len(run_R) == 1:
-        chosen, without_R = _choose_by_search(search_C[kept_C])
-    else:
-        chosen = int(block_CR.mean(axis=1).argmax())
-        without_R = (block_CR.sum(axis=1, keepdims=True) - block_CR).argmax(axis=0)
+    chosen, without_R = _choose(block_CR, search_C[kept_C])
     fold_R = block_CR[without_R, np.arange(len(run_R))]
-    score, low, high = _enclose(fold_R, block_CR[chosen], *_error_of_score(block_CR), smallest=0)
+    score = _enclose(fold_R, block_CR[chosen], *_error_of_score(block_CR), smallest=0)
     winner = int(kept_C[chosen])
-    versus = _compare(score_CR[preset, run_R], fold_R, block_CR, chosen) if winner != preset else (0.0, 0.0, 0.0)
+    difference = _compare(score_CR[preset, run_R], fold_R, block_CR, chosen) if winner != preset else SAME
     mean_C = np.full(len(score_CR), np.nan)
     mean_C[kept_C] = block_CR.mean(axis=1)
     return Confirmed(
         winner=winner,
-        score=score,
-        score_low=low,
-        score_high=high,
+        score=score.value,
+        score_low=score.low,
+        score_high=score.high,
         chosen_mean=float(mean_C[winner]),
-        difference=versus[0],
-        difference_low=versus[1],
-        difference_high=versus[2],
-        optimism=float(search_C[winner] - score),
+        difference=difference.value,
+        difference_low=difference.low,
+        difference_high=difference.high,
+        optimism=float(search_C[winner] - score.value),
         mean_C=tuple(mean_C.tolist()),
         run_R=tuple(run_R.tolist()),
         winner_without_R=tuple(kept_C[without_R].tolist()),
     )
+
+
+def _check_shapes(score_CR: np.ndarray, search_C: np.ndarray, preset: int) -> None:
+    if score_CR.ndim != 2 or search_C.shape != score_CR.shape[:1] or not 0 <= preset < len(score_CR):
+        raise ValueError(f"scores {score_CR.shape}, search scores {search_C.shape}, preset {preset} do not fit")
 
 
 def _without_gaps(failed_CR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,8 +121,14 @@ def _without_gaps(failed_CR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row_C, run_R
 
 
-def _choose_by_search(search_C: np.ndarray) -> tuple[int, np.ndarray]:
-    """A single run cannot both choose and report."""
+def _choose(block_CR: np.ndarray, search_C: np.ndarray) -> tuple[int, np.ndarray]:
+    """Row of the winner; and, for each run, row of the winner of the other runs.
+
+    A single run cannot both choose and report: then the search score chooses.
+    """
+    if block_CR.shape[1] > 1:
+        others_CR = block_CR.sum(axis=1, keepdims=True) - block_CR
+        return int(block_CR.mean(axis=1).argmax()), others_CR.argmax(axis=0)
     if np.isnan(search_C).all():
         raise UserError("confirmation: one run is left and no search score to choose by: 2 runs are needed")
     chosen = int(np.nanargmax(search_C))
@@ -157,24 +163,22 @@ def _noise(block_CR: np.ndarray) -> tuple[float, int]:
     return (float(np.sum(left_CR**2) / degrees) if degrees else 0.0), degrees
 
 
-def _compare(preset_R: np.ndarray, fold_R: np.ndarray, block_CR: np.ndarray, chosen: int) -> tuple[float, float, float]:
+def _compare(preset_R: np.ndarray, fold_R: np.ndarray, block_CR: np.ndarray, chosen: int) -> Estimate:
     """Difference to the preset over the runs that it has, by folds as `confirm` does it, with its interval."""
     has_R = ~np.isnan(preset_R)
     fold_R, chosen_R = (fold_R - preset_R)[has_R], (block_CR[chosen] - preset_R)[has_R]
     num_runs, (noise, degrees) = len(fold_R), _noise(block_CR)
     if not num_runs:
-        return np.nan, np.nan, np.nan
+        return UNDEFINED
     if degrees:  # two independent noises in a difference
         return _enclose(fold_R, chosen_R, np.sqrt(2 * noise / num_runs), degrees, smallest=-1)
     error = np.std(chosen_R, ddof=1) / np.sqrt(num_runs) if num_runs > 1 else np.nan
     return _enclose(fold_R, chosen_R, error, max(num_runs - 1, 1), smallest=-1)
 
 
-def _enclose(
-    fold_R: np.ndarray, chosen_R: np.ndarray, error: float, degrees: float, *, smallest: float
-) -> tuple[float, float, float]:
+def _enclose(fold_R: np.ndarray, chosen_R: np.ndarray, error: float, degrees: float, *, smallest: float) -> Estimate:
     """The mean by folds, and the interval that holds those of both means, within [smallest, 1]."""
     ends = np.array([fold_R.mean(), chosen_R.mean()])
     half_width = stdtrit(degrees, (1 + LEVEL) / 2) * error
     low, high = np.clip([ends.min() - half_width, ends.max() + half_width], smallest, 1)
-    return float(ends[0]), float(low), float(high)
+    return Estimate(float(ends[0]), float(low), float(high))

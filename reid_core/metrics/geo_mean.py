@@ -1,14 +1,7 @@
-"""BAKS, BAUS, GEO_MEAN and their bootstrap intervals over identities.
+"""BAKS, BAUS and GEO_MEAN, each identity counting alike.
 
-answers and truth per query image → share right per identity → numbers (paper §6.0).
-Shape letters: Q queries, K identities, R resamples.
-
-A species may have five new identities, and the plain percentile bootstrap is too narrow for so few. Two questions
-have two bootstraps (`benchmarks/selection.py` measures both):
-* One model: `estimate_share`, then `estimate_geo_mean` and `estimate_mean`. No resample leaves the range of its data,
-  and three shares of 1 have none, so two half identities are added: one all right, one all wrong.
-* Two models on the same queries: `bootstrap*`, then `interval` of the difference. The half identities would cancel
-  there, so the resamples are drawn and widened.
+answers and truth per query → share right per identity → numbers (paper §6.0).
+Shape letters: Q queries, K identities.
 """
 
 from collections.abc import Mapping

@@ -108,7 +108,7 @@ def estimate_mean(estimates: Sequence[Estimate], num_groups: int) -> Estimate:
 
 
 def _bias_of_root(value_G: np.ndarray, low_G: np.ndarray, high_G: np.ndarray) -> np.ndarray:
-    """Half the variance of the logarithm, as the limits tell it; 0 for a value of 0, which has none."""
+    """Half the variance of the logarithm, as the limits imply it; 0 for a lower limit of 0, which has none."""
     positive_G = low_G > 0
     ratio_G = np.divide(high_G, low_G, out=np.ones(len(low_G)), where=positive_G)
     return value_G * (np.log(ratio_G) / (2 * ndtri((1 + LEVEL) / 2))) ** 2 / 2

@@ -13,6 +13,8 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from reid_core.data.animals import positions_by_group
+
 POOLED = ""  # key of the calibrator fitted on all groups together
 MIN_POSITIVES = 50  # same-animal pairs below which a group's own fit is too noisy
 
@@ -31,7 +33,7 @@ class Calibrator:
             >>> Calibrator((0.0, 1.0), (0.2, 0.8)).predict(np.array([0.5, 7.0, np.nan]))
             array([0.5, 0.8, nan], dtype=float32)
         """
-        probability = np.interp(score, self.scores, self.probabilities)  # which, with one knot, maps NaN to its value
+        probability = np.interp(score, self.scores, self.probabilities)  # with one knot, NaN would become its value
         return np.where(np.isnan(score), np.nan, probability).astype(np.float32)
 
 
@@ -126,10 +128,9 @@ def fit_per_group(
     """One calibrator per group with at least `MIN_POSITIVES` scored same-animal pairs, and the `POOLED` one."""
     fit = FITS[kind]
     calibrators: dict[str, AnyCalibrator] = {POOLED: fit(score_P, same_P)}
-    for group in np.unique(group_P.astype(str)):
-        chosen_P = group_P == group
-        if np.sum(same_P[chosen_P] & ~np.isnan(score_P[chosen_P])) >= MIN_POSITIVES:
-            calibrators[str(group)] = fit(score_P[chosen_P], same_P[chosen_P])
+    for group, pairs in positions_by_group(group_P):
+        if np.sum(same_P[pairs] & ~np.isnan(score_P[pairs])) >= MIN_POSITIVES:
+            calibrators[group] = fit(score_P[pairs], same_P[pairs])
     return calibrators
 
 
@@ -138,7 +139,6 @@ def predict_per_group(
 ) -> np.ndarray:
     """Probability of each score by the calibrator of its row's group, else by the pooled one; same shape."""
     probability_QB = np.empty(score_QB.shape, dtype=np.float32)
-    for group in np.unique(group_Q.astype(str)):
-        rows = group_Q == group
-        probability_QB[rows] = calibrators.get(str(group), calibrators[POOLED]).predict(score_QB[rows])
+    for group, rows in positions_by_group(group_Q):
+        probability_QB[rows] = calibrators.get(group, calibrators[POOLED]).predict(score_QB[rows])
     return probability_QB

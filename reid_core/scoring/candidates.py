@@ -38,7 +38,7 @@ def find_candidates(
     query_Q: np.ndarray,
     gallery_G: np.ndarray,
     *,
-    size: int,
+    shortlist_size: int,
     sides_N6: np.ndarray | None = None,
     device: str = "cpu",
 ) -> Candidates:
@@ -49,14 +49,16 @@ def find_candidates(
         group_N: Group of each image.
         query_Q: Rows of the queries.
         gallery_G: Rows of the gallery images.
-        size: B, gallery images per query.
+        shortlist_size: B, gallery images per query.
         sides_N6: Photographed sides (`sides.parse_sides`); only compatible images are then candidates. None: all are.
         device: Where the products are computed.
     """
-    found_QB = np.full((len(query_Q), size), -1, dtype=np.int64)
-    cosine_QB = np.full((len(query_Q), size), np.nan, dtype=np.float32)
+    found_QB = np.full((len(query_Q), shortlist_size), -1, dtype=np.int64)
+    cosine_QB = np.full((len(query_Q), shortlist_size), np.nan, dtype=np.float32)
     for queries, gallery in _comparable(group_N, query_Q, gallery_G, sides_N6):
-        index, cosine = find_most_similar(embedding_ND[query_Q[queries]], embedding_ND[gallery], size, device=device)
+        index, cosine = find_most_similar(
+            embedding_ND[query_Q[queries]], embedding_ND[gallery], shortlist_size, device=device
+        )
         found_QB[queries] = np.where(index >= 0, np.append(gallery, -1)[index], -1)
         cosine_QB[queries] = cosine
     return Candidates(query_Q, group_N[query_Q], found_QB, cosine_QB, np.full_like(cosine_QB, np.nan))

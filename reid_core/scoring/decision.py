@@ -14,7 +14,7 @@ from reid_core.config.parameters import PredictConfig
 from reid_core.errors import UserError
 from reid_core.scoring.calibration import AnyCalibrator, fit_per_group, predict_per_group
 from reid_core.scoring.candidates import Candidates
-from reid_core.scoring.fusion import fit_weights, fuse
+from reid_core.scoring.fusion import fit_fusion_weights, fuse
 from reid_core.scoring.openmax import OpenMax, softmax_of_group
 from reid_core.scoring.ranking import Ranking, rank_identities
 from reid_core.scoring.thresholds import name_queries
@@ -127,7 +127,7 @@ def calibrated(candidates: Candidates, calibrators: Calibrators) -> dict[str, np
     return {name: predict_per_group(fits, scores[name], candidates.group_Q) for name, fits in calibrators.items()}
 
 
-def fit_fusion_weights(
+def weigh_matchers(
     candidates: Candidates, identity_N: np.ndarray, calibrators: Calibrators, kind: str
 ) -> dict[str, float]:
     """Weight of each matcher in the fusion: "equal" ones, or "fitted" on the pairs that they were calibrated with."""
@@ -135,7 +135,7 @@ def fit_fusion_weights(
         return dict.fromkeys(calibrators, 1 / len(calibrators))
     there_QB, same_P, _ = _pairs(candidates, identity_N)
     probability_PM = np.stack([p_QB[there_QB] for p_QB in calibrated(candidates, calibrators).values()], axis=1)
-    return dict(zip(calibrators, fit_weights(probability_PM, same_P).tolist(), strict=True))
+    return dict(zip(calibrators, fit_fusion_weights(probability_PM, same_P).tolist(), strict=True))
 
 
 def _pairs(candidates: Candidates, identity_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

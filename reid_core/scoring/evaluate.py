@@ -19,7 +19,7 @@ from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.geo_mean import Shares, compute_shares
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.candidates import Candidates, add_second_model, find_candidates, match_candidates
-from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, fit_fusion_weights
+from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh_matchers
 from reid_core.scoring.openmax import OpenMax, fit_openmax
 from reid_core.scoring.thresholds import ScoredQueries, Threshold, choose_threshold, threshold_curve
 
@@ -55,7 +55,7 @@ def gather_candidates(
         parts.group_N,
         query_Q,
         parts.rows("training"),
-        size=config.match.shortlist,
+        shortlist_size=config.match.shortlist,
         sides_N6=parts.sides_N6 if config.match.same_side else None,
         device=device,
     )
@@ -94,7 +94,7 @@ def decide(
         rows = parts.rows("validating")
         validating = gather_candidates(config, parts, outputs, rows, score_pairs, device=device)
         calibrators = calibrate(validating, parts.identity_N, fusion.calibration)
-        fusion_weights = fit_fusion_weights(validating, parts.identity_N, calibrators, fusion.weights)
+        fusion_weights = weigh_matchers(validating, parts.identity_N, calibrators, fusion.weights)
         decision = replace(decision, calibrators=calibrators, fusion_weights=fusion_weights)
     rows = parts.rows("thresholdSet")
     answers = answer_queries(config, decision, parts, outputs, rows, score_pairs, device=device)
@@ -176,7 +176,7 @@ def cosine_report(config: TrialConfig, parts: Parts, outputs: Outputs, *, device
 
     def nearest(query_Q: np.ndarray) -> Answers:
         # Two: the most similar image to one of the gallery is itself.
-        found = find_candidates(outputs.embedding_ND, parts.group_N, query_Q, gallery, size=2, device=device)
+        found = find_candidates(outputs.embedding_ND, parts.group_N, query_Q, gallery, shortlist_size=2, device=device)
         others_QB = np.where(found.gallery_QB == query_Q[:, None], np.nan, found.cosine_QB)
         return by_cosine.answer(replace(found, cosine_QB=others_QB), outputs, parts.identity_N)
 

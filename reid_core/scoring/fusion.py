@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 MIN_PAIRS = 10  # scored by all matchers; fewer say nothing about weights
 
 
-def fit_weights(probability_PM: np.ndarray, same_P: np.ndarray) -> np.ndarray:
+def fit_fusion_weights(probability_PM: np.ndarray, same_P: np.ndarray) -> np.ndarray:
     """Weights of the matchers whose weighted mean has the smallest Brier score on pairs with known truth.
 
     Args:
@@ -24,7 +24,7 @@ def fit_weights(probability_PM: np.ndarray, same_P: np.ndarray) -> np.ndarray:
 
     Example:
         >>> same_P = np.arange(20) % 2 == 0
-        >>> fit_weights(np.stack([same_P, np.full(20, 0.5)], axis=1), same_P)  # one is always right, the other a coin
+        >>> fit_fusion_weights(np.stack([same_P, np.full(20, 0.5)], axis=1), same_P)  # always right, and a coin
         array([1., 0.])
     """
     num_matchers = probability_PM.shape[1]

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from reid_core.data.animals import positions_by_group
 from reid_core.data.splits.encounters import QUERY_SETS, day_of
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_cell, escape_line
+from reid_core.files.text_table import format_table
 from reid_core.scoring.shortlist import find_most_similar
 
 SCHEMA = pa.schema(
@@ -54,10 +56,10 @@ def leak_report(
     """
     day_N = np.array([day_of(date) for date in date_N], dtype=object)
     rows = []
-    for group in sorted(set(map(str, group_N))):
-        gallery_G = np.flatnonzero((group_N == group) & (part_N == "training"))
+    for group, images in positions_by_group(group_N):
+        gallery_G = images[part_N[images] == "training"]
         for part in QUERY_SETS:
-            query_Q = np.flatnonzero((group_N == group) & (part_N == part))
+            query_Q = images[part_N[images] == part]
             encounter = _share_of_encounters(query_Q, gallery_G, identity_N, day_N)
             duplicate = _share_of_duplicates(embedding_ND[query_Q], embedding_ND[gallery_G], near_duplicate)
             rows.append((group, part, len(query_Q), encounter, duplicate))
@@ -89,7 +91,7 @@ def _of_length_one(embedding_ND: np.ndarray) -> np.ndarray:
 
 
 def format_leaks(table: pa.Table) -> str:
-    """Printable leak report in percent; - where there is nothing to say.
+    """The leak report as text, in percent; "-" where a share is undefined.
 
     Example:
         >>> row = {"group": "cow", "part": "testSet", "num_queries": 8, "same_encounter": 0.25, "near_duplicate": None}
@@ -102,8 +104,7 @@ def format_leaks(table: pa.Table) -> str:
         shares = ["-" if row[name] is None else f"{row[name]:.1%}" for name in ("same_encounter", "near_duplicate")]
         shares = [share.replace("%", " %") for share in shares]
         lines.append([f"{escape_line(row['group'])} {row['part']}", str(row["num_queries"]), *shares])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, [line[0].ljust(widths[0]), *line[1:]], widths)) for line in lines)
+    return format_table(lines)
 
 
 def write_leaks(path: Path, table: pa.Table) -> None:

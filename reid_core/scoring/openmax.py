@@ -4,8 +4,8 @@ logits of training images → mean activations and Weibull tails; logits of quer
 Bendale and Boult, "Towards Open Set Deep Networks", CVPR 2016. The activation of an animal is its logit minus the
 smallest logit of the group: the softmax stays the same, and an activation that is revised downwards does shrink
 (of a negative logit, the product with a weight below 1 would be larger).
-Of few images per identity, a tail of 20 holds all of them, and then every second known animal lies far out in it: such
-data need a short `predict.openmax_tail` and a small `predict.openmax_top`.
+Where an identity has few images, a tail of 20 holds all of them, and then every second known animal lies far out in it:
+such data need a short `predict.openmax_tail` and a small `predict.openmax_top`.
 Shape letters: N images, Q queries, K identities of all groups, C identities of one group, S samples, T tail.
 """
 
@@ -18,6 +18,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
 from reid_core.config.parameters import PredictConfig
+from reid_core.data.animals import positions_by_group
 
 LARGEST_SHAPE = 1e4  # tails of a narrower spread (about 1 in 10,000) count as constant
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class OpenMax:
-    """What OpenMax learned from the correctly classified training images."""
+    """What OpenMax learned from the correctly classified training images of each identity."""
 
     group_K: np.ndarray  # strings
     mean_KK: np.ndarray  # row: mean activations of an identity's images; 0 outside its group
@@ -66,8 +67,8 @@ class OpenMax:
         OpenMax over the others, plus m for the unknown. With no identity left, all is unknown.
         """
         probability_QK1 = np.zeros((len(logit_QK), len(self.group_K) + 1))
-        for group in np.unique(group_Q.astype(str)):
-            rows, columns = np.flatnonzero(group_Q == group), np.flatnonzero(self.group_K == group)
+        for group, rows in positions_by_group(group_Q):
+            columns = np.flatnonzero(self.group_K == group)
             covered = columns[self.covered_K[columns]]
             if len(covered) == 0:
                 probability_QK1[rows, -1] = 1.0
@@ -101,8 +102,8 @@ def softmax_of_group(logit_QK: np.ndarray, group_Q: np.ndarray, group_K: np.ndar
         array([[0.5, 0.5, 0. ]])
     """
     probability_QK = np.zeros(logit_QK.shape)
-    for group in np.unique(group_Q.astype(str)):
-        cells = np.ix_(group_Q == group, group_K == group)
+    for group, rows in positions_by_group(group_Q):
+        cells = np.ix_(rows, group_K == group)
         if (group_K == group).any():
             probability_QK[cells] = softmax(logit_QK[cells].astype(float), axis=1)
     return probability_QK
@@ -127,8 +128,7 @@ def fit_openmax(logit_NK: np.ndarray, code_N: np.ndarray, group_K: np.ndarray, c
     num_identities = len(group_K)
     mean_KK, covered_K = np.zeros((num_identities, num_identities)), np.zeros(num_identities, dtype=bool)
     shape_K, scale_K = np.ones(num_identities), np.full(num_identities, np.inf)
-    for group in np.unique(group_K.astype(str)):
-        columns = np.flatnonzero(group_K == group)
+    for group, columns in positions_by_group(group_K):
         rows = np.flatnonzero(np.isin(code_N, columns))
         own_N = np.searchsorted(columns, code_N[rows])
         activation_NC = _activations(logit_NK[np.ix_(rows, columns)])

@@ -1,7 +1,7 @@
-"""From probabilities to answers: identities ranked per query, threshold, name or `new_individual`.
+"""The identities of each query's candidates, ranked by what all their images reach together.
 
-probabilities of shortlisted pairs (or of identities) → ranking per query → threshold → answer (paper §5.2, §7.3).
-Shape letters: Q queries, B shortlist, P scored pairs, T thresholds.
+probabilities of shortlisted pairs (or of identities) → ranking per query → best identity and its score (paper §5.2,
+§7.3). Shape letters: Q queries, B shortlist, P scored pairs, C identities of single queries.
 """
 
 from dataclasses import dataclass
@@ -69,6 +69,13 @@ def rank_identities(
 
     Returns:
         The ranking; scores are in the range of the probabilities.
+
+    Example:
+        >>> pairs = np.array([[0.8, 0.7, 0.5]]), np.zeros((1, 3)), np.array([["ada", "bo", "ada"]])
+        >>> rank_identities(*pairs, PredictConfig(aggregate="max")).best()
+        (array(['ada'], dtype=object), array([0.8]))
+        >>> rank_identities(*pairs, PredictConfig(aggregate="mean")).best()
+        (array(['bo'], dtype=object), array([0.7]))
     """
     order_QB = rank_candidates(probability_QB, cosine_QB)
     identity_QB = np.take_along_axis(identity_QB, order_QB, axis=1)
@@ -114,18 +121,3 @@ def _place_within(cell_P: np.ndarray) -> np.ndarray:
     place_P = np.empty(len(cell_P), dtype=int)
     place_P[order] = np.arange(len(cell_P)) - np.repeat(np.cumsum(size_C) - size_C, size_C)
     return place_P
-
-
-def aggregate(
-    probability_QB: np.ndarray, cosine_QB: np.ndarray, identity_QB: np.ndarray, config: PredictConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Best identity of each query and its score (`rank_identities`), each of shape (Q,).
-
-    Example:
-        >>> pairs = np.array([[0.8, 0.7, 0.5]]), np.zeros((1, 3)), np.array([["ada", "bo", "ada"]])
-        >>> aggregate(*pairs, PredictConfig(aggregate="max"))
-        (array(['ada'], dtype=object), array([0.8]))
-        >>> aggregate(*pairs, PredictConfig(aggregate="mean"))
-        (array(['bo'], dtype=object), array([0.7]))
-    """
-    return rank_identities(probability_QB, cosine_QB, identity_QB, config).best()

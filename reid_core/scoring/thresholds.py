@@ -1,6 +1,6 @@
 """The threshold: smallest score that is accepted as a known animal.
 
-best score per query + truth → the cut with the largest GEO_MEAN (paper §5.2) → identity or `new_individual`.
+best score per query + truth → the threshold with the largest GEO_MEAN (paper §5.2) → identity or `new_individual`.
 Letters: Q queries, T thresholds.
 """
 

@@ -1,4 +1,4 @@
-"""The paper's tables and figures beside ours.
+"""The paper's comparison: its systems as they are, without search, their tables and figures beside the paper's.
 
-metrics and reports of each row → tables.md, .csv and figures/*.png.
+command line → a trial per row → metrics, answers and reports of each row → tables.md, .csv and figures/*.png.
 """

@@ -1,68 +1,39 @@
 """Tables 6.1 and 6.2 of the paper beside ours, as Markdown and CSV. No Ray, no torch.
 
-metrics of each row (`summary.summarise`) → numbers with interval → tables.md, tables.csv, table_6_1.csv,
-table_6_2.csv (paper §6.1.2, §6.3).
+metrics of each row (`summary.summarise`) → tables.md, tables.csv, table_6_1.csv, table_6_2.csv (paper §6.1.2, §6.3).
 """
 
 import csv
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from reid_core.files.escape import escape_cell, escape_markdown
-from sweeps.search.paper_numbers import LYNX, PAPER_61, PAPER_62, PAPER_IMPROVEMENT, SALAMANDER, TURTLE
+from sweeps.comparison.numbers import (
+    COLUMNS,
+    Lines,
+    Number,
+    RowMetrics,
+    groups_of,
+    lines_61,
+    lines_62,
+    lines_of_dimensions,
+    score_of_baseline,
+)
+from sweeps.search.paper_numbers import LYNX, SALAMANDER, TURTLE
 
-Metrics = Mapping[str, float]
-Rows = Mapping[str, Mapping[str, Metrics]]  # row name → "thresholdSet" / "testSet" → metric name → value
-
-
-NAN = math.nan
-COLUMNS = {  # table → metric → (heading, whether the paper's number stands beside it)
-    "6.1": {
-        "threshold": ("threshold", False),
-        "baks": ("BAKS", True),
-        "baus": ("BAUS", True),
-        "geo_mean": ("GEO_MEAN", True),
-    },
-    "6.2": {
-        "pooled_baks": ("BAKS", True),
-        "pooled_baus": ("BAUS", True),
-        "pooled": ("GEO_MEAN", True),
-        "improvement_percent": ("improvement", True),
-        "competition": ("competition's mean", False),
-        "mean_of_groups": ("mean of defined groups", False),
-    },
-    "dimensions": {
-        "pooled_baks": ("BAKS", False),
-        "pooled_baus": ("BAUS", False),
-        "pooled": ("GEO_MEAN", False),
-        "competition": ("competition's mean", False),
-    },
-}
 PLACE = {"6.1": ["row", "group"], "6.2": ["row"], "dimensions": ["row"]}  # what a line is named by
 
 
-class Number(NamedTuple):
-    """A metric with its 95 % interval and the paper's own value; NaN where there is none."""
-
-    value: float
-    low: float = NAN
-    high: float = NAN
-    paper: float = NAN
-
-
-Lines = dict[tuple[str, str], dict[str, Number]]  # (row, group or "") → metric → number
-
-
 def write_tables(
-    rows: Rows, out: Path, note: str = "", *, failures: Mapping[str, str] | None = None, baseline: str = "starter"
+    rows: RowMetrics, out: Path, note: str = "", *, failures: Mapping[str, str] | None = None, baseline: str = "starter"
 ) -> Path:
     """Write every table of a comparison into a folder.
 
     Args:
         rows: Row name → "thresholdSet" and "testSet" metrics (`summarise`), in the order to print; a missing or NaN
-            metric is told as "-".
+            metric is shown as "-".
         out: Folder for tables.md, table_6_1.csv, table_6_2.csv and tables.csv (all of it, one number per line).
         note: What a reader must know before the numbers, e.g. that tiny backbones were used; stands in each file.
         failures: Row name → why it has no result. Such a row is in the tables too, with the paper's numbers.
@@ -73,7 +44,7 @@ def write_tables(
     """
     failures = failures or {}
     rows = {**rows, **{name: {} for name in failures if name not in rows}}
-    tables = {"6.1": _lines_61(rows), "6.2": _lines_62(rows, baseline), "dimensions": _lines_dimensions(rows)}
+    tables = {"6.1": lines_61(rows), "6.2": lines_62(rows, baseline), "dimensions": lines_of_dimensions(rows)}
     sections = [
         "# The paper's comparison",
         "\n".join(f"> {line}" for line in note.splitlines()),
@@ -97,13 +68,13 @@ def write_tables(
     return path
 
 
-def write_table_61(rows: Rows, out: Path, note: str = "") -> str:
+def write_table_61(rows: RowMetrics, out: Path, note: str = "") -> str:
     """Write table_6_1.csv: BAKS, BAUS, GEO_MEAN per group at its best threshold on `thresholdSet` (paper table 6.1).
 
     Returns:
         The table as a section of Markdown. The paper's numbers stand beside AnimalCLEF25's three groups only.
     """
-    lines = _lines_61(rows)
+    lines = lines_61(rows)
     _write_wide(out / "table_6_1.csv", "6.1", lines, note)
     explained = """In brackets: 95 % bootstrap interval over identities. The threshold was chosen on these very images
 (unless the row's configuration fixes it), so the numbers look better than new images will, which the interval does not
@@ -113,13 +84,13 @@ cover. The paper's numbers exist for AnimalCLEF25's three groups and five of its
     )
 
 
-def write_table_62(rows: Rows, out: Path, note: str = "", *, baseline: str = "starter") -> str:
+def write_table_62(rows: RowMetrics, out: Path, note: str = "", *, baseline: str = "starter") -> str:
     """Write table_6_2.csv: overall BAKS, BAUS, GEO_MEAN on `testSet`, and the gain over a baseline (paper table 6.2).
 
     Returns:
         The table as a section of Markdown, with what each aggregate is and why an improvement is undefined.
     """
-    lines = _lines_62(rows, baseline)
+    lines = lines_62(rows, baseline)
     _write_wide(out / "table_6_2.csv", "6.2", lines, note)
     aggregates = """BAKS, BAUS and GEO_MEAN pool the identities of all groups, as the paper's overall does: GEO_MEAN =
 sqrt(pooled BAKS × pooled BAUS). The competition's mean is the mean over the groups of sqrt(BAKS × BAUS) of the group,
@@ -130,10 +101,10 @@ interval resamples the same animals for both, and is missing where the baseline 
 140 % for its best model (§8), which fits 0.723 (pooled, its testSet) over the about 0.30 of the starter notebook on
 Kaggle's public board (the competition's mean): two measures on two sets."""
     others = "The paper's numbers are AnimalCLEF25's; other animals are measured here."
-    known_groups = set(_groups(rows)) <= {LYNX, TURTLE, SALAMANDER}
-    said = [aggregates, gain, _why_no_improvement(rows, baseline), "" if known_groups else others]
+    known_groups = set(groups_of(rows)) <= {LYNX, TURTLE, SALAMANDER}
+    notes = [aggregates, gain, _why_no_improvement(rows, baseline), "" if known_groups else others]
     return "\n\n".join(
-        ["## Table 6.2: all groups together, `testSet`", _format_table("6.2", lines), *filter(None, said)]
+        ["## Table 6.2: all groups together, `testSet`", _format_table("6.2", lines), *filter(None, notes)]
     )
 
 
@@ -152,75 +123,14 @@ def _dimensions_section(lines: Lines) -> str:
     return "\n\n".join(["## 512 against 1024 dimensions, `testSet`", _format_table("dimensions", lines), explained])
 
 
-def _lines_61(rows: Rows) -> Lines:
-    groups = _groups(rows)
-    return {(row, group): _group_numbers(row, sets, group) for row, sets in rows.items() for group in groups}
-
-
-def _group_numbers(row: str, sets: Mapping[str, Metrics], group: str) -> dict[str, Number]:
-    metrics = sets.get("thresholdSet", {})
-    numbers = {"threshold": Number(_value(metrics, f"threshold.{group}"))}
-    paper = PAPER_61.get(row, {}).get(group, (NAN, NAN, NAN))
-    for name, published in zip(("baks", "baus", "geo_mean"), paper, strict=True):
-        value, low, high = (_value(metrics, f"{name}{end}.{group}") for end in ("", "_low", "_high"))
-        numbers[name] = Number(value, low, high, published)
-    return numbers
-
-
-def _lines_62(rows: Rows, baseline: str) -> Lines:
-    base, lines = _baseline_score(rows, baseline), {}
-    for row, sets in rows.items():
-        metrics = sets.get("testSet", {})
-        numbers = {name: _overall(metrics, name) for name in COLUMNS["6.2"]}
-        for name, published in zip(("pooled_baks", "pooled_baus", "pooled"), PAPER_62.get(row, ()), strict=False):
-            numbers[name] = numbers[name]._replace(paper=published)
-        gain = 100 * (numbers["pooled"].value / base - 1) if base else NAN
-        low, high = (_value(metrics, f"improvement_percent_{end}") for end in ("low", "high"))
-        numbers["improvement_percent"] = Number(gain, low, high, PAPER_IMPROVEMENT.get(row, NAN))
-        lines[row, ""] = numbers
-    return lines
-
-
-def _lines_dimensions(rows: Rows) -> Lines:
-    """Of `metric_512` and `metric`; empty unless both are there."""
-    pair = ("metric_512", "metric")
-    if not set(pair) <= set(rows):
-        return {}
-    return {
-        (row, ""): {name: _overall(rows[row].get("testSet", {}), name) for name in COLUMNS["dimensions"]}
-        for row in pair
-    }
-
-
-def _overall(metrics: Metrics, name: str) -> Number:
-    value, low, high = (_value(metrics, f"{name}{end}") for end in ("", "_low", "_high"))
-    return Number(value, low, high)
-
-
-def _baseline_score(rows: Rows, baseline: str) -> float:
-    return _value(rows.get(baseline, {}).get("testSet", {}), "pooled")
-
-
-def _why_no_improvement(rows: Rows, baseline: str) -> str:
-    """Why no improvement can be told; empty where it can."""
-    base = _baseline_score(rows, baseline)
+def _why_no_improvement(rows: RowMetrics, baseline: str) -> str:
+    """Why there is no improvement; empty where there is one."""
+    base = score_of_baseline(rows, baseline)
     if base > 0:
         return ""
     reason = "has no GEO_MEAN" if math.isnan(base) else "has a pooled GEO_MEAN of 0, by which nothing can be divided"
     reason = reason if baseline in rows else "was not run"
     return f'Improvement is "-": the baseline row {escape_markdown(baseline)} {reason}.'
-
-
-def _groups(rows: Rows) -> list[str]:
-    """Groups of which any row has a metric on `thresholdSet`, sorted."""
-    keys = {key for sets in rows.values() for key in sets.get("thresholdSet", {})}
-    return sorted({key.partition(".")[2] for key in keys if key.startswith(("baks.", "baus.", "geo_mean."))})
-
-
-def _value(metrics: Metrics, key: str) -> float:
-    """A metric as a float; NaN where it is missing, None or not finite."""
-    value = metrics.get(key)
-    return float(value) if value is not None and math.isfinite(value) else NAN
 
 
 def _format_table(table: str, lines: Lines) -> str:
@@ -230,11 +140,11 @@ def _format_table(table: str, lines: Lines) -> str:
     heads, rules = list(names), ["---"] * len(names)
     for head, has_paper in COLUMNS[table].values():
         heads += [head, "paper"] if has_paper else [head]
-    told = [heads, rules + ["---:"] * (len(heads) - len(names))]
+    table_rows = [heads, rules + ["---:"] * (len(heads) - len(names))]
     for place, numbers in lines.items():
         cells = [cell for metric in COLUMNS[table] for cell in _format_number(table, metric, numbers[metric])]
-        told.append([*map(escape_markdown, place[: len(names)]), *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in told)
+        table_rows.append([*map(escape_markdown, place[: len(names)]), *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table_rows)
 
 
 def _format_number(table: str, metric: str, number: Number) -> list[str]:

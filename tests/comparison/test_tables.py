@@ -146,9 +146,9 @@ def test_the_long_form_holds_every_number_of_the_tables(tmp_path):
         for line in wide:
             for metric in ("threshold", "baks", "baus", "geo_mean", "pooled", "improvement_percent", "competition"):
                 if metric in line:
-                    told = keys[name, line["row"], line.get("group", ""), metric]
+                    number = keys[name, line["row"], line.get("group", ""), metric]
                     ends = [line[f"{metric}{end}"] for end in ("", "_low", "_high", "_paper")]
-                    assert [told[field] for field in ("value", "low", "high", "paper")] == ends
+                    assert [number[field] for field in ("value", "low", "high", "paper")] == ends
     assert float(keys["6.2", "batch16", "", "pooled"]["value"]) == math.sqrt(0.4 * 0.9)
     assert float(keys["6.2", "batch16", "", "competition"]["high"]) == 0.45
 

@@ -62,7 +62,7 @@ def predicted(bundle: Bundle) -> np.ndarray:
     queries = np.arange(0, len(bundle.identity_G), 5)
     gallery = np.setdiff1d(np.arange(len(bundle.identity_G)), queries)
     matcher = make_matcher(bundle.config.match)
-    found = find_candidates(bundle.embedding_GD, bundle.group_G, queries, gallery, size=5)
+    found = find_candidates(bundle.embedding_GD, bundle.group_G, queries, gallery, shortlist_size=5)
     scored = match_candidates(found, lambda q, g: matcher.scores(bundle.features, q, bundle.features, g))
     answers = bundle.decision.answer(scored, Outputs(bundle.embedding_GD), bundle.identity_G)
     return np.stack([answers.name(bundle.decision.thresholds), answers.score_Q])

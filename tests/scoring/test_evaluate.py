@@ -25,7 +25,7 @@ from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.summary import summarise
 from reid_core.scoring.calibration import POOLED, Calibrator, LogisticCalibrator
 from reid_core.scoring.candidates import Candidates, find_candidates, match_candidates
-from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, fit_fusion_weights
+from reid_core.scoring.decision import Answers, Decision, Outputs, calibrate, weigh_matchers
 from reid_core.scoring.evaluate import (
     MIN_SAMPLE,
     choose_thresholds,
@@ -66,7 +66,7 @@ def test_padding_is_no_candidate_even_if_nothing_can_be_calibrated():
 def test_calibrators_see_shortlisted_pairs_only():
     parts, embedding_ND = two_groups()
     found = find_candidates(
-        embedding_ND, parts.group_N, parts.rows("validating"), parts.rows("training"), size=50
+        embedding_ND, parts.group_N, parts.rows("validating"), parts.rows("training"), shortlist_size=50
     )  # six gallery images per group: 44 slots are empty
     assert calibrate(found, parts.identity_N)["cosine"][POOLED].predict(np.array([0.0, 0.95])).tolist() == [0, 1]
     assert set(calibrate(found, parts.identity_N)) == {"cosine"}
@@ -307,14 +307,16 @@ def noisy_matcher(parts: Parts, spread: float = 0.7) -> ScorePairs:
 def test_fitted_weights_prefer_the_matcher_that_knows():
     parts, embedding_ND = random_world(6)
     found = match_candidates(
-        find_candidates(embedding_ND, parts.group_N, parts.rows("validating"), parts.rows("training"), size=20),
+        find_candidates(
+            embedding_ND, parts.group_N, parts.rows("validating"), parts.rows("training"), shortlist_size=20
+        ),
         noisy_matcher(parts, spread=0.1),
     )
     calibrators = calibrate(found, parts.identity_N)
-    weights = fit_fusion_weights(found, parts.identity_N, calibrators, "fitted")
+    weights = weigh_matchers(found, parts.identity_N, calibrators, "fitted")
     assert weights["match"] > 0.95
     assert sum(weights.values()) == pytest.approx(1)
-    assert fit_fusion_weights(found, parts.identity_N, calibrators, "equal") == {"cosine": 0.5, "match": 0.5}
+    assert weigh_matchers(found, parts.identity_N, calibrators, "equal") == {"cosine": 0.5, "match": 0.5}
 
 
 def test_without_calibration_the_cosine_is_the_score():

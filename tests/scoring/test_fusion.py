@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reid_core.scoring.fusion import MIN_PAIRS, fit_weights, fuse
+from reid_core.scoring.fusion import MIN_PAIRS, fit_fusion_weights, fuse
 
 
 def brier(probability_PM: np.ndarray, same_P: np.ndarray, weight_M: np.ndarray) -> float:
@@ -21,7 +21,7 @@ def random_matchers(seed: int, num_pairs: int = 150) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("seed", range(8))
 def test_no_weights_on_a_grid_are_better(seed):
     probability_PM, same_P = random_matchers(seed)
-    weight_M = fit_weights(probability_PM, same_P)
+    weight_M = fit_fusion_weights(probability_PM, same_P)
     assert weight_M.min() >= 0
     assert weight_M.sum() == pytest.approx(1)
     steps = np.linspace(0, 1, 41)
@@ -34,7 +34,7 @@ def test_weights_of_two_by_hand():
     same_P = np.repeat([True, False], 8)
     first, second = np.array([0.1, -0.1] * 8), np.array([0.2, 0.2, -0.2, -0.2] * 4)
     probability_PM = same_P[:, None] + np.stack([first, second], axis=1)
-    assert fit_weights(probability_PM, same_P) == pytest.approx([0.8, 0.2])
+    assert fit_fusion_weights(probability_PM, same_P) == pytest.approx([0.8, 0.2])
 
 
 def test_the_better_matcher_weighs_more():
@@ -42,7 +42,7 @@ def test_the_better_matcher_weighs_more():
     same_P = rng.random(400) < 0.5
     noisy = np.clip(same_P + rng.normal(0, 0.8, 400), 0, 1)
     sharp = np.clip(same_P + rng.normal(0, 0.2, 400), 0, 1)
-    weight_M = fit_weights(np.stack([noisy, sharp], axis=1), same_P)
+    weight_M = fit_fusion_weights(np.stack([noisy, sharp], axis=1), same_P)
     assert weight_M[1] > 0.8
 
 
@@ -50,7 +50,7 @@ def test_pairs_that_one_matcher_did_not_score_are_left_out():
     probability_PM, same_P = random_matchers(3)
     wrong = np.tile([np.nan, 0.0, 1.0], (50, 1))
     more_PM, more_P = np.vstack([probability_PM, wrong]), np.append(same_P, np.ones(50, dtype=bool))
-    assert fit_weights(more_PM, more_P).tolist() == fit_weights(probability_PM, same_P).tolist()
+    assert fit_fusion_weights(more_PM, more_P).tolist() == fit_fusion_weights(probability_PM, same_P).tolist()
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_pairs_that_one_matcher_did_not_score_are_left_out():
 def test_without_enough_pairs_of_both_kinds_weights_are_equal(keep):
     probability_PM, same_P = random_matchers(4)
     kept_P = keep(same_P)
-    assert fit_weights(probability_PM[kept_P], same_P[kept_P]).tolist() == [1 / 3] * 3
-    assert fit_weights(probability_PM, same_P).tolist() != [1 / 3] * 3
+    assert fit_fusion_weights(probability_PM[kept_P], same_P[kept_P]).tolist() == [1 / 3] * 3
+    assert fit_fusion_weights(probability_PM, same_P).tolist() != [1 / 3] * 3
 
 
 def test_matchers_that_know_nothing_still_get_weights():
     same_P = np.arange(40) % 2 == 0
-    assert fit_weights(np.zeros((40, 2)), same_P).sum() == pytest.approx(1)
+    assert fit_fusion_weights(np.zeros((40, 2)), same_P).sum() == pytest.approx(1)
 
 
 def test_fused_by_hand():

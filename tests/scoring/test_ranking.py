@@ -7,10 +7,15 @@ import pytest
 
 from reid_core.config.parameters import PredictConfig
 from reid_core.data.animals import NEW
-from reid_core.scoring.ranking import aggregate, rank_candidates, rank_identities
+from reid_core.scoring.ranking import rank_candidates, rank_identities
 from reid_core.scoring.thresholds import name_queries
 
 MAX = PredictConfig(aggregate="max")
+
+
+def best_identities(probability_QB, cosine_QB, identity_QB, config: PredictConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Best identity of each query and its score."""
+    return rank_identities(probability_QB, cosine_QB, identity_QB, config).best()
 
 
 def test_candidates_are_ranked_by_probability_then_cosine_unscored_last():
@@ -23,7 +28,7 @@ def test_max_breaks_ties_by_cosine():
     probability_QB = np.array([[0.8, 0.8, 0.8], [0.2, 0.9, np.nan]])
     cosine_QB = np.array([[0.1, 0.6, 0.3], [0.99, 0.1, 1.0]])
     identity_QB = np.array([["ada", "bo", "cy"], ["ada", "bo", "cy"]], dtype=object)
-    identity_Q, score_Q = aggregate(probability_QB, cosine_QB, identity_QB, MAX)
+    identity_Q, score_Q = best_identities(probability_QB, cosine_QB, identity_QB, MAX)
     assert identity_Q.tolist() == ["bo", "bo"]
     assert score_Q.tolist() == [0.8, 0.9]
 
@@ -31,7 +36,7 @@ def test_max_breaks_ties_by_cosine():
 def test_max_takes_the_identity_of_the_largest_probability_over_its_images():
     rng = np.random.default_rng(0)
     probability_QB, identity_QB = rng.random((50, 9)), rng.integers(0, 4, (50, 9)).astype(str).astype(object)
-    identity_Q, score_Q = aggregate(probability_QB, rng.random((50, 9)), identity_QB, MAX)
+    identity_Q, score_Q = best_identities(probability_QB, rng.random((50, 9)), identity_QB, MAX)
     for query in range(50):
         best_of = {name: probability_QB[query][identity_QB[query] == name].max() for name in set(identity_QB[query])}
         assert identity_Q[query] == max(best_of, key=best_of.get)
@@ -40,7 +45,7 @@ def test_max_takes_the_identity_of_the_largest_probability_over_its_images():
 
 @pytest.mark.parametrize("kind", ["max", "mean", "mean_top", "vote"])
 def test_a_query_without_any_scored_candidate_is_new_at_every_threshold(kind):
-    identity_Q, score_Q = aggregate(
+    identity_Q, score_Q = best_identities(
         np.array([[np.nan, np.nan], [0.5, np.nan]]),
         np.array([[np.nan, 0.4], [0.4, np.nan]]),
         np.array([[None, "ada"], ["bo", None]], dtype=object),
@@ -57,7 +62,7 @@ def test_aggregates_by_hand():
 
     def answered(kind: str, **settings: int) -> tuple[str, float]:
         config = PredictConfig(aggregate=kind, **settings)
-        identity_Q, score_Q = aggregate(probability_QB, np.zeros((1, 6)), identity_QB, config)
+        identity_Q, score_Q = best_identities(probability_QB, np.zeros((1, 6)), identity_QB, config)
         return identity_Q[0], pytest.approx(score_Q[0])
 
     assert answered("max") == ("ada", 0.9)
@@ -103,7 +108,7 @@ def test_aggregates_equal_the_slow_way(kind, seed):
     cosine_QB = rng.random((120, 7))
     identity_QB = rng.integers(0, 4, (120, 7)).astype(str).astype(object)
     config = PredictConfig(aggregate=kind, top_images=2, votes=4)
-    identity_Q, score_Q = aggregate(probability_QB, cosine_QB, identity_QB, config)
+    identity_Q, score_Q = best_identities(probability_QB, cosine_QB, identity_QB, config)
     for query in range(120):
         expected = slow_aggregate(probability_QB[query], cosine_QB[query], identity_QB[query], config)
         assert (identity_Q[query], score_Q[query]) == (expected[0], pytest.approx(expected[1]))
@@ -114,8 +119,8 @@ def test_order_of_candidates_changes_nothing(kind):
     rng = np.random.default_rng(5)
     arrays = rng.random((40, 8)), rng.random((40, 8)), rng.integers(0, 3, (40, 8)).astype(str).astype(object)
     config, order = PredictConfig(aggregate=kind), rng.permutation(8)
-    identity_Q, score_Q = aggregate(*arrays, config)
-    shuffled_Q, again_Q = aggregate(*(array[:, order] for array in arrays), config)
+    identity_Q, score_Q = best_identities(*arrays, config)
+    shuffled_Q, again_Q = best_identities(*(array[:, order] for array in arrays), config)
     assert identity_Q.tolist() == shuffled_Q.tolist()
     assert score_Q == pytest.approx(again_Q)
     assert score_Q.min() >= 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reid_core.metrics.geo_mean import NEW
+from reid_core.data.animals import NEW
 from reid_core.scoring.thresholds import ScoredQueries, choose_threshold, name_queries, threshold_curve
 
 

@@ -47,7 +47,7 @@ def store_name(settings: Mapping[str, Any]) -> str:
 
 
 class PairStore:
-    """Scores of pairs by one matcher, and who computes the missing ones. Safe for threads.
+    """Scores of pairs by one matcher, and who computes the missing ones. Thread-safe.
 
     The scores are in memory and in a log (`PairLog`), which is read when the store is opened. What is damaged there is
     left out with one warning and computed again; if it cannot be written, the store goes on in memory with a warning.
@@ -121,7 +121,7 @@ class PairStore:
         return encode_pairs(ids_a, ids_b, symmetric=self.symmetric)
 
     def look(self, pair_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is known of some pairs (counted as hits); nothing is claimed.
+        """The known scores of some pairs (counted as hits); claims nothing.
 
         Args:
             pair_P: Codes of pairs (`encode`); shape (P,).
@@ -137,7 +137,7 @@ class PairStore:
             return _scores(bits_P), known_P
 
     def claim(self, pair_P: np.ndarray, owner: str) -> tuple[np.ndarray, np.ndarray]:
-        """What is known of some pairs; of the others, those that nobody has become the owner's to score.
+        """The known scores of some pairs; of the others, the owner claims those that nobody else has claimed.
 
         Args:
             pair_P: Codes of pairs (`encode`); shape (P,).
@@ -216,8 +216,8 @@ class PairStore:
     def stats(self) -> dict[str, int]:
         """Counts: `hits`, `misses` and `scored` since the store was opened; pairs `stored` and `pending` now.
 
-        A pair that is asked for counts once it is answered: as a hit with its score, or as a miss, to be scored by who
-        asked. `scored` counts the scores that were put.
+        A pair that is asked for counts once it is answered: as a hit with its score, or as a miss, to be scored by the
+        one that asked. `scored` counts the scores that were put.
         """
         with self._lock:
             unknown = int(np.count_nonzero(self._table.bits_S >= HELD))

@@ -1,4 +1,4 @@
-"""The parts of which the figures are made: lines, counts, images, panels, legends, names. No Ray, no torch, no pyplot.
+"""The parts that plots are made of: lines, counts, images, panels, legends, names. No Ray, no torch, no pyplot.
 
 arrays and names → artists on matplotlib axes, in styles readable in grayscale → PNG (pictures of paper §3.2, §6 and A).
 Shape letters: K identities, B batch, H W C pixels, T thresholds, X points of a line.
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 DPI = 150
-# From dark to light: grey levels that a black-and-white print tells apart, each at least 3:1 against white.
+# From dark to light: grey levels that differ in a black-and-white print, each at least 3:1 against white.
 COLOURS = ("#000000", "#1f3a93", "#b5442b", "#2f9184")
 MARK: dict[str, Any] = {"color": "black", "linewidth": 1.0, "linestyle": (0, (1, 1))}  # of the threshold in use
 STROKES = ("-", "--", "-.", ":")
@@ -79,7 +79,7 @@ def draw_counts(axes: Axes, group: str, count_K: np.ndarray, *, unnamed: int) ->
         axes.stairs(np.sort(count_K)[::-1], edges, baseline=0.7, fill=True, color="0.6")
         axes.stairs(np.sort(count_K)[::-1], edges, baseline=0.7, color="black", linewidth=0.8)
     else:
-        say(axes, "no image with a known identity")
+        show_note(axes, "no image with a known identity")
     set_log(axes)
     axes.set_ylim(bottom=0.7)
     axes.set_xlim(0, len(count_K) + 1)
@@ -95,7 +95,7 @@ def draw_images(axes: Axes, images_BHWC: np.ndarray, title: str) -> None:
     axes.axis("off")
     axes.set_title(title, fontsize=10)
     if len(images_BHWC) == 0:
-        return say(axes, "no images")
+        return show_note(axes, "no images")
     images_BHWC = np.asarray(images_BHWC)
     if images_BHWC.dtype != np.uint8:
         images_BHWC = np.rint(255 * np.clip(images_BHWC, 0, 1)).astype(np.uint8)
@@ -152,7 +152,7 @@ def make_panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def say(axes: Axes, text: str) -> None:
+def show_note(axes: Axes, text: str) -> None:
     """A note in place of what the panel would show."""
     axes.axis("off")
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.3")

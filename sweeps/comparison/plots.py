@@ -1,6 +1,6 @@
-"""The figures of the paper as PNG files, readable in grayscale. No Ray, no torch, no pyplot and no global state.
+"""One plot of each kind that the paper has, as a PNG file readable in grayscale. No Ray, no torch, no pyplot.
 
-arrays and reports per epoch → one picture each (paper §3.2, figures 6.1 to 6.4 and A.1 to A.7). Each function writes
+arrays and reports per epoch → a picture (paper §3.2, figures 6.1 to 6.4 and A.1 to A.7). Each function writes
 one PNG file at `path`, whose folder it makes, and returns `path`; where there is nothing to draw the picture says so.
 Shape letters: N images, B batch, V variants, H W C pixels, T thresholds, S steps, E epochs, X points of a line.
 """
@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sweeps.comparison.drawing import (
+from reid_core.data.animals import positions_by_group
+from sweeps.comparison.figure_parts import (
     MARK,
     Curve,
     Series,
@@ -27,8 +28,8 @@ from sweeps.comparison.drawing import (
     make_panels,
     mark_threshold,
     save_png,
-    say,
     set_log,
+    show_note,
     wrap_title,
 )
 
@@ -46,14 +47,13 @@ def plot_images_per_individual(identity_N: np.ndarray, group_N: np.ndarray, path
     """
     group_N = np.asarray(group_N, dtype=str)
     named_N = np.array([identity is not None and identity != "" for identity in identity_N], dtype=bool)
-    groups = np.unique(group_N).tolist()
+    groups = list(positions_by_group(group_N))
     figure, panels = make_panels(len(groups), "Images per identity, most photographed first")
-    for axes, group in zip(panels, groups, strict=False):
-        chosen_N = group_N == group
-        names = np.asarray(identity_N)[chosen_N & named_N].astype(str)
-        draw_counts(axes, group, np.unique(names, return_counts=True)[1], unnamed=int((chosen_N & ~named_N).sum()))
+    for axes, (group, images) in zip(panels, groups, strict=False):
+        names = np.asarray(identity_N)[images[named_N[images]]].astype(str)
+        draw_counts(axes, group, np.unique(names, return_counts=True)[1], unnamed=int((~named_N[images]).sum()))
     if not groups:
-        say(panels[0], "no images")
+        show_note(panels[0], "no images")
     return save_png(figure, path)
 
 
@@ -145,7 +145,7 @@ def plot_threshold_curves(
         mark = Line2D([], [], **MARK)
         add_legend(figure, [*lines, mark], ["BAKS", "BAUS", "GEO_MEAN", "threshold in use"], below=True)
     else:
-        say(panels[0], "no groups")
+        show_note(panels[0], "no groups")
     return save_png(figure, path)
 
 
@@ -198,7 +198,7 @@ def _plot_epochs(
     lines = draw_lines(axes, series)
     peaks = [y_X.max() for y_X in drawn if len(y_X)]
     if not peaks:
-        say(axes, "no values")
+        show_note(axes, "no values")
     elif may_log and all((y_X > 0).all() for y_X in drawn) and max(peaks) > LOG_FROM * min(peaks):
         set_log(axes)
         ylabel += " (logarithmic)"

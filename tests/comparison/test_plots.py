@@ -9,9 +9,9 @@ from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from sweeps.comparison import figures
-from sweeps.comparison.drawing import STYLES, clean_name
-from sweeps.comparison.figures import (
+from sweeps.comparison import plots
+from sweeps.comparison.figure_parts import STYLES, clean_name
+from sweeps.comparison.plots import (
     plot_accuracy,
     plot_augmentation,
     plot_images_per_individual,
@@ -48,7 +48,7 @@ def drawn(monkeypatch):
         FigureCanvasAgg(figure).draw()
         return figure
 
-    monkeypatch.setattr(figures, "save_png", keep)
+    monkeypatch.setattr(plots, "save_png", keep)
 
 
 def legend_of(figure):
@@ -61,7 +61,7 @@ def grey(colour):
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-def test_twelve_rows_are_told_apart_without_colour():
+def test_twelve_rows_differ_without_colour():
     assert len({style["marker"] for style in STYLES}) == 12
     for style in STYLES:
         assert 1.05 / (grey(style["color"]) + 0.05) >= 3

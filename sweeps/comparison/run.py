@@ -1,0 +1,134 @@
+"""The comparison from start to end: every row is one trial with fixed parameters, scored once on `testSet`.
+
+command line → trials, one per row → metrics and a model of each → tables and figures.
+"""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from reid_core import cli
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import flatten
+from reid_core.data.synthetic import SYNTHETIC, resolve_data
+from reid_core.experiment.prepare import Spread, prepare
+from reid_core.experiment.training_setup import plan_of
+from sweeps.comparison.outcome import Outcome, write_outcome
+from sweeps.comparison.rows import ROWS, choose_base, configure_row, describe_scale, parse_rows
+from sweeps.machines.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
+from sweeps.machines.resources import Resources
+from sweeps.results.journal import Record
+from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, open_out
+from sweeps.results.result_folder import claim_out, read_result, write_result
+from sweeps.search.suggestion import Suggestion
+from sweeps.stages.final_test import Metrics, score_test_set
+from sweeps.trials.context import SweepContext
+from sweeps.trials.driver import open_pair_store
+from sweeps.trials.failures import continue_when_freed
+from sweeps.trials.stream import ray_map
+from sweeps.trials.tuning import run_fixed
+
+logger = logging.getLogger(__name__)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_data_flags(parser, may_be_uri=True)
+    add_work_flag(parser)
+    parser.add_argument("--rows", default=",".join(ROWS), help="presets, separated by commas (default: %(default)s)")
+    parser.add_argument(
+        "--scale",
+        choices=("full", "small"),
+        default="full",
+        help="small: tiny backbones of the same families at 64 px, for a laptop's CPU (default full)",
+    )
+    add_resource_flags(parser)
+    return parser
+
+
+def run_comparison(options: argparse.Namespace) -> int:
+    """Run every row, and write tables and figures; the exit status is 0 if every row has a result."""
+    fixed, small = cli.parse_fixed(options.set), options.scale == "small"
+    configs = {row: configure_row(row, fixed, small=small, seed=options.seed) for row in parse_rows(options.rows)}
+    if options.plan:
+        return print_dry_run(configs, options)
+    out, mirror = open_out(options)
+    data = options.data if options.data == SYNTHETIC else str(Path(options.data).resolve())
+    settings = {"script": "paper", "data": data, "skip_missing": options.skip_missing, "scale": options.scale}
+    claim_out(out, settings | {"seed": choose_base(configs).seed}, resume=options.resume)
+    resources = start_ray(options)
+    with ray_at_work(), continue_when_freed():
+        with blame_storage(mirror):
+            root = resolve_data(data, out / "data")
+            context = prepare_rows(configs, root, out, options, resources, mirror)
+            outcome = run_rows(configs, root, context, skip_missing=options.skip_missing)
+            note = describe_scale(configs, small=small)
+            print(write_outcome(outcome, out, root, note, skip_missing=options.skip_missing))
+        if mirror:
+            mirror.push(everything=True)
+            print(f"all of it: {mirror.storage.uri}")
+    return 1 if outcome.failures else 0
+
+
+def print_dry_run(configs: dict[str, TrialConfig], options: argparse.Namespace) -> int:
+    """Print the rows and whether the cluster can hold them; nothing is run."""
+    for row, config in configs.items():
+        recipe = f"{config.loss.name}, batch {config.optim.batch_size}, {config.optim.epochs} epochs"
+        print(f"{row:<24}{config.model.backbone}, {recipe}, {config.match.matcher}")
+    shortage = find_shortage(options)
+    print(f"cannot start: {shortage}" if shortage else "it fits; nothing was run")
+    return 2 if shortage else 0
+
+
+def prepare_rows(
+    configs: Mapping[str, TrialConfig],
+    root: Path,
+    out: Path,
+    options: argparse.Namespace,
+    resources: Resources,
+    mirror: Mirror | None,
+) -> SweepContext:
+    """Prepare the data for all rows and open the store of match scores; what every row's trial gets."""
+    base = choose_base(configs)
+    prepared = prepare(
+        root,
+        out / "cache",
+        base,
+        skip_missing=options.skip_missing,
+        spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
+    )
+    for config in configs.values():
+        plan_of(config, prepared, world_size=resources.workers)  # fails now if a row's batches cannot be made
+    store = open_pair_store(base, prepared, options.share_store or out / "store", device=resources.device)
+    return SweepContext(base, str(out), str(out / "cache"), resources, store, mirror)
+
+
+def run_rows(configs: Mapping[str, TrialConfig], root: Path, context: SweepContext, *, skip_missing: bool) -> Outcome:
+    """Train, score and export every row."""
+    rows = [Suggestion(name=row, parameters=flatten(config)) for row, config in configs.items()]
+    records = run_fixed(rows, context)
+    completed = {row: records[row] for row in configs if records[row].status == "completed"}
+    return Outcome(
+        configs=configs,
+        records=completed,
+        metrics={
+            row: finish_row(record, context, root, skip_missing=skip_missing) for row, record in completed.items()
+        },
+        failures={row: f"{records[row].status}: {records[row].reason}" for row in configs if row not in completed},
+    )
+
+
+def finish_row(record: Record, context: SweepContext, root: Path, *, skip_missing: bool) -> Metrics:
+    """Score a row on `testSet` and export its model, unless that was done before."""
+    folder = Path(context.out) / "rows" / record.name
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = read_result(folder, record)
+    if metrics is None:
+        logger.info("%s: testSet", record.name)
+        metrics = score_test_set(record, replace(context, out=str(folder)), root, skip_missing=skip_missing)
+        write_result(folder, record, metrics)
+    return metrics
