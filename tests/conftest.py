@@ -14,11 +14,11 @@ from reid_core.data.synthetic import write_synthetic
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
-    """A third of the embedded data set: folder with metadata.csv."""
+    """A third of the embedded data set: folder with metadata.csv. No test writes into it."""
     return write_synthetic(tmp_path_factory.mktemp("data") / "synthetic", scale=0.35)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local_ray():
     """A local Ray with its dashboard: without it a stopped trial's resources are never freed."""
     import ray

@@ -38,7 +38,7 @@ from sweeps.trials.failures import is_full_disk
 from sweeps.trials.tuning import reopen, run_fixed
 
 
-@pytest.mark.realdata  # with `make test-real`: minutes; its short version is in stages/test_sweep.py
+@pytest.mark.realdata  # with `make test-real`: minutes; its short version is in stages/test_killed_sweep.py
 def test_a_sweep_loses_nothing_by_kills_beside_another_ray(local_ray, small_data, tmp_path):
     # With two Rays on a machine, Ray's own cleaner of a stopped trial finds both, and ends with an error.
     sweep = KilledSweep(tmp_path, "sweep", small_data, num_trials=2)

@@ -1,4 +1,5 @@
-"""The working folder of a sweep that is kept in a storage; test_sweep.py has a sweep that outlives its machine."""
+"""The working folder of a sweep that is kept in a storage; stages/test_killed_sweep.py
+has a sweep that outlives its machine."""
 
 import shutil
 import subprocess

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import signal
-import time
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_fixed
 
 EPOCHS = 2
-SLOW_EPOCHS = 40
 BASE = override(tiny(), {"optim.epochs": EPOCHS})
 
 
@@ -81,16 +80,18 @@ def test_every_row_runs_to_its_end_and_a_second_session_runs_only_what_is_left(l
     assert len(list((tmp_path / "tune").glob("session-*"))) == 2
 
 
-def slow(suggestion, *, context):
-    """A trial that reports an epoch every tenth of a second, and goes on where its file says it was."""
+def train(suggestion, *, context):
+    """A trial that goes on where its file says it was; "patient" is not through with an epoch, "killed" dies in one."""
     file = Path(context.out) / f"{suggestion.name}.epochs"
     reports = json.loads(file.read_text()) if file.exists() else []
-    for epoch in range(len(reports) + 1, SLOW_EPOCHS + 1):
-        time.sleep(0.1)
+    is_new = not reports
+    for epoch in range(len(reports) + 1, EPOCHS + 1):
         reports.append({"epoch": epoch, "loss": 1.0, SCORE: 0.5, "seconds": 0.1})
         file.write_text(json.dumps(reports))
         ray.tune.report(reports[-1])
-        if suggestion.name == "killed" and epoch == 3:
+        if is_new and suggestion.name == "patient":
+            threading.Event().wait(60)  # until the sweep ends
+        if is_new and suggestion.name == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
     final = {"objective": 0.5, "metrics": {"objective": 0.5}, "checkpoint_path": "", "history": reports}
     ray.tune.report({FINAL: True, "epoch": 0, SCORE: math.nan, **final})
@@ -100,25 +101,25 @@ def test_a_spent_budget_ends_the_run_and_another_session_goes_on(local_ray, tmp_
     resources = Resources(concurrent=1, workers=1)
     context = SweepContext(BASE, str(tmp_path), str(tmp_path / "cache"), resources)
     journal = Journal(tmp_path / "trials")
-    rows = [row("first"), row("second")]
-    few_s = Limits(resources=resources, max_hours=1.0 / 3600 * resources.cpus_per_trial)
-    run_fixed(rows, context, limits=few_s, drive=slow)
+    rows = [row("patient"), row("second")]
+    nearly_none = Limits(resources=resources, max_hours=1e-9)
+    run_fixed(rows, context, limits=nearly_none, drive=train)
     (first,) = journal.read()
     assert first.status == "running"
-    assert 5 <= len(first.reports) < SLOW_EPOCHS
-    assert "CPU-hours are spent" in few_s.reached(journal.read())
-    run_fixed(rows, context, limits=few_s, drive=slow)
+    assert len(first.reports) == 1
+    assert "CPU-hours are spent" in nearly_none.reached(journal.read())
+    run_fixed(rows, context, limits=nearly_none, drive=train)
     assert journal.read() == [first]  # the budget is that of all sessions
 
-    run_fixed(rows, context, drive=slow)
+    run_fixed(rows, context, drive=train)
     again = journal.read()
     assert [record.status for record in again] == ["completed", "completed"]
-    assert [report["epoch"] for report in again[0].reports] == list(range(1, SLOW_EPOCHS + 1))
+    assert [report["epoch"] for report in again[0].reports] == list(range(1, EPOCHS + 1))
     assert again[0].seconds > first.seconds
 
 
 def test_a_killed_driver_is_started_again_and_repeats_nothing(local_ray, tmp_path):
     context = SweepContext(BASE, str(tmp_path), str(tmp_path / "cache"), Resources(concurrent=1, workers=1))
-    (record,) = run_fixed([row("killed")], context, drive=slow).values()
+    (record,) = run_fixed([row("killed")], context, drive=train).values()
     assert record.status == "completed"
-    assert [report["epoch"] for report in record.reports] == list(range(1, SLOW_EPOCHS + 1))
+    assert [report["epoch"] for report in record.reports] == list(range(1, EPOCHS + 1))
