@@ -16,15 +16,9 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import make_preset, shrink
 from reid_core.config.values import override
 from reid_core.config.yaml_files import write_config
-from reid_core.data.synthetic import write_synthetic
 from reid_core.errors import UserError
 
 SMALL = ["--preset", "tiny", "--set", "optim.epochs=0", "--set", "match.matcher=none"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_synthetic(tmp_path_factory.mktemp("cli") / "data", scale=0.1)
 
 
 def refused(*arguments, capsys) -> str:
@@ -67,23 +61,23 @@ def test_a_mistake_in_a_real_process(tmp_path):
         ("optim.epochs=", "optim.epochs='' has the wrong type"),
     ],
 )
-def test_wrong_settings(setting, message, data, tmp_path, capsys):
-    assert message in refused("--data", data, "--out", tmp_path / "out", "--set", setting, capsys=capsys)
+def test_wrong_settings(setting, message, small_data, tmp_path, capsys):
+    assert message in refused("--data", small_data, "--out", tmp_path / "out", "--set", setting, capsys=capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_flags_and_unknown_presets(data, tmp_path, capsys):
-    assert "--out" in refused("--data", data, capsys=capsys)
+def test_missing_flags_and_unknown_presets(small_data, tmp_path, capsys):
+    assert "--out" in refused("--data", small_data, capsys=capsys)
     assert "--data" in refused("--out", tmp_path / "out", capsys=capsys)
-    assert "huge" in refused("--data", data, "--out", tmp_path / "out", "--preset", "huge", capsys=capsys)
+    assert "huge" in refused("--data", small_data, "--out", tmp_path / "out", "--preset", "huge", capsys=capsys)
 
 
-def test_a_file_in_the_way_of_the_result_folder(data, tmp_path, capsys):
+def test_a_file_in_the_way_of_the_result_folder(small_data, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert f"--out {tmp_path / 'out'}: cannot be written" in refused(
-        "--data", data, "--out", tmp_path / "out", *SMALL, capsys=capsys
+        "--data", small_data, "--out", tmp_path / "out", *SMALL, capsys=capsys
     )
-    below = refused("--data", data, "--out", tmp_path / "out" / "deeper", *SMALL, capsys=capsys)
+    below = refused("--data", small_data, "--out", tmp_path / "out" / "deeper", *SMALL, capsys=capsys)
     assert "cannot be written" in below
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -124,16 +118,16 @@ def write_metadata(folder: Path, like: Path, identities: list[str]) -> Path:
 @pytest.mark.parametrize(
     "identities", [["ada"] * 12, [f"cow {i}" for i in range(12)]], ids=["one animal", "singletons"]
 )
-def test_data_on_which_nothing_can_be_measured(identities, data, tmp_path, capsys):
-    folder = write_metadata(tmp_path / "data", data, identities)
+def test_data_on_which_nothing_can_be_measured(identities, small_data, tmp_path, capsys):
+    folder = write_metadata(tmp_path / "data", small_data, identities)
     message = refused("--data", folder, "--out", tmp_path / "out", *SMALL, capsys=capsys)
     assert "no group has both known and new animals in thresholdSet, so GEO_MEAN is undefined everywhere" in message
     assert "cow" in message
 
 
-def test_a_batch_that_the_data_cannot_fill(data, tmp_path, capsys):
+def test_a_batch_that_the_data_cannot_fill(small_data, tmp_path, capsys):
     more = ["--set", "optim.epochs=1", "--set", "optim.batch_size=512"]
-    message = refused("--data", data, "--out", tmp_path / "out", *SMALL, *more, capsys=capsys)
+    message = refused("--data", small_data, "--out", tmp_path / "out", *SMALL, *more, capsys=capsys)
     assert "optim.batch_size=512 with data.images_per_identity=4 needs 128 identities; training has" in message
 
 

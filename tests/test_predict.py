@@ -7,16 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_experiment import Experiment, run_experiment
+from tiny_experiment import Experiment
 
 from reid_core import predict
 from reid_core.data.animals import NEW
 from reid_core.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Experiment:
-    return run_experiment(tmp_path_factory.mktemp("predict"))
 
 
 def read(path: Path) -> list[dict[str, str]]:

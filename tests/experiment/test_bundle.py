@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_experiment import Experiment, run_experiment
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import tiny
@@ -39,11 +38,6 @@ from reid_core.scoring.candidates import find_candidates, match_candidates
 from reid_core.scoring.decision import Outputs
 
 ALL_FILES = (*MODEL_FILES, *FILES)
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Experiment:
-    return run_experiment(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from reid_core.model.reid_model import make_model
 ONE_STAGE = ["--set", "model.unfrozen_stages=1", "--set", "optim.epochs=2", "--set", "optim.lr_stages=1e-2"]
 
 
-def run(folder, *more):
+def run(data, out, *more):
     """Reports of each epoch without their times, and the answers."""
-    experiment = run_experiment(folder, *ONE_STAGE, *more)
+    experiment = run_experiment(data, out, *ONE_STAGE, *more)
     reports = json.loads((experiment.out / "reports.json").read_text())
     for report in reports:
         del report["seconds"]
@@ -30,10 +30,10 @@ def run(folder, *more):
 
 
 @pytest.mark.parametrize("augmentation", ["data.variants=3", "data.variants=null"])
-def test_kept_activations_change_no_number(tmp_path, augmentation):
-    reports, answers, _ = run(tmp_path / "recomputed", "--set", augmentation)
+def test_kept_activations_change_no_number(small_data, tmp_path, augmentation):
+    reports, answers, _ = run(small_data, tmp_path / "recomputed", "--set", augmentation)
     kept_reports, kept_answers, experiment = run(
-        tmp_path / "kept", "--set", augmentation, "--set", "model.keep_activations=true"
+        small_data, tmp_path / "kept", "--set", augmentation, "--set", "model.keep_activations=true"
     )
     assert len(reports) == 2
     assert reports[0]["loss"] != reports[1]["loss"]
@@ -43,9 +43,11 @@ def test_kept_activations_change_no_number(tmp_path, augmentation):
     assert list((experiment.out / "cache").glob("activations-*"))
 
 
-def test_activations_of_two_trained_stages_are_refused(tmp_path):
+def test_activations_of_two_trained_stages_are_refused(small_data, tmp_path):
     with pytest.raises(UserError, match=r"saves only 1.07× of the training FLOPs"):
-        run_experiment(tmp_path, "--set", "model.unfrozen_stages=2", "--set", "model.keep_activations=true")
+        run_experiment(
+            small_data, tmp_path / "out", "--set", "model.unfrozen_stages=2", "--set", "model.keep_activations=true"
+        )
 
 
 def test_shared_scores_are_those_of_the_matcher(small_data, tmp_path):

@@ -1,8 +1,10 @@
 """The refitted model: every image trains it, the evaluated one's decision stays, and the bundle says what it is."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
-from tiny_experiment import run_experiment
 
 from reid_core.config.parameters import PredictConfig
 from reid_core.data.test_set import record_use
@@ -36,8 +38,8 @@ def test_the_median_best_epoch_is_the_lower_of_two():
     assert choose_epochs([history(0.9), history(0.1, 0.2, 0.3)]) == 1
 
 
-def test_every_image_trains_the_refitted_model_and_the_decision_stays(tmp_path):
-    experiment = run_experiment(tmp_path)
+def test_every_image_trains_the_refitted_model_and_the_decision_stays(experiment, tmp_path):
+    experiment = experiment._replace(out=Path(shutil.copytree(experiment.out, tmp_path / "out")))
     evaluated, folder = read_bundle(experiment.out / "best"), experiment.out / "cache"
     config, prepared = evaluated.config, load_prepared(folder)
     use = record_use(experiment.out, trial="refit", config=config)

@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tiny_experiment import TINY_RUN, Experiment, run_experiment
+from tiny_experiment import run_experiment
 
-from reid_core.__main__ import main
 from reid_core.data.animals import NEW
 from reid_core.data.metadata import load_metadata
 from reid_core.errors import UserError
@@ -25,17 +24,11 @@ SPOTS, SCALES, STRIPES = "SpotsID", "ScalesID", "StripesID"
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory) -> Experiment:
-    return run_experiment(tmp_path_factory.mktemp("routing"))
-
-
-@pytest.fixture(scope="module")
-def bundles(first) -> dict[str, Path]:
+def bundles(experiment, tmp_path_factory) -> dict[str, Path]:
     """Two models of different kinds; none for the stripes."""
-    second = first.out.with_name("second")
-    flags = ["--data", str(first.data), "--out", str(second), *TINY_RUN, "--seed", "2", "--set", "match.matcher=none"]
-    assert main(flags) == 0
-    return {SPOTS: first.out / "best", SCALES: second / "best"}
+    out = tmp_path_factory.mktemp("second") / "out"
+    second = run_experiment(experiment.data, out, "--seed", "2", "--set", "match.matcher=none")
+    return {SPOTS: experiment.out / "best", SCALES: second.out / "best"}
 
 
 @pytest.fixture
@@ -61,28 +54,28 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_query_is_answered_bit_by_bit_as_by_its_groups_model_alone(first, bundles, routed, tmp_path):
-    queries = queries_of(first.data, SPOTS, SCALES, STRIPES)
+def test_every_query_is_answered_bit_by_bit_as_by_its_groups_model_alone(experiment, bundles, routed, tmp_path):
+    queries = queries_of(experiment.data, SPOTS, SCALES, STRIPES)
     mixed = queries.take(np.random.default_rng(0).permutation(len(queries)))  # groups in turns
-    found = open_model(routed)(first.data, mixed, tmp_path / "cache")
+    found = open_model(routed)(experiment.data, mixed, tmp_path / "cache")
     assert [prediction.image_id for prediction in found] == mixed["image_id"].to_pylist()
     for group, bundle in bundles.items():
         rows = mixed.filter(pc.equal(mixed["group"], group))
-        alone = predict(read_bundle(bundle), first.data, rows, tmp_path / "cache")
+        alone = predict(read_bundle(bundle), experiment.data, rows, tmp_path / "cache")
         assert [prediction for prediction in found if prediction.group == group] == alone
         (other,) = set(bundles.values()) - {bundle}
-        assert predict(read_bundle(other), first.data, rows, tmp_path / "cache") != alone  # it matters who answers
+        assert predict(read_bundle(other), experiment.data, rows, tmp_path / "cache") != alone  # it matters who answers
 
 
-def test_a_query_of_a_group_without_a_model_is_new_and_says_why(first, routed, tmp_path):
+def test_a_query_of_a_group_without_a_model_is_new_and_says_why(experiment, routed, tmp_path):
     out = tmp_path / "answers" / "submission.csv"
-    assert predict_main([str(routed), "--data", str(first.data), "--out", str(out)]) == 0
-    order = [row["image_id"] for row in read(first.data / "sample_submission.csv")]
+    assert predict_main([str(routed), "--data", str(experiment.data), "--out", str(out)]) == 0
+    order = [row["image_id"] for row in read(experiment.data / "sample_submission.csv")]
     answers = read(out)
     assert [row["image_id"] for row in answers] == order
     identity_of = {row["image_id"]: row["identity"] for row in answers}
     candidates = read(out.with_name("candidates.csv"))
-    rows = queries_of(first.data, SPOTS, SCALES, STRIPES)
+    rows = queries_of(experiment.data, SPOTS, SCALES, STRIPES)
     assert [row["image_id"] for row in candidates] == rows["image_id"].to_pylist()
     lost = [row for row in candidates if row["group"] == STRIPES]
     assert lost
@@ -157,14 +150,14 @@ def test_a_damaged_file_is_named(routed, name, damage):
         read_routing(routed)
 
 
-def test_a_damaged_bundle_within_is_an_error_when_it_is_needed(first, routed, tmp_path):
+def test_a_damaged_bundle_within_is_an_error_when_it_is_needed(experiment, routed, tmp_path):
     weights = routed / SPOTS / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     answer = open_model(routed)
-    assert answer(first.data, queries_of(first.data, SCALES), tmp_path)
+    assert answer(experiment.data, queries_of(experiment.data, SCALES), tmp_path)
     with pytest.raises(UserError, match=rf"{SPOTS}/model\.safetensors: damaged or changed"):
-        answer(first.data, queries_of(first.data, SPOTS), tmp_path)
+        answer(experiment.data, queries_of(experiment.data, SPOTS), tmp_path)
 
 
 def test_two_bundles_that_change_places_are_refused(routed):

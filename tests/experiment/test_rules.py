@@ -27,9 +27,9 @@ CLASSIFIER = [
 
 
 @pytest.fixture(scope="module", params=["softmax", "openmax"])
-def by_classifier(request, tmp_path_factory):
-    rule = ["--set", f"predict.rule={request.param}", "--set", "predict.openmax_top=1"]
-    return run_experiment(tmp_path_factory.mktemp(request.param), *CLASSIFIER, *rule, "--set", "match.matcher=none")
+def by_classifier(request, small_data, tmp_path_factory):
+    rule = ["--set", f"predict.rule={request.param}", "--set", "predict.openmax_top=1", "--set", "match.matcher=none"]
+    return run_experiment(small_data, tmp_path_factory.mktemp(request.param) / "out", *CLASSIFIER, *rule)
 
 
 def read(path):
@@ -82,12 +82,11 @@ def test_recorded_answers_of_a_classifier_follow_from_its_logits(by_classifier):
 
 
 @pytest.fixture(scope="module")
-def with_second(tmp_path_factory):
+def with_second(experiment, tmp_path_factory):
     """A run whose second global model is the bundle of another run."""
-    first = run_experiment(tmp_path_factory.mktemp("first"), "--set", "match.matcher=none")
-    settings = ["--set", f"fusion.second_model={first.out / 'best'}", "--set", "fusion.weights=fitted"]
-    second = run_experiment(tmp_path_factory.mktemp("second"), *settings, "--set", "data.image_px=32")
-    return first, second
+    settings = ["--set", f"fusion.second_model={experiment.out / 'best'}", "--set", "fusion.weights=fitted"]
+    out = tmp_path_factory.mktemp("second") / "out"
+    return experiment, run_experiment(experiment.data, out, *settings, "--set", "data.image_px=32")
 
 
 def test_a_second_model_is_fused_and_travels_with_the_bundle(with_second, tmp_path):

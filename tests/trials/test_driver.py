@@ -1,0 +1,27 @@
+"""A trial on Ray Train is the same training as in plain Python."""
+
+import json
+
+from sweep_process import SHORT
+
+from reid_core.__main__ import main
+from reid_core.config.yaml_files import read_config
+from reid_core.experiment.prepare import prepare
+from sweeps.machines.resources import Resources
+from sweeps.search.suggestion import Suggestion
+from sweeps.trials.context import SweepContext
+from sweeps.trials.tuning import run_fixed
+
+
+def test_one_ray_worker_gives_the_losses_of_plain_python(local_ray, small_data, tmp_path):
+    cosine_only = ["--set", "match.matcher=none"]  # the losses do not depend on it, and it is quicker
+    plain, out = tmp_path / "plain", tmp_path / "ray"
+    assert main(["--preset", "tiny", "--data", str(small_data), "--out", str(plain), *SHORT, *cosine_only]) == 0
+    config = read_config(plain / "best.yaml")
+    prepare(small_data, out / "cache", config)
+    context = SweepContext(config, str(out), str(out / "cache"), Resources(workers=1))
+    trial = run_fixed([Suggestion(name="same", parameters={})], context)["same"]
+    without_ray = json.loads((plain / "reports.json").read_text())
+    for key in ("loss", "geo_mean_cosine"):
+        assert [report[key] for report in trial.reports] == [report[key] for report in without_ray]
+    assert len(without_ray) == 2
