@@ -39,7 +39,15 @@ def training_data_of(config: TrialConfig, prepared: Prepared, *, world_size: int
     """
     pool = pool_of(config, prepared)
     plan = make_plan(config, pool, world_size=world_size)
-    return TrainingData(pool, plan, _source_of(config, prepared, pool))
+    source = make_source(
+        config,
+        pool,
+        image_cache=prepared.image_cache,
+        variants=build_variants(Path(prepared.image_cache).parent, prepared.images, pool, config),
+        code_N=prepared.codes(),
+        sides_N6=prepared.sides_N6,
+    )
+    return TrainingData(pool, plan, source)
 
 
 def pool_of(config: TrialConfig, prepared: Prepared) -> Pool:
@@ -51,22 +59,6 @@ def pool_of(config: TrialConfig, prepared: Prepared) -> Pool:
 def plan_of(config: TrialConfig, prepared: Prepared, *, world_size: int = 1) -> pa.Table:
     """The batches of a trial on the prepared data (`batch_plan.make_plan`)."""
     return make_plan(config, pool_of(config, prepared), world_size=world_size)
-
-
-def source_of(config: TrialConfig, prepared: Prepared) -> Source:
-    """Where the batches of a trial come from; offline variants are made now, unless they are there."""
-    return _source_of(config, prepared, pool_of(config, prepared))
-
-
-def _source_of(config: TrialConfig, prepared: Prepared, pool: Pool) -> Source:
-    return make_source(
-        config,
-        pool,
-        image_cache=prepared.image_cache,
-        variants=build_variants(Path(prepared.image_cache).parent, prepared.images, pool, config),
-        code_N=prepared.codes(),
-        sides_N6=prepared.sides_N6,
-    )
 
 
 def make_trainer(config: TrialConfig, prepared: Prepared, plan: pa.Table, place: Place) -> Trainer:

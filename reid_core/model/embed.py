@@ -80,7 +80,7 @@ def _embed_block(
     """One batch, from the boundary on if its activations are kept; (B, E)."""
     sides = torch.from_numpy(sides_B6).to(place.device)
     if place.activations is None:
-        feature_BD = model.features(images_of(model, cache.pixels(row_B), place.device), sides)
+        feature_BD = model.features(model.images_from(cache.pixels(row_B)), sides)
     else:
         read = place.activations.read([cache.keys[row] for row in row_B])
         feature_BD = model.features_from(complete(model, read, row_B, cache.pixels, place), sides)
@@ -105,13 +105,6 @@ def complete(
     activation_BX = read.activation_BX.to(place.device, non_blocking=True).to(read.computed)
     missing = np.flatnonzero(~read.held_B)
     if len(missing):
-        computed = model.frozen_features(images_of(model, pixels_of(row_B[missing]), place.device))
+        computed = model.frozen_features(model.images_from(pixels_of(row_B[missing])))
         activation_BX[torch.from_numpy(missing).to(place.device)] = computed
     return activation_BX
-
-
-def images_of(model: ReidModel, pixels_BHWC: np.ndarray, device: str) -> torch.Tensor:
-    """Pixels as the model takes them, on its device; (B, 3, H, W)."""
-    images_BCHW = model.normalise(torch.from_numpy(pixels_BHWC).to(device))
-    # Convolutions on a GPU are fastest in channels-last memory.
-    return images_BCHW.contiguous(memory_format=torch.channels_last) if "cuda" in device else images_BCHW

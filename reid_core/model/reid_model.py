@@ -50,6 +50,12 @@ class ReidModel(nn.Module):
         """uint8 RGB (B, H, W, 3) → normalised float32 (B, 3, H, W)."""
         return (pixels_BHWC.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
+    def images_from(self, pixels_BHWC: np.ndarray) -> torch.Tensor:
+        """uint8 RGB pixels as the network takes them, on its device (`normalise`); (B, 3, H, W), float32."""
+        images_BCHW = self.normalise(torch.from_numpy(pixels_BHWC).to(self.mean.device))
+        # Convolutions on a GPU are fastest in channels-last memory.
+        return images_BCHW.contiguous(memory_format=torch.channels_last) if images_BCHW.is_cuda else images_BCHW
+
     def features(self, images_BCHW: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
         """What the head gives, before normalisation; (B, D), float32.
 
@@ -165,6 +171,16 @@ def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
     )
 
 
+def outline_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
+    """The model of a trial without any weights: whether it can be made, at no cost in memory or loading.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    with torch.device("meta"):
+        return make_model(override(config, {"model.weights": "random"}), num_identities=num_identities)
+
+
 def describe_model(config: TrialConfig, *, num_identities: int = 0) -> str:
     """`describe_parts` of a configuration, without its weights: nothing is loaded or allocated.
 
@@ -172,10 +188,7 @@ def describe_model(config: TrialConfig, *, num_identities: int = 0) -> str:
         The table, or why it cannot be made (a hub name whose architecture only the hub knows).
     """
     try:
-        with torch.device("meta"):
-            return describe_parts(
-                make_model(override(config, {"model.weights": "random"}), num_identities=num_identities)
-            )
+        return describe_parts(outline_model(config, num_identities=num_identities))
     except UserError as error:
         return str(error)
 

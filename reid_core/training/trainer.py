@@ -19,7 +19,6 @@ from torch import nn
 from reid_core.config.parameters import TrialConfig
 from reid_core.errors import TrainingError, UserError
 from reid_core.files.checksums import verify_checksums, write_checksums
-from reid_core.model.embed import images_of
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch
@@ -148,9 +147,7 @@ class Trainer:
         if isinstance(batch, KeptBatch):
             loss = self.wrapped(batch.activation_BX, sides, identity, kept=True)
         else:
-            loss = self.wrapped(
-                images_of(self.model, batch.pixels_BHWC, self.place.device), sides, identity, kept=False
-            )
+            loss = self.wrapped(self.model.images_from(batch.pixels_BHWC), sides, identity, kept=False)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.optim.clip_norm is not None:

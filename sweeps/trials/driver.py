@@ -13,7 +13,6 @@ from typing import Any
 
 import ray.train
 import ray.tune
-import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
@@ -21,16 +20,16 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from reid_core.config.parameters import TrialConfig
-from reid_core.config.values import flatten, override
+from reid_core.config.values import flatten
 from reid_core.errors import UserError
 from reid_core.experiment.environment import describe_environment
 from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.training_setup import plan_of, source_of
+from reid_core.experiment.training_setup import training_data_of
 from reid_core.files.atomic import replace_file
 from reid_core.matching.matchers import SYMMETRIC, score_settings
 from reid_core.matching.pairs.store import store_name
 from reid_core.model.frozen.boundary import check_keepable
-from reid_core.model.reid_model import make_model
+from reid_core.model.reid_model import outline_model
 from reid_core.training.trainer import KEPT_CHECKPOINTS, SCORE
 from sweeps.machines.resources import Resources
 from sweeps.results.storage import StorageError
@@ -62,9 +61,9 @@ def run_trial(suggestion: Suggestion, *, context: SweepContext) -> None:
     name_cluster()
     try:
         config = context.configure(suggestion.parameters)
-        check_feasible(config, context)
-        # Offline variants are made here once, not by every worker.
-        source_of(config, load_prepared(Path(context.cache)))
+        check_model(config)
+        # Fails now if its batches cannot be made; offline variants are made here once, not by every worker.
+        training_data_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
         _describe_trial(context, suggestion.name, config)
         final = train_until_it_ends(make_settings(suggestion, config, context), context)
     except StorageError as error:
@@ -134,17 +133,15 @@ def train_until_it_ends(settings: WorkerSettings, context: SweepContext) -> dict
     return {**final, "checkpoint_path": result.checkpoint.path if result.checkpoint else "", "retries": retries}
 
 
-def check_feasible(config: TrialConfig, context: SweepContext) -> None:
-    """Find out before any worker is started whether the batches and the model can be made.
+def check_model(config: TrialConfig) -> None:
+    """Find out before any worker is started whether the model can be made, and its activations kept if they are to be.
 
     Raises:
         UserError: If they cannot.
     """
-    plan_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
     if config.model.keep_activations:
         check_keepable(config.model)
-    with torch.device("meta"):
-        make_model(override(config, {"model.weights": "random"}))
+    outline_model(config)
 
 
 def make_torch_trainer(settings: WorkerSettings, resources: Resources) -> TorchTrainer:

@@ -21,7 +21,6 @@ from reid_core.config.parameters import ModelConfig, TrialConfig
 from reid_core.data.image_cache import DECODER
 from reid_core.data.pixel_source import PixelSource, keys_of
 from reid_core.errors import UserError
-from reid_core.model.embed import images_of
 from reid_core.model.frozen.activations import KeptActivations, Layout
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
@@ -64,7 +63,7 @@ def find_layout(model: ReidModel, config: TrialConfig, place: Place) -> Layout:
     model.eval()
     image_px = config.data.image_px
     pixels_BHWC = np.random.default_rng(0).integers(0, 256, (2, image_px, image_px, 3), dtype=np.uint8)
-    images_BCHW = images_of(model, pixels_BHWC, place.device)
+    images_BCHW = model.images_from(pixels_BHWC)
     refusal = f"model.keep_activations: model.backbone={config.model.backbone} cannot be cut at the boundary"
     if not model.frozen_modules():
         raise UserError(f"{refusal}: model.unfrozen_stages={config.model.unfrozen_stages} leaves nothing frozen")
@@ -114,7 +113,7 @@ def build_activations(
     with torch.inference_mode(), place.autocast():
         try:
             for chunk in bar:
-                _keep_missing(kept, {key: row_of[key] for key in chunk}, source, model, place.device)
+                _keep_missing(kept, {key: row_of[key] for key in chunk}, source, model)
         except UserError as error:  # the disk is full, though there seemed to be room
             logger.warning("the activations of some images are not kept, and are computed each time: %s", error)
     place.gather(np.array([place.rank]))
@@ -122,15 +121,13 @@ def build_activations(
     return kept
 
 
-def _keep_missing(
-    kept: KeptActivations, row_of: dict[str, int], source: PixelSource, model: ReidModel, device: str
-) -> None:
+def _keep_missing(kept: KeptActivations, row_of: dict[str, int], source: PixelSource, model: ReidModel) -> None:
     """Compute and write one file of activations."""
     kept.refresh()  # another trial may have been here
     missing = [key for key in row_of if key not in kept]
     if missing:
         pixels_BHWC = source.pixels([row_of[key] for key in missing])
-        kept.write(missing, model.frozen_features(images_of(model, pixels_BHWC, device)))
+        kept.write(missing, model.frozen_features(model.images_from(pixels_BHWC)))
 
 
 def _different(source: PixelSource, row_N: np.ndarray) -> dict[str, int]:
