@@ -23,6 +23,7 @@ from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.metadata import load_metadata, load_submission_order
 from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
+from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle, read_bundle
 from reid_core.experiment.evaluation import pair_scorer
 from reid_core.experiment.routing import is_routing, read_routing
@@ -191,10 +192,13 @@ def write_candidates(path: Path, predictions: list[Prediction]) -> None:
 
 
 def _write_csv(path: Path, header: list[str], rows: list[tuple]) -> None:
-    with new_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    try:
+        with new_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(rows)
+    except UserError as error:
+        raise UserError(f"--out {error}") from error
 
 
 def make_parser() -> argparse.ArgumentParser:

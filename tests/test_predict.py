@@ -142,7 +142,7 @@ def test_a_folder_without_queries_is_an_error(experiment, data, tmp_path):
 
 def test_an_error_names_what_cannot_be_written(experiment, tmp_path):
     (tmp_path / "submission.csv").mkdir()
-    with pytest.raises(UserError, match=r"submission\.csv: cannot be written"):
+    with pytest.raises(UserError, match=r"^--out .*submission\.csv: cannot be written"):
         run(experiment, experiment.data, tmp_path)
 
 

@@ -77,7 +77,7 @@ def new_file(file: Path) -> Iterator[Path]:
         yield part
         part.replace(file)
     except OSError as error:
-        raise UserError(f"{file}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{file}: cannot be written: {error.strerror or error}") from error  # Arrow's have a text only
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def new_folder(folder: Path, *, unless: Callable[[], bool] | None = None) -> Ite
 
 def _exchange(part: Path, folder: Path, unless: Callable[[], bool] | None) -> None:
     """Give a folder the name of another one, which is removed only then."""
-    old = part.with_suffix(".old")
+    old = part.with_name(f"{part.stem}.old.part")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.replace(old)
@@ -131,7 +131,8 @@ def _exchange(part: Path, folder: Path, unless: Callable[[], bool] | None) -> No
         part.replace(folder)
     except OSError:
         if unless is None or not unless():  # otherwise another process was faster
-            old.replace(folder)
+            if old.exists():
+                old.replace(folder)
             raise
     finally:
         shutil.rmtree(old, ignore_errors=True)

@@ -69,15 +69,22 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         fill(tmp_path / "file" / "set", "new")
 
 
-def test_a_folder_that_cannot_take_the_place_leaves_the_old_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("there", [{}, {"set/a.txt": "old"}])
+def test_a_folder_that_cannot_take_the_place_leaves_what_was_there(tmp_path, monkeypatch, there):
     def refuse(self, target):
-        if self.suffix == ".part":
+        if self.name == "set.part":
             raise OSError(39, "Directory not empty")
         return replace(self, target)
 
-    fill(tmp_path / "set", "old")
+    if there:
+        fill(tmp_path / "set", "old")
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="not empty"):
         fill(tmp_path / "set", "new")
-    assert texts(tmp_path) == {"set/a.txt": "old"}
+    assert texts(tmp_path) == there
+
+
+def test_an_error_without_a_number_is_shown_by_its_text(tmp_path):
+    with pytest.raises(UserError, match=r"a\.txt: cannot be written: the disk is odd"), new_file(tmp_path / "a.txt"):
+        raise OSError("the disk is odd")
