@@ -163,7 +163,7 @@ def is_refitted(folder: Path) -> bool:
 
 
 def _check(folder: Path, needed: Iterable[str], loaded: Iterable[str]) -> None:
-    """Refuse what is no bundle of this format, and one whose files are not those that were written."""
+    """Refuse what is not a bundle of this format, and one whose files are not those that were written."""
     refuse_routing(folder)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:

@@ -187,7 +187,7 @@ def _check_batch(size: int, per_identity: int | None, num_identities: int, world
     if per_identity is None:
         return
     if size % per_identity:
-        raise UserError(f"optim.batch_size={size} is no multiple of data.images_per_identity={per_identity}")
+        raise UserError(f"optim.batch_size={size} is not a multiple of data.images_per_identity={per_identity}")
     if size // per_identity > num_identities:
         raise UserError(
             f"optim.batch_size={size} with data.images_per_identity={per_identity} needs "

@@ -122,7 +122,7 @@ class KeptActivations:
         return len(self._row_of)
 
     def refresh(self) -> None:
-        """Find what other processes have written since; a file that is no whole one is removed with a warning."""
+        """Find what other processes have written since; an incomplete file is removed with a warning."""
         for path in sorted(set(self.folder.glob("*.arrow")) - self._files.keys()):
             try:
                 self._open(path)
