@@ -146,8 +146,8 @@ def _scaled(config: TrialConfig, scale: str | None) -> TrialConfig:
     if scale != "small" or config.data.image_px <= small.data.image_px:  # what is small already stays as it is
         return config
     logger.info(
-        "--scale small: %s at %d px in place of %s at %d px, learning rates for random weights: no paper's number "
-        "can be expected of it",
+        "--scale small: %s at %d px in place of %s at %d px, learning rates for random weights; the paper's numbers "
+        "cannot be expected of it",
         small.model.backbone,
         small.data.image_px,
         config.model.backbone,

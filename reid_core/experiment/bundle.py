@@ -167,7 +167,7 @@ def _check(folder: Path, needed: Iterable[str], loaded: Iterable[str]) -> None:
     refuse_routing(folder)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{folder}: no bundle, or an incomplete one; missing: {', '.join(missing)}")
+        raise UserError(f"{folder}: not a bundle, or an incomplete one; missing: {', '.join(missing)}")
     with naming(folder / ABOUT):
         found = read_json(folder / ABOUT)["format"]
     if found != FORMAT:

@@ -144,7 +144,7 @@ def test_a_damaged_file_is_named(routed, name, damage):
     if damage:
         file.write_bytes(damage(data))
     if name == ROUTING and not damage:  # then it is no routing bundle any more
-        with pytest.raises(UserError, match="no bundle, or an incomplete one"):
+        with pytest.raises(UserError, match="not a bundle, or an incomplete one"):
             open_model(routed)
     with pytest.raises(UserError, match=Path(name).name):
         read_routing(routed)

@@ -295,7 +295,7 @@ def test_no_images_are_refused():
     ("changes", "world_size", "message"),
     [
         ({}, 5, "optim.batch_size=12 cannot be divided among 5 workers"),
-        ({"data__images_per_identity": 5}, 1, "no multiple of data.images_per_identity=5"),
+        ({"data__images_per_identity": 5}, 1, "not a multiple of data.images_per_identity=5"),
         ({"optim__batch_size": 27}, 1, "needs 9 identities; training has 8"),
     ],
 )

@@ -72,7 +72,7 @@ def find_layout(model: ReidModel, config: TrialConfig, place: Place) -> Layout:
             activation_BX = model.frozen_features(images_BCHW)
             feature_BD = model.features_from(activation_BX)
         except Exception as error:  # whatever a network raises whose modules are no chain
-            raise UserError(f"{refusal}: its modules are no chain ({error})") from error
+            raise UserError(f"{refusal}: its modules do not form a chain ({error})") from error
         if not torch.equal(feature_BD, model.features(images_BCHW)):
             raise UserError(f"{refusal}: it gives other features from there on; set model.keep_activations=false")
     return Layout.of(activation_BX, half=place.uses_bfloat16)
