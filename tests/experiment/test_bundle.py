@@ -268,7 +268,7 @@ def test_a_bundle_of_a_later_format_is_refused(copy):
 
 
 def test_what_is_no_bundle_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no bundle"):
+    with pytest.raises(UserError, match="not a bundle"):
         read_bundle(tmp_path / "nowhere")
 
 
