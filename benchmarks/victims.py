@@ -13,10 +13,12 @@ from pathlib import Path
 
 import psutil
 
+from sweeps.trials.pair_actor import PairActor
+
 TITLES = {  # beginnings of the names that Ray gives its processes
     "worker": "ray::RayTrainWorker",
     "data": "ray::MapBatches",
-    "store": "ray::StoreActor",
+    "store": f"ray::{PairActor.__name__}",
     "trial driver": "ray::ImplicitFunc",
 }
 CHECKPOINT_FILES = 4  # weights, best weights, state, checksums
