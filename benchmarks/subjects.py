@@ -25,10 +25,10 @@ from reid_core.__main__ import main as run_experiment
 from reid_core.config.parameters import MatchConfig, TrialConfig
 from reid_core.config.yaml_files import read_config
 from reid_core.data.image_cache import ImageCache, build_cache, decode_image
-from reid_core.data.metadata import COLUMNS, digest_metadata, load_metadata, load_submission_order
 from reid_core.data.photographs import content_key
 from reid_core.data.pixel_source import PixelSource
 from reid_core.data.synthetic import SYNTHETIC, write_synthetic
+from reid_core.data.table.metadata import COLUMNS, digest_metadata, load_metadata, load_submission_order
 from reid_core.data.test_set import read_uses, record_use
 from reid_core.experiment.bundle import read_bundle
 from reid_core.experiment.evaluation import outputs_of

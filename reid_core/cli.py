@@ -13,6 +13,7 @@ from reid_core.config.presets import PRESETS, make_preset, shrink
 from reid_core.config.values import fingerprint, override, parse_value
 from reid_core.config.yaml_files import read_config
 from reid_core.data.synthetic import SYNTHETIC
+from reid_core.data.table.metadata import Reading
 from reid_core.errors import UserError
 from reid_core.files.weights_file import check_weights_file
 
@@ -44,7 +45,22 @@ def add_data_flags(parser: argparse.ArgumentParser, *, may_be_uri: bool = False)
         help="fix one key, e.g. optim.lr_head=1e-4; may be repeated; a fixed key is not searched",
     )
     parser.add_argument("--seed", type=int, default=None, help="seed of split, batches, weights and search (default 0)")
+    add_reading_flags(parser)
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `reading_of`."""
     parser.add_argument("--skip-missing", action="store_true", help="leave out metadata rows without a photograph")
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="allow photographs that are links to files outside the data folder (DVC, shared disks)",
+    )
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    """How the data folder is read."""
+    return Reading(skip_missing=options.skip_missing, follow_links=options.follow_links)
 
 
 def add_common_flags(

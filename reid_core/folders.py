@@ -21,8 +21,8 @@ from reid_core.data.animal_folders import (
     is_storable,
     make_rows,
 )
-from reid_core.data.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.data.photographs import extensions
+from reid_core.data.table.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_line
 

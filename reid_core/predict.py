@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from reid_core import command
+from reid_core import cli, command
 from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.metadata import load_metadata, load_submission_order
-from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
+from reid_core.data.table.metadata import load_metadata, load_submission_order
+from reid_core.data.table.sides import parse_sides
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle, read_bundle
 from reid_core.experiment.evaluation import pair_scorer
@@ -208,7 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, type=Path, help="folder with metadata.csv and the photographs")
     parser.add_argument("--out", required=True, type=Path, help="submission.csv; candidates.csv is written beside it")
     parser.add_argument("--cache", type=Path, help="keep decoded photographs here for the next call")
-    parser.add_argument("--skip-missing", action="store_true", help="leave out metadata rows without a photograph")
+    cli.add_reading_flags(parser)
     return parser
 
 
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     answer = open_model(options.bundle)
     root = options.data.resolve()
-    metadata = load_metadata(root, skip_missing=options.skip_missing, needs="query")
+    metadata = load_metadata(root, reading=cli.reading_of(options), needs="query")
     queries = metadata.filter(pa.compute.equal(metadata["split"], "query"))
     order = load_submission_order(root)
     command.make_out(options.out.parent)

@@ -26,9 +26,9 @@ from PIL import Image
 
 from reid_core import command
 from reid_core.data.animals import NEW
-from reid_core.data.metadata import COLUMNS, load_metadata
-from reid_core.data.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.data.photographs import to_square
+from reid_core.data.table.metadata import COLUMNS, STRICT, Reading, load_metadata
+from reid_core.data.table.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle
 from reid_core.files.atomic import new_file
@@ -49,10 +49,10 @@ class Dataset(Protocol):
 
 
 def load_wildlife(
-    dataset: Dataset, *, group: str | None = None, folder: Path | None = None, skip_missing: bool = False
+    dataset: Dataset, *, group: str | None = None, folder: Path | None = None, reading: Reading = STRICT
 ) -> pa.Table:
     """The metadata of a dataset, as `metadata.load_metadata` gives them; writes its metadata.csv (`write_metadata`)."""
-    return load_metadata(write_metadata(dataset, group=group, folder=folder), skip_missing=skip_missing)
+    return load_metadata(write_metadata(dataset, group=group, folder=folder), reading=reading)
 
 
 def write_metadata(dataset: Dataset, *, group: str | None = None, folder: Path | None = None) -> Path:

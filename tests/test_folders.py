@@ -10,8 +10,8 @@ from PIL import ExifTags, Image
 
 from reid_core.__main__ import main as run
 from reid_core.data.animals import NEW
-from reid_core.data.metadata import COLUMNS, load_metadata
 from reid_core.data.photographs import extensions
+from reid_core.data.table.metadata import COLUMNS, load_metadata
 from reid_core.errors import UserError
 from reid_core.folders import main
 

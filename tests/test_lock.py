@@ -13,8 +13,8 @@ from repository import FILES
 from reid_core.__main__ import train
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
-from reid_core.data.metadata import COLUMNS
 from reid_core.data.synthetic import write_synthetic
+from reid_core.data.table.metadata import COLUMNS
 from reid_core.data.test_set import record_use
 from reid_core.experiment.evaluation import evaluate_fully
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth, split_database
@@ -27,13 +27,16 @@ CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "op
 
 # Who may read metadata.csv with the identities of its database rows, and who those of `testSet` after `prepare`.
 READERS = {
+    "read_metadata": {"reid_core.data.table.metadata.load_metadata", "reid_core.experiment.prepare.read_database"},
     "load_metadata": {
         "reid_core.predict.main",  # its query rows
-        "reid_core.experiment.prepare.load_database",
         "reid_core.wildlife.load_wildlife",  # checks what it has written
     },
-    "load_database": {
+    "read_database": {
         "reid_core.experiment.prepare.prepare",  # splits
+        "reid_core.experiment.prepare.load_database",
+    },
+    "load_database": {
         "reid_core.experiment.prepare.read_truth",
         "sweeps.stages.dry_run.print_dry_run",  # splits, to show the sizes of the parts
         "sweeps.stages.groups.claim.choose_groups",  # the names of the groups
@@ -195,5 +198,5 @@ def test_only_these_open_the_metadata():
         if isinstance(node, ast.Constant) and node.value == "metadata.csv"
     }
     # `prepare` names it in a message; `synthetic`, `wildlife` and `folders` write it.
-    modules = ("data.metadata", "data.synthetic", "experiment.prepare", "wildlife", "folders")
+    modules = ("data.table.metadata", "data.synthetic", "experiment.prepare", "wildlife", "folders")
     assert constants == {f"reid_core.{name}" for name in modules}

@@ -19,7 +19,7 @@ from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.metadata import load_metadata
+from reid_core.data.table.metadata import load_metadata
 from reid_core.errors import UserError
 from reid_core.metrics.geo_mean import baks, baus, compute_shares
 from reid_core.model.embed import embed

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from reid_core.data.animals import NEW
-from reid_core.data.metadata import COLUMNS, CONTROL
-from reid_core.data.metadata_file import Row
 from reid_core.data.photographs import extensions, read_date
 from reid_core.data.splits.encounters import day_of
+from reid_core.data.table.metadata import COLUMNS, CONTROL
+from reid_core.data.table.metadata_file import Row
 from reid_core.errors import UserError
 
 QUERY_FOLDERS = ("unknown", "query", "queries")

@@ -15,8 +15,8 @@ import numpy as np
 
 from reid_core.data.animals import NEW
 from reid_core.data.drawing import SPECIES, Species, draw_animal, take_photograph
-from reid_core.data.metadata import COLUMNS
-from reid_core.data.metadata_file import Row, write_rows
+from reid_core.data.table.metadata import COLUMNS
+from reid_core.data.table.metadata_file import Row, write_rows
 from reid_core.errors import UserError
 from reid_core.files.atomic import new_folder
 

@@ -19,13 +19,14 @@ from reid_core.config.values import override
 from reid_core.data.animals import positions_by_group
 from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.metadata import digest_metadata, load_metadata
-from reid_core.data.sides import parse_sides
 from reid_core.data.splits.assign import assign_parts
 from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.fresh import resplit
 from reid_core.data.splits.parts import Parts
 from reid_core.data.splits.rule import SplitRule
+from reid_core.data.table.findings import log_findings
+from reid_core.data.table.metadata import STRICT, Metadata, Reading, digest_metadata, read_metadata
+from reid_core.data.table.sides import parse_sides
 from reid_core.data.test_set import Use
 from reid_core.errors import UserError
 from reid_core.experiment.prepared import UNREADABLE, Prepared, column_of, load_prepared, save_prepared
@@ -47,11 +48,17 @@ class Spread(NamedTuple):
 LOCAL = Spread()
 
 
-def load_database(root: Path, *, skip_missing: bool = False, group: str | None = None) -> pa.Table:
+def load_database(root: Path, *, reading: Reading = STRICT, group: str | None = None) -> pa.Table:
     """The labelled rows of a data folder, or of one `group` of it; row i is row i of everything that is prepared."""
-    metadata = load_metadata(root, skip_missing=skip_missing)
+    return read_database(root, reading, group).rows
+
+
+def read_database(root: Path, reading: Reading = STRICT, group: str | None = None) -> Metadata:
+    """`load_database` with what was noticed in the whole file."""
+    metadata, findings = read_metadata(root, reading)
     database = metadata.filter(pa.compute.equal(metadata["split"], "database"))
-    return database if group is None else database.filter(pa.compute.equal(database["group"], group))
+    rows = database if group is None else database.filter(pa.compute.equal(database["group"], group))
+    return Metadata(rows, findings)
 
 
 def prepare(
@@ -59,7 +66,7 @@ def prepare(
     folder: Path,
     config: TrialConfig,
     *,
-    skip_missing: bool = False,
+    reading: Reading = STRICT,
     group: str | None = None,
     second_models: Sequence[str] = (),
     spread: Spread = LOCAL,
@@ -70,7 +77,7 @@ def prepare(
         root: Data folder.
         folder: Where caches and the table of parts are kept; on a cluster, a folder that every node sees.
         config: Of the trials; `seed`, `data` and `match` are used.
-        skip_missing: Leave out rows without a photograph.
+        reading: Which rows and files are taken.
         group: Whose rows alone are prepared; None: every group's.
         second_models: Values of `fusion.second_model` that trials may have, besides that of `config`.
         spread: Where decoding, local features and second models are computed.
@@ -79,7 +86,8 @@ def prepare(
         UserError: If the data are wrong or cannot be split as asked, or no group can have both known and new animals
             in `thresholdSet`; or if metadata.csv or a photograph is no longer what the folder was prepared from.
     """
-    database = load_database(root, skip_missing=skip_missing, group=group)
+    database, findings = read_database(root, reading, group)
+    log_findings(findings)
     paths = database["path"].to_pylist()
     image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks)
     _check_same_data(folder, root, database, ImageCache(image_cache).keys)
@@ -101,6 +109,7 @@ def prepare(
         date_N=column_of(database, "date"),
         second=second,
         group=group,
+        findings=findings,
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
@@ -167,20 +176,20 @@ def split_database(database: pa.Table, error_N: list[str | None], config: TrialC
     return Parts(identity_N, group_N, part_N, parse_sides(column_of(database, "orientation")))
 
 
-def read_truth(root: Path, prepared: Prepared, *, use: Use, skip_missing: bool = False) -> Parts:
+def read_truth(root: Path, prepared: Prepared, *, use: Use, reading: Reading = STRICT) -> Parts:
     """The parts with every identity, those of `testSet` too. Only the final step may call this.
 
     Args:
         root: Data folder.
         prepared: What the trials saw.
         use: From `test_set.record_use`: the proof that this look at `testSet` was written down first.
-        skip_missing: As the data were prepared.
+        reading: As the data were prepared.
 
     Raises:
         UserError: If the data folder no longer says what was prepared.
     """
     logger.info("testSet: use %d, by %s", use.number, use.trial)
-    database = load_database(root, skip_missing=skip_missing, group=prepared.group)
+    database = load_database(root, reading=reading, group=prepared.group)
     identity_N, parts = column_of(database, "identity"), prepared.parts
     same = np.array_equal(column_of(database, "image_id"), prepared.image_id_N)
     if not same or (identity_N != parts.identity_N)[parts.part_N != "testSet"].any():

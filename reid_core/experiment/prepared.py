@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from reid_core.data.animals import name_animals
 from reid_core.data.image_cache import ImageCache
-from reid_core.data.sides import SIDES
 from reid_core.data.splits.parts import Parts
+from reid_core.data.table.findings import Finding, findings_from_json, findings_to_json
+from reid_core.data.table.sides import SIDES
 from reid_core.files.atomic import new_file, replace_file
 from reid_core.matching.local_features import LocalFeatures
 
@@ -35,6 +36,7 @@ class Prepared:
     date_N: np.ndarray  # as in metadata.csv; None where it is empty
     second: dict[str, str] = field(default_factory=dict)  # embeddings of second global models, by `fusion.second_model`
     group: str | None = None  # whose rows alone were prepared; None: every group's
+    findings: tuple[Finding, ...] = ()  # what of the data was dropped, changed, or read as missing
 
     @cached_property
     def images(self) -> ImageCache:
@@ -78,6 +80,7 @@ def load_prepared(folder: Path) -> Prepared:
     """Open what `prepare` left in a folder."""
     table = pq.read_table(folder / "parts.parquet")
     paths = json.loads((folder / "prepared.json").read_text())
+    findings = findings_from_json(paths.pop("findings", []))
     sides_N6 = table["sides"].combine_chunks().flatten().to_numpy().reshape(-1, len(SIDES))
     parts = Parts(column_of(table, "identity"), column_of(table, "group"), column_of(table, "part"), sides_N6)
     return Prepared(
@@ -85,6 +88,7 @@ def load_prepared(folder: Path) -> Prepared:
         image_id_N=column_of(table, "image_id"),
         parts=parts,
         date_N=column_of(table, "date"),
+        findings=findings,
     )
 
 
@@ -100,6 +104,7 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
         pq.write_table(table, part)
     names = ("image_cache", "match_cache", "features", "second", "group")
     values = {name: getattr(prepared, name) for name in names}
+    values["findings"] = findings_to_json(prepared.findings)
     replace_file(folder / "prepared.json", json.dumps(values).encode())
 
 

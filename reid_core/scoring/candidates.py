@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reid_core.data.animals import positions_by_group
-from reid_core.data.sides import compatible
+from reid_core.data.table.sides import compatible
 from reid_core.matching.pairs.store import ScorePairs
 from reid_core.scoring.shortlist import find_most_similar
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reid_core.config.parameters import TrialConfig
+from reid_core.data.table.metadata import Reading
 from reid_core.experiment.prepared import load_prepared
 from sweeps.comparison.answers import improvement_interval
 from sweeps.comparison.numbers import Metrics, RowMetrics
@@ -27,7 +28,7 @@ class Outcome:
     failures: Mapping[str, str]  # row → why it has no result
 
 
-def write_outcome(outcome: Outcome, out: Path, root: Path, note: str, *, skip_missing: bool) -> str:
+def write_outcome(outcome: Outcome, out: Path, root: Path, note: str, *, reading: Reading) -> str:
     """Write every table and figure; the text of tables.md, and where everything lies.
 
     Args:
@@ -35,7 +36,7 @@ def write_outcome(outcome: Outcome, out: Path, root: Path, note: str, *, skip_mi
         out: Result folder; `out/rows/ROW/predictions.parquet` has the answers of each completed row.
         root: Data folder.
         note: What a reader must know before the numbers.
-        skip_missing: As the data were prepared.
+        reading: As the data were prepared.
     """
     improved = {row: _with_improvement(out, row, metrics) for row, metrics in outcome.metrics.items()}
     rows: RowMetrics = {row: improved.get(row, {}) for row in outcome.configs}
@@ -44,7 +45,7 @@ def write_outcome(outcome: Outcome, out: Path, root: Path, note: str, *, skip_mi
     folder.mkdir(exist_ok=True)
     any_config = next(iter(outcome.configs.values()))
     drawn = [
-        *draw_data(folder, root, any_config, out / "cache", skip_missing=skip_missing),
+        *draw_data(folder, root, any_config, out / "cache", reading=reading),
         *draw_training(folder, {row: record.reports for row, record in outcome.records.items()}),
         *draw_thresholds(folder, {row: predictions_of(out, row) for row in outcome.records}, outcome.metrics),
         *draw_schedules(folder, outcome.configs, load_prepared(out / "cache")),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from reid_core.config.parameters import TrialConfig
+from reid_core.data.table.metadata import Reading
 from reid_core.experiment.prepare import load_database
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.training_setup import plan_of
@@ -22,9 +23,9 @@ from sweeps.comparison.rows import BATCH_SIZES, CLASSIFIERS
 SHEET = 12  # photographs on an augmentation sheet
 
 
-def draw_data(folder: Path, root: Path, config: TrialConfig, cache: Path, *, skip_missing: bool) -> list[Path]:
+def draw_data(folder: Path, root: Path, config: TrialConfig, cache: Path, *, reading: Reading) -> list[Path]:
     """Images per individual (§3.2), and what the augmentation does to photographs (A.1, A.2)."""
-    database = load_database(root, skip_missing=skip_missing)
+    database = load_database(root, reading=reading)
     identity_N, group_N = (np.array(database[name].to_pylist(), dtype=object) for name in ("identity", "group"))
     prepared = load_prepared(cache)
     training = prepared.parts.rows("training")

@@ -14,6 +14,7 @@ from reid_core import cli
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.data.synthetic import SYNTHETIC, resolve_data
+from reid_core.data.table.metadata import Reading
 from reid_core.experiment.prepare import Spread, prepare
 from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.outcome import Outcome, write_outcome
@@ -58,16 +59,16 @@ def run_comparison(options: argparse.Namespace) -> int:
         return print_dry_run(configs, options)
     out, mirror = open_out(options)
     data = options.data if options.data == SYNTHETIC else str(Path(options.data).resolve())
-    settings = {"script": "paper", "data": data, "skip_missing": options.skip_missing, "scale": options.scale}
+    settings = {"script": "paper", "data": data, **cli.reading_of(options).settings(), "scale": options.scale}
     claim_out(out, settings | {"seed": choose_base(configs).seed}, resume=options.resume)
     resources = start_ray(options)
     with ray_at_work(), continue_when_freed():
         with blame_storage(mirror):
             root = resolve_data(data, out / "data")
             context = prepare_rows(configs, root, out, options, resources, mirror)
-            outcome = run_rows(configs, root, context, skip_missing=options.skip_missing)
+            outcome = run_rows(configs, root, context, reading=cli.reading_of(options))
             note = describe_scale(configs, small=small)
-            print(write_outcome(outcome, out, root, note, skip_missing=options.skip_missing))
+            print(write_outcome(outcome, out, root, note, reading=cli.reading_of(options)))
         if mirror:
             mirror.push(everything=True)
             print(f"all of it: {mirror.storage.uri}")
@@ -98,7 +99,7 @@ def prepare_rows(
         root,
         out / "cache",
         base,
-        skip_missing=options.skip_missing,
+        reading=cli.reading_of(options),
         spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
     )
     for config in configs.values():
@@ -107,7 +108,7 @@ def prepare_rows(
     return SweepContext(base, str(out), str(out / "cache"), resources, store, mirror)
 
 
-def run_rows(configs: Mapping[str, TrialConfig], root: Path, context: SweepContext, *, skip_missing: bool) -> Outcome:
+def run_rows(configs: Mapping[str, TrialConfig], root: Path, context: SweepContext, *, reading: Reading) -> Outcome:
     """Train, score and export every row."""
     rows = [Suggestion(name=row, parameters=flatten(config)) for row, config in configs.items()]
     records = run_fixed(rows, context)
@@ -115,20 +116,18 @@ def run_rows(configs: Mapping[str, TrialConfig], root: Path, context: SweepConte
     return Outcome(
         configs=configs,
         records=completed,
-        metrics={
-            row: finish_row(record, context, root, skip_missing=skip_missing) for row, record in completed.items()
-        },
+        metrics={row: finish_row(record, context, root, reading=reading) for row, record in completed.items()},
         failures={row: f"{records[row].status}: {records[row].reason}" for row in configs if row not in completed},
     )
 
 
-def finish_row(record: Record, context: SweepContext, root: Path, *, skip_missing: bool) -> Metrics:
+def finish_row(record: Record, context: SweepContext, root: Path, *, reading: Reading) -> Metrics:
     """Score a row on `testSet` and export its model, unless that was done before."""
     folder = Path(context.out) / "rows" / record.name
     folder.mkdir(parents=True, exist_ok=True)
     metrics = read_result(folder, record)
     if metrics is None:
         logger.info("%s: testSet", record.name)
-        metrics = score_test_set(record, replace(context, out=str(folder)), root, skip_missing=skip_missing)
+        metrics = score_test_set(record, replace(context, out=str(folder)), root, reading=reading)
         write_result(folder, record, metrics)
     return metrics

@@ -59,7 +59,7 @@ def make_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> 
         space=SearchSpace(space, base, fixed, searched),
         num_trials=options.trials,
         data=command.absolute_data(options.data),
-        skip_missing=options.skip_missing,
+        reading=cli.reading_of(options),
         each_group=options.objective == EACH_GROUP,
         sampler=options.sampler,
         confirm=make_confirm_settings(options),

@@ -5,6 +5,7 @@ from typing import Any
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
+from reid_core.data.table.metadata import Reading
 from sweeps.machines.limits import Limits
 from sweeps.search.goals import Sampler
 from sweeps.search.search_flag import describe_searched
@@ -21,7 +22,7 @@ class Sweep:
     space: SearchSpace
     num_trials: int
     data: str
-    skip_missing: bool
+    reading: Reading
     each_group: bool = False  # the GEO_MEAN of each group is a goal of its own
     sampler: Sampler = "tpe"
     confirm: ConfirmSettings = field(default_factory=ConfirmSettings)
@@ -43,7 +44,7 @@ class Sweep:
 
     def settings(self) -> dict[str, Any]:
         """What must be the same when the sweep is resumed, by name; the number of trials may grow."""
-        rows = {"data": self.data, "skip_missing": self.skip_missing, "group": self.group}
+        rows = {"data": self.data, "group": self.group, **self.reading.settings()}
         own = {"script": self.name, **rows, "fixed": sorted(self.space.fixed)}
         goal = {"each_group": self.each_group, "sampler": self.sampler, "warm_start": list(self.warm_start)}
         return own | goal | {"searched": describe_searched(self.space.searched)} | flatten(self.base)

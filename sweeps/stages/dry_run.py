@@ -26,9 +26,7 @@ def print_dry_run(sweep: Sweep, options: argparse.Namespace) -> int:
     """Print split, space, trials, steps and resources of a sweep; the status is 2 if they cannot be had."""
     base = sweep.base
     with tempfile.TemporaryDirectory() as scratch:
-        database = load_database(
-            resolve_data(sweep.data, Path(scratch)), skip_missing=sweep.skip_missing, group=sweep.group
-        )
+        database = load_database(resolve_data(sweep.data, Path(scratch)), reading=sweep.reading, group=sweep.group)
     parts = split_database(database, [None] * len(database), base)
     rows = parts.rows("training")
     pool = make_pool(base.data, parts.animals(rows), rows, len(database))

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import Use, record_use
 from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import read_truth
@@ -24,14 +25,14 @@ from sweeps.trials.worker import make_scorer
 Metrics = dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics
 
 
-def score_test_set(best: Record, context: SweepContext, root: Path, *, skip_missing: bool) -> Metrics:
+def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: Reading) -> Metrics:
     """Score a trial on `testSet` and export it, unless that was done before.
 
     Args:
         best: Completed trial.
         context: Of the sweep; `context.out` gets the record of the use, and the bundle.
         root: Data folder.
-        skip_missing: As the data were prepared.
+        reading: As the data were prepared.
     """
     metrics = read_result(Path(context.out), best)
     if metrics is None:
@@ -40,11 +41,11 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, skip_miss
         # Where a worker's GPU is: the script itself may run on a head node that has none.
         gpus = context.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
-        metrics = ray.get(task.remote(best, context, root, use=use, skip_missing=skip_missing))
+        metrics = ray.get(task.remote(best, context, root, use=use, reading=reading))
     return metrics
 
 
-def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, skip_missing: bool) -> Metrics:
+def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, reading: Reading) -> Metrics:
     """Load a trial's best weights and finish it (`reid_core.experiment.final_test.run_final_test`)."""
     config, prepared = context.configure(best.parameters), load_prepared(Path(context.cache))
     place = local_place(config)
@@ -52,5 +53,5 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, sk
         place = replace(place, share_pairs=make_scorer(context.pair_store, prepared, f"finish/{best.name}"))
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
-    truth = read_truth(root, prepared, use=use, skip_missing=skip_missing)
+    truth = read_truth(root, prepared, use=use, reading=reading)
     return run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)

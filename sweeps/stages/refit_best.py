@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import Use, record_use
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import read_truth
@@ -38,7 +39,7 @@ def add_refit_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def refit_best(
-    best: Record, runs: Sequence[Record], context: SweepContext, root: Path, *, skip_missing: bool
+    best: Record, runs: Sequence[Record], context: SweepContext, root: Path, *, reading: Reading
 ) -> str | None:
     """Train the best configuration on every image and export it; what was done before is not repeated.
 
@@ -47,7 +48,7 @@ def refit_best(
         runs: Trainings of the same configuration, whose median best epoch is how long this one takes.
         context: Of the sweep.
         root: Data folder.
-        skip_missing: As the data were prepared.
+        reading: As the data were prepared.
 
     Returns:
         None if it worked, else why the training failed.
@@ -64,7 +65,7 @@ def refit_best(
     context.push()
     # Ray would try again by itself, and `testSet` be used again without a record.
     prepare_task: Any = ray.remote(num_cpus=1, max_retries=0)(open_refit)  # type: ignore[arg-type]
-    cache = ray.get(prepare_task.remote(context, root, use=use, skip_missing=skip_missing))
+    cache = ray.get(prepare_task.remote(context, root, use=use, reading=reading))
     suggestion = Suggestion(name=name, parameters=best.parameters, cache=cache, only_train=epochs)
     trained = run_fixed([suggestion], replace(context, out=str(out / REFIT_TRIAL)))[name]
     if trained.status != "completed":
@@ -75,9 +76,9 @@ def refit_best(
     return None
 
 
-def open_refit(context: SweepContext, root: Path, *, use: Use, skip_missing: bool) -> str:
+def open_refit(context: SweepContext, root: Path, *, use: Use, reading: Reading) -> str:
     """Prepare the data; the identities of `testSet` are training labels now, which is recorded as a use of it."""
-    truth = read_truth(root, load_prepared(Path(context.cache)), use=use, skip_missing=skip_missing)
+    truth = read_truth(root, load_prepared(Path(context.cache)), use=use, reading=reading)
     return str(prepare_refit(Path(context.cache), truth))
 
 

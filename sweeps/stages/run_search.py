@@ -42,7 +42,7 @@ def prepare_trials(
         root,
         out / "cache",
         sweep.base,
-        skip_missing=sweep.skip_missing,
+        reading=sweep.reading,
         group=sweep.group,
         second_models=[name for name in choices_of(sweep.space.searched, "fusion.second_model") if name],
         spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),

@@ -84,12 +84,12 @@ def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, m
     goals = make_goals(sweep, prepared)
     records = run_search(sweep, context, limits, goals)
     found = choose_best(sweep, context, records, limits, goals)
-    metrics = score_test_set(found.best, context, root, skip_missing=sweep.skip_missing)
+    metrics = score_test_set(found.best, context, root, reading=sweep.reading)
     write_best(out, context.configure(found.best.parameters), num_unreadable=prepared.num_unreadable)
     write_result(out, found.best, metrics, confirmed=found.describe_confirmation())
     notes = describe_choice(found, goals)
     if sweep.refit:
-        failure = refit_best(found.best, found.runs, context, root, skip_missing=sweep.skip_missing)
+        failure = refit_best(found.best, found.runs, context, root, reading=sweep.reading)
         notes.append(f"--refit: {failure}" if failure else f"refitted on all database images: {out / REFIT_BUNDLE}")
         write_result(out, found.best, metrics, confirmed=found.describe_confirmation())  # with this use of testSet
     everything = read_records(out, "", *FURTHER_TRIALS)

@@ -12,8 +12,8 @@ import pytest
 from reid_core.data import synthetic
 from reid_core.data.animals import NEW
 from reid_core.data.drawing import SPECIES, draw_animal
-from reid_core.data.metadata import COLUMNS
 from reid_core.data.synthetic import write_synthetic
+from reid_core.data.table.metadata import COLUMNS
 from reid_core.errors import UserError
 
 DATASETS = ("SpotsID", "StripesID", "ScalesID")

@@ -11,8 +11,8 @@ from herds import split
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
-from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
+from reid_core.data.table.sides import parse_sides
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth, split_database

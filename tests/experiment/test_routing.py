@@ -12,7 +12,7 @@ import pytest
 from tiny_experiment import run_experiment
 
 from reid_core.data.animals import NEW
-from reid_core.data.metadata import load_metadata
+from reid_core.data.table.metadata import load_metadata
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import read_bundle, read_model
 from reid_core.experiment.routing import FORMAT, README, ROUTING, is_routing, make_slugs, read_routing, write_routing

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from worlds import cosine_times_ten, make_world, random_world
 
-from reid_core.data.sides import compatible, parse_sides
+from reid_core.data.table.sides import compatible, parse_sides
 from reid_core.scoring.candidates import add_second_model, find_candidates, match_candidates
 
 

@@ -18,8 +18,8 @@ from worlds import (
 from reid_core.config.parameters import FusionConfig, MatchConfig, PredictConfig, ThresholdConfig
 from reid_core.config.values import override
 from reid_core.data.animals import NEW
-from reid_core.data.sides import parse_sides
 from reid_core.data.splits.parts import Parts
+from reid_core.data.table.sides import parse_sides
 from reid_core.errors import UserError
 from reid_core.matching.pairs.store import ScorePairs
 from reid_core.metrics.summary import summarise

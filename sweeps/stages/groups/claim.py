@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reid_core.data.synthetic import resolve_data
+from reid_core.data.table.metadata import STRICT, Reading
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import load_database
 from reid_core.experiment.routing import make_slugs
@@ -35,13 +36,13 @@ def add_group_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose_groups(root: Path, names: Sequence[str], *, skip_missing: bool = False) -> list[str]:
+def choose_groups(root: Path, names: Sequence[str], *, reading: Reading = STRICT) -> list[str]:
     """The groups that are asked for by name, each once, in the order given; `EVERY_GROUP` is all of them, sorted.
 
     Raises:
         UserError: If a name is not that of a group with labelled rows; lists those.
     """
-    groups = sorted(set(load_database(root, skip_missing=skip_missing)["group"].to_pylist()))
+    groups = sorted(set(load_database(root, reading=reading)["group"].to_pylist()))
     chosen: list[str] = []
     for name in names:
         if name not in (*groups, EVERY_GROUP):
@@ -72,7 +73,7 @@ def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) 
         raise UserError("--objective each_group: with --group every sweep has one group, and that is its goal already")
     claim_out(out, sweep.settings() | {"by_group": True}, resume=resume)
     root = resolve_data(sweep.data, out / "data")
-    groups = choose_groups(root, names, skip_missing=sweep.skip_missing)
+    groups = choose_groups(root, names, reading=sweep.reading)
     file = out / GROUP_NAMES
     before = list(read_sealed(file)["groups"]) if file.exists() else []
     if groups[: len(before)] != before:

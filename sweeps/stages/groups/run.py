@@ -112,7 +112,7 @@ def print_dry_runs(sweep: Sweep, names: Sequence[str], print_one: Callable[[Swee
     """Print what each group's sweep would do; the largest status."""
     with tempfile.TemporaryDirectory() as scratch:
         root = resolve_data(sweep.data, Path(scratch))
-        groups = choose_groups(root, names, skip_missing=sweep.skip_missing)
+        groups = choose_groups(root, names, reading=sweep.reading)
         print(f"{len(groups)} sweeps, one after the other; budgets are divided between them")
         statuses = []
         for group in groups:

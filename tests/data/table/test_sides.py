@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reid_core.data.sides import SIDES, compatible, parse_sides
+from reid_core.data.table.sides import SIDES, compatible, parse_sides
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,16 @@ import csv
 import json
 import logging
 import stat
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
 from reid_core.data.animals import NEW
+from reid_core.data.table.findings import Finding, log_findings, make_finding
 from reid_core.errors import UserError
 from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
@@ -32,19 +34,51 @@ CONTROL = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a data folder is read: the same whenever it is read again."""
+
+    skip_missing: bool = False  # leave out rows whose photograph does not exist, instead of failing
+    follow_links: bool = False  # take photographs that are links to files outside the folder
+
+    def settings(self) -> dict[str, bool]:
+        """What must be the same when a sweep is resumed; what is off by default and came later only where it is on."""
+        return {"skip_missing": self.skip_missing} | ({"follow_links": True} if self.follow_links else {})
+
+
+STRICT = Reading()
+
+
+class Metadata(NamedTuple):
+    """What was read."""
+
+    rows: pa.Table  # of strings: see `read_metadata`
+    findings: tuple[Finding, ...]  # what of the file was dropped, changed, or read as missing
+
+
 def load_metadata(
-    root: Path, *, skip_missing: bool = False, needs: Literal["database", "query"] = "database"
+    root: Path, reading: Reading = STRICT, *, needs: Literal["database", "query"] = "database"
 ) -> pa.Table:
+    """The rows of `read_metadata`; its findings are logged."""
+    metadata = read_metadata(root, reading, needs=needs)
+    log_findings(metadata.findings)
+    return metadata.rows
+
+
+def read_metadata(
+    root: Path, reading: Reading = STRICT, *, needs: Literal["database", "query"] = "database"
+) -> Metadata:
     """Read and check `metadata.csv` of a data folder.
 
     Args:
         root: Data folder; `path` is relative to it.
-        skip_missing: Leave out rows whose photograph does not exist, with a warning, instead of failing.
+        reading: Which rows and files are taken.
         needs: The value of `split` of which there must be at least one row.
 
     Returns:
-        Table of strings `image_id, identity, path, date, orientation, species, split, dataset, group`, in the order of
-        the file. `group` is `dataset`; identity is null for queries; image_id, path, split, dataset are never null.
+        Rows: table of strings `image_id, identity, path, date, orientation, species, split, dataset, group`, in the
+        order of the file. `group` is `dataset`; identity is null for queries; image_id, path, split, dataset are never
+        null. And what was noticed on the way.
 
     Raises:
         UserError: If a file, column, value or photograph is missing or wrong; names the file, lines and values.
@@ -62,11 +96,11 @@ def load_metadata(
     is_query = pc.equal(table["split"], "query")
     identity = pc.if_else(is_query, pa.scalar(None, pa.string()), table["identity"])
     table = table.set_column(table.column_names.index("identity"), "identity", identity)
-    table = _check_paths(root, file, table, skip_missing=skip_missing)
+    table, findings = _check_paths(root, file, table, reading)
     if needs not in table["split"].to_pylist():
         lacking = {"database": "there is no gallery", "query": "there is nothing to name"}[needs]
         raise UserError(f"{file}: no {needs} row (split={needs}) with a photograph: {lacking}")
-    return table.append_column("group", table["dataset"])
+    return Metadata(table.append_column("group", table["dataset"]), tuple(findings))
 
 
 def digest_metadata(table: pa.Table) -> str:
@@ -160,25 +194,26 @@ def _check_unique(file: Path, ids: list[str]) -> None:
             raise UserError(f"{file}: image_id {image_id!r} is given twice, in lines {before} and {after}")
 
 
-def _check_paths(root: Path, file: Path, table: pa.Table, *, skip_missing: bool) -> pa.Table:
+def _check_paths(root: Path, file: Path, table: pa.Table, reading: Reading) -> tuple[pa.Table, list[Finding]]:
     """Table without the rows whose photograph does not exist, if those may be skipped."""
     paths = table["path"].to_pylist()
     _refuse(file, paths, [path.startswith("/") for path in paths], f"path is absolute; it is relative to {root}")
     _refuse(file, paths, [".." in path.split("/") for path in paths], f"path has .., which may lead out of {root}")
-    state = _locate(root.resolve(), paths)
+    state = _locate(root.resolve(), paths, follow_links=reading.follow_links)
     outside = [found == "outside" for found in state]
-    _refuse(file, paths, outside, f"path leads out of {root} by a symbolic link (--data itself may be one)")
+    _refuse(file, paths, outside, f"path leads out of {root} by a symbolic link (--follow-links allows that)")
     _refuse(file, paths, [found == "folder" for found in state], "path is not a file")
     is_missing = [found == "missing" for found in state]
-    if not skip_missing:
+    findings = []
+    if not reading.skip_missing:
         _refuse(file, paths, is_missing, f"photograph not found in {root} (--skip-missing leaves such rows out)")
     elif any(is_missing):
-        missing = [escape_line(path) for path, wrong in zip(paths, is_missing, strict=True) if wrong]
-        logger.warning("%s: %d row(s) left out, photograph not found: %s", file, len(missing), _first(missing))
-    return table.filter(pa.array([not wrong for wrong in is_missing], pa.bool_()))
+        missing = [repr(path) for path, wrong in zip(paths, is_missing, strict=True) if wrong]
+        findings.append(make_finding(str(file), f"{len(missing)} row(s) left out, photograph not found", missing))
+    return table.filter(pa.array([not wrong for wrong in is_missing], pa.bool_())), findings
 
 
-def _locate(root: Path, paths: list[str]) -> list[str]:
+def _locate(root: Path, paths: list[str], *, follow_links: bool = False) -> list[str]:
     """For each path "file", "folder", "missing" or "outside" of the resolved root; symbolic links are followed.
 
     One lstat a path: folders are resolved once each, because resolving 15,000 paths takes seconds.
@@ -186,6 +221,7 @@ def _locate(root: Path, paths: list[str]) -> list[str]:
     Args:
         root: Resolved.
         paths: Relative, without "..".
+        follow_links: Whether what lies outside counts as inside.
     """
     inside_of: dict[str, bool] = {}
     states = []
@@ -193,11 +229,11 @@ def _locate(root: Path, paths: list[str]) -> list[str]:
         folder, full = path.rpartition("/")[0], root / path
         try:
             if folder not in inside_of:
-                inside_of[folder] = _is_inside(full.parent, root)
+                inside_of[folder] = follow_links or _is_inside(full.parent, root)
             mode = full.lstat().st_mode if inside_of[folder] else 0
             inside = inside_of[folder]
             if stat.S_ISLNK(mode):
-                inside = _is_inside(full, root)
+                inside = follow_links or _is_inside(full, root)
                 mode = full.stat().st_mode if inside else mode
             states.append("outside" if not inside else "file" if stat.S_ISREG(mode) else "folder")
         except OSError:

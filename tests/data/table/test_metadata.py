@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reid_core.data.metadata import digest_metadata, load_metadata, load_submission_order
+from reid_core.data.table.metadata import Reading, digest_metadata, load_metadata, load_submission_order
 from reid_core.errors import UserError
 
 HEADER = "image_id,identity,path,date,orientation,species,split,dataset"
@@ -220,7 +220,7 @@ def test_symbolic_links_in_a_circle_and_what_is_not_a_file_are_errors(tmp_path: 
 def test_nothing_is_skipped_that_lies_outside(tmp_path: Path):
     make_folder(tmp_path, ("7,ada,images/a.jpg,,,,database,Cows", "9,ada,../absent.jpg,,,,database,Cows"))
     with pytest.raises(UserError, match=r"path has \.\."):
-        load_metadata(tmp_path, skip_missing=True)
+        load_metadata(tmp_path, Reading(skip_missing=True))
 
 
 def test_many_paths_are_checked_with_few_looks_at_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -282,9 +282,9 @@ def test_missing_photographs_are_listed_with_the_flag_that_skips_them(tmp_path: 
 
 def test_skip_missing_drops_the_rows_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
-        table = load_metadata(make_folder(tmp_path, files="ab"), skip_missing=True)
+        table = load_metadata(make_folder(tmp_path, files="ab"), Reading(skip_missing=True))
     assert table["image_id"].to_pylist() == ["7", "3"]
-    assert "1 row(s) left out, photograph not found: images/c.jpg" in caplog.text
+    assert "1 row(s) left out, photograph not found: 'images/c.jpg'" in caplog.text
 
 
 def test_a_data_set_without_database_rows_is_an_error(tmp_path: Path):
@@ -293,7 +293,7 @@ def test_a_data_set_without_database_rows_is_an_error(tmp_path: Path):
     (tmp_path / "images" / "a.jpg").unlink()
     (tmp_path / "images" / "c.jpg").unlink()
     with pytest.raises(UserError, match="no database row"):
-        load_metadata(tmp_path, skip_missing=True)
+        load_metadata(tmp_path, Reading(skip_missing=True))
 
 
 def test_submission_order_is_the_files_order(tmp_path: Path):

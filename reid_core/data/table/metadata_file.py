@@ -7,7 +7,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from reid_core.data.metadata import COLUMNS, REQUIRED
+from reid_core.data.table.metadata import COLUMNS, REQUIRED
 from reid_core.errors import UserError
 from reid_core.files.atomic import new_file
 

@@ -1,0 +1,69 @@
+"""Findings: what the data say that was dropped, changed, or read as missing. Nothing of that happens in silence.
+
+what a reader noticed → `Finding`s → log, result.json, and the result's text. One finding stands for all rows of a kind.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reid_core.files.escape import escape_line
+
+SHOWN = 5  # examples that a finding keeps
+SHOWN_LETTERS = 200  # of an example
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed in the data, however many rows, files or animals show it."""
+
+    where: str  # "metadata.csv", "photographs", "training"
+    what: str  # in words, with its count: "3 empty rows left out", "7 of 96 values of orientation name no side"
+    count: int  # of rows, files, animals …
+    examples: tuple[str, ...] = ()  # the first few: "line 7: 'rigth'"
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.examples) + (", …" if self.count > len(self.examples) > 0 else "")
+        return escape_line(f"{self.where}: {self.what}" + (f": {shown}" if shown else ""))
+
+
+def make_finding(where: str, what: str, examples: Sequence[str], count: int | None = None) -> Finding:
+    """A finding that keeps the first few of its examples.
+
+    Args:
+        where: See `Finding`.
+        what: See `Finding`.
+        examples: One for each row, file or animal concerned, or the first of them.
+        count: Of all that are concerned; None: one per example.
+
+    Example:
+        >>> print(make_finding("metadata.csv", "2 rows have blanks around identity; taken off", ["line 2: ' ada'"], 2))
+        metadata.csv: 2 rows have blanks around identity; taken off: line 2: ' ada', …
+    """
+    kept = tuple(example[:SHOWN_LETTERS] for example in examples[:SHOWN])
+    return Finding(where, what, len(examples) if count is None else count, kept)
+
+
+def log_findings(findings: Iterable[Finding]) -> None:
+    """One warning per finding."""
+    for finding in findings:
+        logger.warning("%s", finding)
+
+
+def format_findings(findings: Sequence[Finding]) -> str:
+    """All findings as a paragraph of the result's text; "" if there are none."""
+    if not findings:
+        return ""
+    return "\n".join(["what was noticed in the data", *(f"  {finding}" for finding in findings)])
+
+
+def findings_to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """What `findings_from_json` reads."""
+    return [asdict(finding) for finding in findings]
+
+
+def findings_from_json(values: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:
+    """What `findings_to_json` made."""
+    return tuple(Finding(**{**value, "examples": tuple(value["examples"])}) for value in values)
