@@ -55,8 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     truth = read_truth(root, prepared, use=use, reading=cli.reading_of(options))
     metrics = run_final_test(config, prepared, truth, trainer.restore_best(), out, place)
     write_config(out / "best.yaml", config)
-    (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
-    (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
+    (out / "reports.json").write_text(json.dumps(trainer.history, indent=1), encoding="utf-8")
+    (out / "environment.json").write_text(
+        json.dumps(describe_environment() | {"seed": config.seed}, indent=1), encoding="utf-8"
+    )
     print(f"{format_metrics(metrics)}\n\n{describe_uses(read_uses(out))}\n")
     print(f"{format_leaks(read_leaks(out / 'leaks.csv'))}\n")
     if prepared.num_unreadable:

@@ -93,7 +93,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
         write_classes(part, bundle.class_identity_K, bundle.class_group_K)
         write_json(part / METRICS, bundle.metrics)
         write_gallery(part / GALLERY, columns, bundle.features)
-        (part / README).write_text(_describe(bundle))
+        (part / README).write_text(_describe(bundle), encoding="utf-8")
         files = (file.relative_to(part).as_posix() for file in part.rglob("*") if file.is_file())
         write_checksums(part, [name for name in files if name != README])
 

@@ -51,7 +51,7 @@ def write_outcome(outcome: Outcome, out: Path, root: Path, note: str, *, reading
         *draw_schedules(folder, outcome.configs, load_prepared(out / "cache")),
     ]
     paths = "\n".join(str(path) for path in (tables, out / "table_6_1.csv", out / "table_6_2.csv", *drawn))
-    return f"{tables.read_text()}\n{paths}"
+    return f"{tables.read_text('utf-8')}\n{paths}"
 
 
 def predictions_of(out: Path, row: str) -> Path:

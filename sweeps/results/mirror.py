@@ -161,7 +161,7 @@ class Mirror:
 
     def _is_marked(self) -> bool:
         mark = self.folder / MARK
-        return mark.is_file() and mark.read_text(errors="replace") == show_uri(self.storage.uri)
+        return mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == show_uri(self.storage.uri)
 
 
 def is_result(name: str) -> bool:

@@ -65,7 +65,7 @@ def hold_out(out: Path, *, patience_s: float = 30.0) -> Path:
     """
     if out in _held:
         return out
-    lock = (out / ".lock").open("a")
+    lock = (out / ".lock").open("a", encoding="utf-8")
     deadline_s = time.monotonic() + patience_s
     while True:
         try:
@@ -117,7 +117,7 @@ def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
 
     write_config(out / BEST_CONFIG, config)
     about = describe_environment() | {"seed": config.seed, "unreadable_photographs": num_unreadable}
-    (out / "environment.json").write_text(json.dumps(about, indent=1))
+    (out / "environment.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def write_result(
