@@ -20,7 +20,8 @@ from reid_core import command
 from reid_core.errors import UserError
 from reid_core.files.atomic import replace_file
 from reid_core.files.checksums import CHECKSUMS, verify_checksums
-from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, RESULT, hold_out
+from reid_core.metrics.result import RESULT
+from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, hold_out
 from sweeps.results.storage import Storage, open_storage, show_uri, work_folder
 
 MARK = ".storage"  # in a working folder: whose it is
