@@ -93,6 +93,7 @@ def _bundle(
         class_identity_K=outputs.class_identity_K,
         class_group_K=outputs.class_group_K,
         second=second,
+        key_G=np.array(prepared.images.keys, dtype=object)[everything],
     )
 
 

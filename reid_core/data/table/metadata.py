@@ -24,6 +24,7 @@ from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
 
 REQUIRED = ("image_id", "identity", "path", "split", "dataset")
+QUERY_REQUIRED = tuple(name for name in REQUIRED if name != "identity")  # of a table that only queries are taken from
 COLUMNS = ("image_id", "identity", "path", "date", "orientation", "species", "split", "dataset")
 SHOWN = 5  # offending rows an error lists
 SHOWN_LETTERS = 200  # of a value
@@ -73,7 +74,8 @@ def read_metadata(
     Args:
         root: Data folder; `path` is relative to it.
         reading: Which rows and files are taken.
-        needs: The value of `split` of which there must be at least one row.
+        needs: The value of `split` of which there must be at least one row. Without database rows, and for queries,
+            the file needs no column `identity`.
 
     Returns:
         Rows: table of strings `image_id, identity, path, date, orientation, species, split, dataset, group`, in the
@@ -87,7 +89,7 @@ def read_metadata(
     file = root / "metadata.csv"
     if not root.is_dir():
         raise UserError(f"{root}: no such data folder")
-    table = _read_csv(file, REQUIRED)
+    table = _read_csv(file, REQUIRED if needs == "database" else QUERY_REQUIRED)
     for name in COLUMNS:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), pa.string()))
@@ -125,7 +127,7 @@ def load_submission_order(root: Path) -> list[str] | None:
     table = _read_csv(file, ("image_id", "identity"))
     if table.column_names != ["image_id", "identity"]:
         raise UserError(f"{file}: its columns are {','.join(table.column_names)}; expected image_id,identity")
-    metadata = _read_csv(Path(root) / "metadata.csv", REQUIRED)
+    metadata = _read_csv(Path(root) / "metadata.csv", QUERY_REQUIRED)
     queries = set(metadata.filter(pc.equal(metadata["split"], "query"))["image_id"].to_pylist())
     ids = table["image_id"].to_pylist()
     _refuse(file, ids, [image_id is None for image_id in ids], "image_id is empty")

@@ -78,6 +78,17 @@ def test_identity_of_a_query_is_ignored(tmp_path: Path):
     assert load_metadata(make_folder(tmp_path, lines))["identity"].to_pylist() == ["ada", None]
 
 
+def test_queries_need_no_column_of_identities_and_database_rows_do(tmp_path: Path):
+    header = "image_id,path,split,dataset"
+    make_folder(tmp_path, ("3,images/b.jpg,query,Cows",), header)
+    table = load_metadata(tmp_path, needs="query")
+    assert (table["image_id"].to_pylist(), table["identity"].to_pylist()) == (["3"], [None])
+    assert "missing column(s) identity" in message_of(tmp_path)
+    make_folder(tmp_path, ("3,images/b.jpg,query,Cows", "4,images/c.jpg,database,Cows"), header)
+    with pytest.raises(UserError, match="database row without identity"):
+        load_metadata(tmp_path, needs="query")
+
+
 def test_folder_or_file_missing_or_empty(tmp_path: Path):
     assert "no such data folder" in message_of(tmp_path / "absent")
     assert "metadata.csv: cannot be read: No such file" in message_of(tmp_path)
