@@ -112,8 +112,8 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def _next_command(root: Path, rows: Sequence[Row]) -> str:
-    data = shlex.quote(str(root))
+def _next_command(root: Path, rows: Sequence[Row], *, follow_links: bool) -> str:
+    data = shlex.quote(str(root)) + (" --follow-links" if follow_links else "")
     if any(row["split"] == "database" for row in rows):
         return f"next: python -m reid_core --data {data} --out runs/first"
     return f"next: python -m reid_core.predict BUNDLE --data {data} --out submission.csv"
@@ -143,6 +143,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="replace a metadata.csv that says something else, for example after photographs were added; dates, "
         "orientations and species that it gives are kept",
     )
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="take photographs and folders that are links to elsewhere (DVC, shared disks); what reads the table needs "
+        "the flag too",
+    )
     return parser
 
 
@@ -166,12 +172,13 @@ def main(arguments: list[str] | None = None) -> int:
     root = options.photos
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    found = find_photographs(root)
+    found = find_photographs(root, follow_links=options.follow_links)
     _check(options, found)
     query_folders = QUERY_FOLDERS if options.queries is None else [options.queries.strip("/")]
     rows = make_rows(root, found.photographs, group=options.group, query_folders=query_folders)
     file = write_metadata(root, rows, overwrite=options.overwrite)
-    lines = [*describe_rows(rows), *describe_left_out(found), f"written: {file}", _next_command(root, rows)]
+    following = _next_command(root, rows, follow_links=options.follow_links)
+    lines = [*describe_rows(rows), *describe_left_out(found), f"written: {file}", following]
     print("\n".join(map(escape_line, lines)))
     return 0
 

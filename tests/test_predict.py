@@ -12,6 +12,9 @@ from tiny_experiment import Experiment
 from reid_core import predict
 from reid_core.data.animals import NEW
 from reid_core.errors import UserError
+from reid_core.experiment.bundle import read_bundle
+from reid_core.prediction.answer_files import write_candidates, write_submission
+from reid_core.prediction.answers import Prediction
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -63,7 +66,7 @@ def test_answers_stay_in_their_group_and_some_are_named(experiment, plain):
 
 def test_candidates_explain_the_answers(experiment, plain):
     submission, candidates = plain
-    thresholds = predict.read_bundle(experiment.out / "best").decision.thresholds
+    thresholds = read_bundle(experiment.out / "best").decision.thresholds
     for row in submission:
         review = candidates[row["image_id"]]
         names = [review[f"candidate_{rank}"] for rank in range(1, 6) if review[f"candidate_{rank}"]]
@@ -148,9 +151,9 @@ def test_an_error_names_what_cannot_be_written(experiment, tmp_path):
 
 def test_names_stay_exact_in_the_submission_and_are_safe_to_open_in_the_candidates(tmp_path):
     name = '=HYPERLINK("http://x","ada")'
-    predictions = [predict.Prediction("-7", "@Cows", name, "", [(name, 0.75), ("bo\x1b[2J", 0.5)])]
-    predict.write_submission(tmp_path / "submission.csv", predictions, None)
-    predict.write_candidates(tmp_path / "candidates.csv", predictions)
+    predictions = [Prediction("-7", "@Cows", name, "", [(name, 0.75), ("bo\x1b[2J", 0.5)])]
+    write_submission(tmp_path / "submission.csv", predictions, None)
+    write_candidates(tmp_path / "candidates.csv", predictions)
     assert read(tmp_path / "submission.csv") == [{"image_id": "-7", "identity": name}]
     (row,) = read(tmp_path / "candidates.csv")
     assert [row["image_id"], row["group"], row["identity"]] == ["-7", "'@Cows", f"'{name}"]
