@@ -44,8 +44,8 @@ def test_every_photograph_of_a_folder_is_to_be_named(tmp_path):
     assert {row["date"] for row in rows} == {"2015-07-02"}
     assert (len(request.database), request.order) == (0, None)
     what = "\n".join(map(str, request.findings))
-    assert "no metadata.csv: all 3 photographs are to be named, as group lynx" in what
-    assert "the names of their 2 folders say nothing (python -m reid_core.folders reads them): ada, Å/deep/er" in what
+    assert "no metadata.csv: 3 photograph(s) are to be named, as group lynx" in what
+    assert "the names of their 2 folder(s) say nothing (python -m reid_core.folders reads them): ada, Å/deep/er" in what
     assert "left out, files of other formats: 1: notes.txt" in what
     assert "hidden" not in what
 
@@ -104,7 +104,7 @@ def test_queries_that_no_model_knows(tmp_path):
     ):
         read_request(tmp_path, ["lynx"], READING)
     (finding,) = read_request(tmp_path, ["Lynx"], READING).findings
-    assert "1 of 2 queries are of groups that the model does not know; it knows Lynx: lizard" in str(finding)
+    assert "queries: 1 of 2 are of groups that the model does not know; it knows Lynx: lizard" in str(finding)
 
 
 @pytest.mark.parametrize(
