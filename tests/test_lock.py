@@ -46,7 +46,7 @@ READERS = {
         "sweeps.comparison.row_figures.draw_data",  # after every row was scored
     },
     "read_truth": {
-        "reid_core.__main__.main",
+        "reid_core.__main__.run_once",
         "sweeps.stages.final_test.finish_best",
         "sweeps.stages.refit_best.open_refit",  # after testSet was scored: its images are trained on
     },

@@ -56,12 +56,12 @@ def naming(file: Path) -> Iterator[None]:
 
 def write_json(file: Path, values: Any) -> None:
     """Write values so that equal ones give equal bytes."""
-    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> Any:
     """Read what `write_json` wrote."""
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def write_model(folder: Path, config: TrialConfig, model: ReidModel, *, refitted_epochs: int | None = None) -> None:

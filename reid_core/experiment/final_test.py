@@ -3,6 +3,8 @@
 prepared data + truth + chosen model → metrics, predictions.parquet, leaks.csv, bundle (paper §6.3).
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
+from reid_core.data.table.findings import Finding
 from reid_core.experiment.bundle import Bundle, Second, write_bundle
 from reid_core.experiment.evaluation import outputs_of, pair_scorer
 from reid_core.experiment.prepared import SEEN, UNREADABLE, Prepared
@@ -24,7 +27,14 @@ from reid_core.scoring.leaks import leak_report, write_leaks
 
 
 def run_final_test(
-    config: TrialConfig, prepared: Prepared, truth: Parts, model: ReidModel, out: Path, place: Place
+    config: TrialConfig,
+    prepared: Prepared,
+    truth: Parts,
+    model: ReidModel,
+    out: Path,
+    place: Place,
+    *,
+    findings: Sequence[Finding] = (),
 ) -> dict[str, dict[str, float]]:
     """Score `testSet` once and write the bundle (`out/best`) and every single answer (`out/predictions.parquet`).
 
@@ -35,6 +45,7 @@ def run_final_test(
         model: With the chosen weights.
         out: Result folder; gets `leaks.csv` too (`leaks.leak_report`).
         place: Of the one process that does this.
+        findings: Of the training; those of the data are in `prepared`. The bundle's README has them all.
 
     Returns:
         Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not.
@@ -51,7 +62,8 @@ def run_final_test(
     write_leaks(out / "leaks.csv", leaks)
     test_metrics = summarise(shares_of(of_test, decision, truth))
     metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
-    write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, metrics))
+    bundle = _bundle(config, prepared, truth, model, decision, outputs, metrics)
+    write_bundle(out / "best", replace(bundle, findings=(*prepared.findings, *findings)))
     return metrics
 
 
