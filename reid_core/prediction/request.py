@@ -76,7 +76,18 @@ def _of_table(root: Path, reading: Reading, groups: Sequence[str], group: str | 
     metadata = read_metadata(root, reading, needs="query")
     is_query = pc.equal(metadata.rows["split"], "query")
     queries, database = metadata.rows.filter(is_query), metadata.rows.filter(pc.invert(is_query))
-    return Request(root, queries, database, load_submission_order(root), metadata.findings)
+    order = load_submission_order(root)
+    return Request(root, queries, database, order, (*metadata.findings, *_compare_with_sample(queries, order)))
+
+
+def _compare_with_sample(queries: pa.Table, order: Sequence[str] | None) -> list[Finding]:
+    """What is said of queries that the submission does not get."""
+    asked = set(order) if order is not None else None
+    others = [name for name in queries["image_id"].to_pylist() if asked is not None and name not in asked]
+    if not others:
+        return []
+    what = f"{len(others)} of {len(queries)} are not in sample_submission.csv: only candidates.csv has their answers"
+    return [make_finding("queries", what, others)]
 
 
 def _of_folder(root: Path, group: str, reading: Reading) -> Request:
@@ -107,7 +118,8 @@ def _of_photograph(file: Path, group: str) -> Request:
         )
     root = file.parent.resolve()
     queries = _make_table(root, [PurePosixPath(file.name)], group)
-    return Request(root, queries, queries.slice(0, 0))
+    beside = [make_finding("photographs", f"{TABLE} beside the photograph is not read", [file.name])]
+    return Request(root, queries, queries.slice(0, 0), findings=tuple(beside if (root / TABLE).exists() else ()))
 
 
 def _make_table(root: Path, photographs: Sequence[PurePosixPath], group: str) -> pa.Table:

@@ -67,6 +67,9 @@ def test_a_single_photograph(tmp_path):
     request = read_request(tmp_path / "one.jpg", ["lynx"], READING)
     assert request.queries["path"].to_pylist() == ["one.jpg"]
     assert (request.root, request.findings) == (tmp_path, ())
+    write_table(tmp_path, "image_id,path,split,dataset", "7,one.jpg,query,newt")
+    (finding,) = read_request(tmp_path / "one.jpg", ["lynx"], READING).findings
+    assert str(finding) == "photographs: metadata.csv beside the photograph is not read: one.jpg"
 
 
 def test_the_group_of_photographs_without_a_table(tmp_path):
@@ -93,6 +96,16 @@ def test_a_table_of_queries_needs_no_identities(tmp_path):
     request = read_request(tmp_path, ["lynx", "newt"], READING)
     assert request.queries["image_id"].to_pylist() == ["7", "8"]
     assert request.findings == ()
+
+
+def test_queries_that_the_sample_does_not_ask_for(tmp_path):
+    put(tmp_path, "1.jpg", "2.jpg")
+    write_table(tmp_path, "image_id,path,split,dataset", "7,1.jpg,query,lynx", "8,2.jpg,query,lynx")
+    (tmp_path / "sample_submission.csv").write_text("image_id,identity\n8,new_individual\n")
+    request = read_request(tmp_path, ["lynx"], READING)
+    assert (request.order, request.queries["image_id"].to_pylist()) == (["8"], ["7", "8"])
+    (finding,) = request.findings
+    assert "1 of 2 are not in sample_submission.csv: only candidates.csv has their answers: 7" in str(finding)
 
 
 def test_queries_that_no_model_knows(tmp_path):
