@@ -18,9 +18,10 @@ from pathlib import Path, PurePosixPath
 
 from reid_core.data.animals import NEW
 from reid_core.data.photographs import extensions, read_date
-from reid_core.data.splits.encounters import day_of
-from reid_core.data.table.metadata import COLUMNS, CONTROL
+from reid_core.data.table.columns import COLUMNS, strip_blanks
+from reid_core.data.table.dates import day_of
 from reid_core.data.table.metadata_file import Row
+from reid_core.data.table.values import CONTROL
 from reid_core.errors import UserError
 
 QUERY_FOLDERS = ("unknown", "query", "queries")
@@ -216,8 +217,8 @@ def _find_groups(root: Path, photographs: Sequence[PurePosixPath], queries: froz
 
 
 def _normal(name: str) -> str:
-    """One spelling of accents: macOS writes them as letters of their own."""
-    return unicodedata.normalize("NFC", name)
+    """Without blanks at the ends, and one spelling of accents: macOS writes them as letters of their own."""
+    return unicodedata.normalize("NFC", strip_blanks(name) or name)
 
 
 def fold_name(name: str) -> str:
@@ -227,5 +228,4 @@ def fold_name(name: str) -> str:
 
 def _read_day(file: Path) -> str:
     """Day of a photograph as YYYY-MM-DD; "" where it has none, or a camera wrote 0000."""
-    found = re.match(r"(\d{4}):(\d{2}):(\d{2})\b", read_date(file))
-    return day_of("-".join(found.groups())) or "" if found else ""
+    return day_of(read_date(file)) or ""

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from reid_core.data.animals import positions_by_group
-from reid_core.data.splits.encounters import QUERY_SETS, day_of
+from reid_core.data.splits.encounters import QUERY_SETS
+from reid_core.data.table.dates import day_of
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_cell, escape_line
 from reid_core.files.text_table import format_table
