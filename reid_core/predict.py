@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.make_out(options.out.parent)
     with tempfile.TemporaryDirectory() as scratch:
         predictions, of_gallery = model.answer(request, options.cache or Path(scratch))
-    log_findings(of_gallery)
     findings = [*request.findings, *of_gallery]
     write_answers(options.out, predictions, request.order, findings)
+    log_findings(of_gallery)
     new = sum(prediction.identity == NEW for prediction in predictions)
     marked = sum(bool(prediction.note) for prediction in predictions)
     print(f"{len(predictions)} queries: {len(predictions) - new} named, {new} {NEW}, {marked} with a note")

@@ -134,9 +134,11 @@ def test_queries_alone_need_a_group_and_lead_to_predict(photos, capsys):
         (None, ""),
     ],
 )
-def test_the_date_is_that_of_the_photograph(photos, taken, day):
+def test_the_date_is_that_of_the_photograph(photos, taken, day, capsys):
     put(photos, "ada/1.jpg", "ada/2.tif", "ada/3.webp", taken=taken)
     assert [row["date"] for row in rows_of(photos)] == [day] * 3
+    noticed = f"dates that cannot be read as such, left empty: 3 (ada/1.jpg: {taken}, ada/2.tif: {taken}, "
+    assert (noticed in capsys.readouterr().out) == (taken is not None and not day)
 
 
 def test_a_damaged_photograph_is_listed_without_a_date(photos):

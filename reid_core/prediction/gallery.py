@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
 from reid_core.data.photographs import file_key
 from reid_core.data.table.findings import Finding, make_finding
@@ -62,7 +63,9 @@ def fit_gallery(
     if not len(database):
         return bundle, []
     if bundle.key_G is None:
-        what = f"{len(database)} database rows are not used: this bundle, of an earlier version, does not say whether "
+        what = (
+            f"{len(database)} database row(s) are not used: this bundle, of an earlier version, does not say whether "
+        )
         return bundle, [make_finding(WHERE, f"{what}its gallery holds them", _names(database))]
     unseen, findings = find_unseen(bundle, root, database)
     if extend and len(unseen):
@@ -86,7 +89,8 @@ def find_unseen(bundle: Bundle, root: Path, database: pa.Table) -> tuple[pa.Tabl
         database: Rows of `metadata.read_metadata` with identities.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        keys = list(pool.map(lambda path: file_key(root / path), database["path"].to_pylist()))
+        found = pool.map(lambda path: file_key(root / path), database["path"].to_pylist())
+        keys = list(tqdm(found, total=len(database), desc="database rows", unit="image", disable=None))
     assert bundle.key_G is not None
     names: dict[tuple[str, str], list[str]] = {}
     for group, key, identity in zip(bundle.group_G, bundle.key_G, bundle.identity_G, strict=True):
@@ -99,7 +103,7 @@ def find_unseen(bundle: Bundle, root: Path, database: pa.Table) -> tuple[pa.Tabl
     ]
     findings = []
     if renamed:
-        what = f"{len(renamed)} database rows name a photograph otherwise than the bundle, whose name is used"
+        what = f"{len(renamed)} database row(s) name a photograph otherwise than the bundle, whose name is used"
         findings.append(make_finding(WHERE, what, renamed))
     return database.filter(pa.array([held is None for held in held_N], pa.bool_())), findings
 
@@ -119,11 +123,11 @@ def extend_gallery(bundle: Bundle, root: Path, rows: pa.Table, cache_folder: Pat
     damaged = [f"{path!r} ({error})" for path, error in zip(rows["path"].to_pylist(), errors, strict=True) if error]
     findings = []
     if damaged:
-        findings.append(make_finding(WHERE, f"{len(damaged)} photographs that cannot be read are not added", damaged))
+        findings.append(make_finding(WHERE, f"{len(damaged)} photograph(s) that cannot be read are not added", damaged))
     added = rows.take(pa.array(readable))
     new = _new_animals(bundle, added)
     what = (
-        f"{len(added)} photographs are added for this call, {len(new)} animals with them that the bundle does not "
+        f"{len(added)} photograph(s) are added for this call, with {len(new)} animal(s) that the bundle does not "
         "know; its thresholds and calibrators were chosen without them"
     )
     return _join(bundle, added, described, readable), [*findings, make_finding(WHERE, what, new, len(new))]
@@ -150,11 +154,11 @@ def _join(bundle: Bundle, added: pa.Table, described: Described, rows: np.ndarra
 
 def _report_unused(bundle: Bundle, unseen: pa.Table, num_rows: int) -> Finding:
     new = _new_animals(bundle, unseen)
-    remedy = "--extend-gallery adds them for this call"
+    remedy = "--extend-gallery adds those that can be read, for this call"
     if bundle.config.predict.rule != "threshold":
         remedy = "this bundle's classifier names only the animals that it was trained on"
     what = (
-        f"{len(unseen)} of {num_rows} database rows are not in it and are not used, {len(new)} animals among them that "
+        f"{len(unseen)} of {num_rows} database row(s) are not in it and are not used, with {len(new)} animal(s) that "
         f"the bundle does not know; {remedy}"
     )
     return make_finding(WHERE, what, _names(unseen))

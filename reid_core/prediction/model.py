@@ -102,7 +102,7 @@ def _relevant(request: Request, groups: set[str]) -> tuple[pa.Table, list[Findin
         rows = _of_groups(request.database, unused)
         if len(rows):
             names = list(dict.fromkeys(rows["group"].to_pylist()))
-            findings.append(make_finding(WHERE, f"{len(rows)} database rows are of groups {why}: not used", names))
+            findings.append(make_finding(WHERE, f"{len(rows)} database row(s) are of groups {why}: not used", names))
     return _of_groups(request.database, groups & asked), findings
 
 

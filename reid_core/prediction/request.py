@@ -76,14 +76,26 @@ def _of_table(root: Path, reading: Reading, groups: Sequence[str], group: str | 
     metadata = read_metadata(root, reading, needs="query")
     is_query = pc.equal(metadata.rows["split"], "query")
     queries, database = metadata.rows.filter(is_query), metadata.rows.filter(pc.invert(is_query))
-    return Request(root, queries, database, load_submission_order(root), metadata.findings)
+    order = load_submission_order(root)
+    return Request(root, queries, database, order, (*metadata.findings, *_compare_with_sample(queries, order)))
+
+
+def _compare_with_sample(queries: pa.Table, order: Sequence[str] | None) -> list[Finding]:
+    """What is said of queries that the submission does not get."""
+    asked = set(order) if order is not None else None
+    others = [name for name in queries["image_id"].to_pylist() if asked is not None and name not in asked]
+    if not others:
+        return []
+    what = f"{len(others)} of {len(queries)} are not in sample_submission.csv: only candidates.csv has their answers"
+    return [make_finding("queries", what, others)]
 
 
 def _of_folder(root: Path, group: str, reading: Reading) -> Request:
     """Every photograph below a folder."""
     found = find_photographs(root, follow_links=reading.follow_links)
     left_out = [
-        make_finding(str(root), f"left out, {reason}: {len(names)}", names) for reason, names in found.left_out.items()
+        make_finding("photographs", f"left out, {reason}: {len(names)}", names)
+        for reason, names in found.left_out.items()
     ]
     if not found.photographs:
         more = "".join(f"; {finding.what} ({', '.join(finding.examples)})" for finding in left_out)
@@ -91,11 +103,11 @@ def _of_folder(root: Path, group: str, reading: Reading) -> Request:
             f"{root}: neither {TABLE} nor photographs in it ({' '.join(sorted(extensions()))}){escape_line(more)}"
         )
     queries = _make_table(root, found.photographs, group)
-    what = f"no {TABLE}: all {len(queries)} photographs are to be named, as group {group}"
+    what = f"no {TABLE}: {len(queries)} photograph(s) are to be named, as group {group}"
     folders = sorted({str(path.parent) for path in found.photographs if path.parent.parts})
     if folders:
-        what += f"; the names of their {len(folders)} folders say nothing (python -m reid_core.folders reads them)"
-    return Request(root, queries, queries.slice(0, 0), findings=(make_finding(str(root), what, folders), *left_out))
+        what += f"; the names of their {len(folders)} folder(s) say nothing (python -m reid_core.folders reads them)"
+    return Request(root, queries, queries.slice(0, 0), findings=(make_finding("photographs", what, folders), *left_out))
 
 
 def _of_photograph(file: Path, group: str) -> Request:
@@ -106,7 +118,8 @@ def _of_photograph(file: Path, group: str) -> Request:
         )
     root = file.parent.resolve()
     queries = _make_table(root, [PurePosixPath(file.name)], group)
-    return Request(root, queries, queries.slice(0, 0))
+    beside = [make_finding("photographs", f"{TABLE} beside the photograph is not read", [file.name])]
+    return Request(root, queries, queries.slice(0, 0), findings=tuple(beside if (root / TABLE).exists() else ()))
 
 
 def _make_table(root: Path, photographs: Sequence[PurePosixPath], group: str) -> pa.Table:
@@ -129,5 +142,5 @@ def _check_groups(request: Request, groups: Sequence[str]) -> list[Finding]:
             f"{request.root}: nothing can be named: the model knows {escape_line(known)}, and the queries are of "
             f"{escape_line(', '.join(names))}; a group must be written in {TABLE} (dataset) as the model writes it"
         )
-    what = f"{len(unknown)} of {len(asked)} queries are of groups that the model does not know; it knows {known}"
-    return [make_finding(str(request.root), what, names)]
+    what = f"{len(unknown)} of {len(asked)} are of groups that the model does not know; it knows {known}"
+    return [make_finding("queries", what, names)]

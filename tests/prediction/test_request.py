@@ -44,8 +44,8 @@ def test_every_photograph_of_a_folder_is_to_be_named(tmp_path):
     assert {row["date"] for row in rows} == {"2015-07-02"}
     assert (len(request.database), request.order) == (0, None)
     what = "\n".join(map(str, request.findings))
-    assert "no metadata.csv: all 3 photographs are to be named, as group lynx" in what
-    assert "the names of their 2 folders say nothing (python -m reid_core.folders reads them): ada, Å/deep/er" in what
+    assert "no metadata.csv: 3 photograph(s) are to be named, as group lynx" in what
+    assert "the names of their 2 folder(s) say nothing (python -m reid_core.folders reads them): ada, Å/deep/er" in what
     assert "left out, files of other formats: 1: notes.txt" in what
     assert "hidden" not in what
 
@@ -67,6 +67,9 @@ def test_a_single_photograph(tmp_path):
     request = read_request(tmp_path / "one.jpg", ["lynx"], READING)
     assert request.queries["path"].to_pylist() == ["one.jpg"]
     assert (request.root, request.findings) == (tmp_path, ())
+    write_table(tmp_path, "image_id,path,split,dataset", "7,one.jpg,query,newt")
+    (finding,) = read_request(tmp_path / "one.jpg", ["lynx"], READING).findings
+    assert str(finding) == "photographs: metadata.csv beside the photograph is not read: one.jpg"
 
 
 def test_the_group_of_photographs_without_a_table(tmp_path):
@@ -95,6 +98,16 @@ def test_a_table_of_queries_needs_no_identities(tmp_path):
     assert request.findings == ()
 
 
+def test_queries_that_the_sample_does_not_ask_for(tmp_path):
+    put(tmp_path, "1.jpg", "2.jpg")
+    write_table(tmp_path, "image_id,path,split,dataset", "7,1.jpg,query,lynx", "8,2.jpg,query,lynx")
+    (tmp_path / "sample_submission.csv").write_text("image_id,identity\n8,new_individual\n")
+    request = read_request(tmp_path, ["lynx"], READING)
+    assert (request.order, request.queries["image_id"].to_pylist()) == (["8"], ["7", "8"])
+    (finding,) = request.findings
+    assert "1 of 2 are not in sample_submission.csv: only candidates.csv has their answers: 7" in str(finding)
+
+
 def test_queries_that_no_model_knows(tmp_path):
     put(tmp_path, "1.jpg", "2.jpg")
     rows = ["7,1.jpg,query,Lynx", "8,2.jpg,query,lizard"]
@@ -104,7 +117,7 @@ def test_queries_that_no_model_knows(tmp_path):
     ):
         read_request(tmp_path, ["lynx"], READING)
     (finding,) = read_request(tmp_path, ["Lynx"], READING).findings
-    assert "1 of 2 queries are of groups that the model does not know; it knows Lynx: lizard" in str(finding)
+    assert "queries: 1 of 2 are of groups that the model does not know; it knows Lynx: lizard" in str(finding)
 
 
 @pytest.mark.parametrize(
