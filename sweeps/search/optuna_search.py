@@ -84,10 +84,9 @@ class JournalSearch(OptunaSearch):
             )
         for record in known:
             self._remember(record, space.distributions(record.parameters))
-        self._space_searched, self._random = space, random.Random(space.base.seed + len(known))
-        self._tried: dict[str, str] = {}  # name of the first trial of each configuration
-        for record in known:
-            self._tried.setdefault(space.identify(record.parameters), record.name)
+        self._searched, self._random = space, random.Random(space.base.seed + len(known))
+        # Name of the first trial of each configuration.
+        self._tried = {space.identify(record.parameters): record.name for record in reversed(known)}
         self._next = 1 + max((int(record.name.removeprefix(TRIAL)) for record in known), default=-1)
         self._enqueue_first(space.base_point(), known, priors)
 
@@ -131,7 +130,7 @@ class JournalSearch(OptunaSearch):
         name = attributes.get(NAME)
         if name is None:
             name, self._next = f"{TRIAL}{self._next:04d}", self._next + 1
-        self._tried.setdefault(self._space_searched.identify(parameters), name)
+        self._tried.setdefault(self._searched.identify(parameters), name)
         self._writer.begin(trial_id, Record(name, parameters, source=attributes.get(SOURCE, "")))
         return Suggestion(name=name, parameters=parameters).to_tune()
 
@@ -144,7 +143,7 @@ class JournalSearch(OptunaSearch):
         num_known = 0
         while True:
             parameters = super().suggest(trial_id) or {}
-            twin = self._tried.get(self._space_searched.identify(parameters))
+            twin = self._tried.get(self._searched.identify(parameters))
             if twin is None or NAME in self._ot_trials[trial_id].user_attrs:
                 return parameters
             self._answer(self._ot_trials.pop(trial_id), self._writer.journal.by_name().get(twin))
@@ -166,7 +165,7 @@ class JournalSearch(OptunaSearch):
 
     def _draw_untried(self) -> dict[str, Any] | None:
         """Values that no trial has, by chance; None if there are none, or hardly any can be left."""
-        space = self._space_searched
+        space = self._searched
         if space.num_configurations() is not None:
             others = [values for values in space.configurations() if space.identify(values) not in self._tried]
             return self._random.choice(others) if others else None

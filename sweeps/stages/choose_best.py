@@ -92,10 +92,9 @@ def why_ended(sweep: Sweep, records: list[Record], limits: Limits) -> str | None
         return None
     reason = sweep.search_limits(limits).reached(records)
     if reason is None and count_left(sweep, records) <= 0:
-        tried = {sweep.space.identify(record.parameters) for record in records}
-        reason = f"all {len(tried)} configurations were tried" if len(tried) > 1 else "the only configuration was tried"
-        logger.info("the search has ended: %s", reason)
-    elif reason:
+        number = sweep.space.num_configurations()
+        reason = "the only configuration was tried" if number == 1 else f"all {number} configurations were tried"
+    if reason:
         logger.warning("the search has ended: %s", reason)
     return reason
 
