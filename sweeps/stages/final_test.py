@@ -16,6 +16,7 @@ from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.model.place import local_place
+from sweeps.machines.waiting import wait_for
 from sweeps.results.journal import Record
 from sweeps.results.result_folder import read_result
 from sweeps.trials.checkpoints import load_finished
@@ -41,7 +42,9 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: 
         # Where a worker's GPU is: the script itself may run on a head node that has none.
         gpus = context.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
-        metrics = ray.get(task.remote(best, context, root, use=use, reading=reading))
+        scored = task.remote(best, context, root, use=use, reading=reading)
+        what = f"{best.name} is scored on testSet, by a task of 1 CPU and {gpus:g} GPU"
+        metrics = wait_for(scored, what, patience_s=context.resources.patience_s)
     return metrics
 
 
