@@ -88,9 +88,10 @@ class Resources:
         for name, needed in (("CPU", self.cpus), ("GPU", self.gpus), (DRIVER_SLOT, drivers)):
             there = cluster.get(name, 0.0)
             if needed > there + EXACT:
+                share = "--gpus-per-worker" if name == "GPU" else "--data-cpus"
                 return (
                     f"the sweep needs {needed:g} {name}s ({self.describe()}), the cluster has {there:g}; "
-                    "lower --concurrent, --workers or --data-cpus, or add nodes"
+                    f"lower --concurrent, --workers or {share}, or add nodes"
                 )
         return self._unplaced_workers(nodes) or self._unplaced_data(nodes)
 

@@ -14,7 +14,7 @@ from reid_core.experiment.prepare import load_database
 from sweeps.machines.connect import Machines
 from sweeps.machines.limits import make_limits
 from sweeps.machines.resources import Resources
-from sweeps.results.mirror import work_folder
+from sweeps.results.mirror import check_no_work, work_folder
 from sweeps.results.result_folder import check_claim
 from sweeps.results.storage import open_storage
 from sweeps.search.priors import check_sources
@@ -42,6 +42,7 @@ def check_out(options: argparse.Namespace) -> Path:
         UserError: If it cannot.
     """
     if not command.is_uri(options.out):
+        check_no_work(options)
         command.check_out(Path(options.out))
         return Path(options.out).resolve()
     open_storage(options.out)

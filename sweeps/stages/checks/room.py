@@ -157,7 +157,7 @@ def format_bytes(size: float) -> str:
         >>> format_bytes(2.5e9), format_bytes(3e6), format_bytes(12)
         ('2.5 GB', '3 MB', '0.01 MB')
     """
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{max(size / 1e6, 0.01):.3g} MB"
+    return f"{size / 1e9:.3g} GB" if size >= 999.5e6 else f"{max(size / 1e6, 0.01):.3g} MB"
 
 
 def _memory_of(node: Node) -> float:
