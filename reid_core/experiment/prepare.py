@@ -103,7 +103,7 @@ def prepare(
     requested = notice_requests(database.filter(pa.array(parts.part_N != UNREADABLE)), config)
     log_findings(requested)
     logger.info("%s", describe_parts(parts))
-    _check_objective(parts, root)
+    check_objective(parts, root)
     prepared = Prepared(
         str(image_cache),
         str(match_cache),
@@ -164,7 +164,7 @@ def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
     parts = resplit(prepared.parts, number=number, rule=SplitRule.of(config), date_N=prepared.date_N)
     target = folder / f"split-{number:04d}"
     logger.info("fresh split %d\n%s", number, describe_parts(parts))
-    _check_objective(parts, target)
+    check_objective(parts, target)
     target.mkdir(exist_ok=True)
     save_prepared(replace(prepared, parts=parts), target)
     return target
@@ -209,7 +209,12 @@ def read_truth(root: Path, prepared: Prepared, *, use: Use, reading: Reading = S
     return replace(parts, identity_N=identity_N)
 
 
-def _check_objective(parts: Parts, where: Path) -> None:
+def check_objective(parts: Parts, where: Path | str) -> None:
+    """Find out whether there is anything to maximise.
+
+    Raises:
+        UserError: If no group has both known and new animals in `thresholdSet`.
+    """
     queries = parts.rows("thresholdSet")
     known_Q, group_Q = parts.known(queries), parts.group_N[queries]
     if not any(0 < known_Q[rows].mean() < 1 for _, rows in positions_by_group(group_Q)):
