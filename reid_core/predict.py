@@ -20,7 +20,9 @@ import pyarrow as pa
 from reid_core import cli, command
 from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.data.photograph_findings import find_in_files
 from reid_core.data.splits.parts import Parts
+from reid_core.data.table.findings import log_findings
 from reid_core.data.table.metadata import load_metadata, load_submission_order
 from reid_core.data.table.sides import parse_sides
 from reid_core.errors import UserError
@@ -68,6 +70,7 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
         return ImageCache(build_cache(cache_folder, root, queries["path"].to_pylist(), image_px))
 
     images, features = open_images(config.data.image_px), None
+    log_findings(find_in_files(queries["path"].to_pylist(), images))
     if bundle.features is not None and config.predict.rule == "threshold":
         features = LocalFeatures.open(build_features(cache_folder, open_images(config.match.image_px), config.match))
     parts = _join_parts(bundle, queries)
