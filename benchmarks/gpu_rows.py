@@ -78,8 +78,8 @@ class Machine:
             work()
         except Exception as error:
             logger.warning("not measured: %s", what, exc_info=error)
-        gc.collect()
         if self.is_gpu:
+            gc.collect()
             torch.cuda.empty_cache()
 
 

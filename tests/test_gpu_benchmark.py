@@ -63,9 +63,9 @@ def test_operations_are_counted_per_image_and_grow_with_what_is_trained(machine)
         config = gpu_training.configure(machine, stages, batch_size)
         return gpu_training.Training(machine, config, make_model(config)).count_operations()
 
-    assert operations(1, BATCH) == pytest.approx(operations(1, 2 * BATCH), rel=0.01)
     # Forward and backward of everything cost three times the forward; less where the first layers are frozen.
-    assert operations(1, BATCH) < operations(2, BATCH) < 3 * operations(0, BATCH)
+    forward = operations(0, BATCH)
+    assert forward < operations(1, BATCH) < operations(2, 2 * BATCH) < 3 * forward
 
 
 def test_no_row_begins_when_the_time_is_used_up(machine, capsys):
