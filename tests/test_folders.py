@@ -223,7 +223,7 @@ def test_the_folder_itself_may_be_a_link(photos):
     assert len(rows_of(link)) == 3
 
 
-def test_names_of_any_kind(photos):
+def test_names_of_any_kind(photos, capsys):
     names = ("Ída, the elder/Foto 1, süd.jpg", 'say "hi"/=1+1.jpg', " 鹿 /-.jpg", "A\u030ake/1.jpg", "NA/null.jpg")
     put(photos, *names)
     rows = rows_of(photos)
@@ -231,7 +231,8 @@ def test_names_of_any_kind(photos):
     identities = {row["path"]: row["identity"] for row in rows}
     assert identities[names[0]] == "Ída, the elder"
     assert identities[names[1]] == 'say "hi"'
-    assert identities[names[2]] == "鹿"  # without blanks at the ends
+    assert identities[names[2]] == "鹿"
+    assert "names of folders read without blanks at their ends: 1 (' 鹿 ')" in capsys.readouterr().out
     assert identities[names[3]] == "Åke"  # as everybody but macOS spells it
     assert identities[names[4]] == "NA"
 
@@ -304,6 +305,7 @@ def test_a_table_that_cannot_be_read_stays(photos):
         ),
         ((*NESTED, "1.jpg"), [], r"/1\.jpg: it is not clear to which group \(lynx, newt\).*photos/lynx/unknown"),
         ((*NESTED, "unknown/pig/1.jpg"), [], r"unknown/pig/1\.jpg: it is not clear to which group"),
+        ((" \u2007/1.jpg",), [], "the name of its folder is nothing but blanks; rename the folder"),
         ((f"{NEW}/1.jpg",), [], rf"{NEW}/1\.jpg: no animal can be called {NEW}.*rename its folder.*--queries {NEW}"),
     ],
 )

@@ -200,7 +200,6 @@ def test_only_these_open_the_metadata():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value == "metadata.csv"
     }
-    # `prepare` and `request` name it in messages; `synthetic`, `wildlife` and `folders` write it.
-    naming = ("experiment.prepare", "prediction.request")
-    modules = ("data.table.metadata", "data.synthetic", "wildlife", "folders", *naming)
+    # `prepare` names it in a message; `synthetic`, `wildlife` and `folders` write it.
+    modules = ("data.table.metadata", "data.synthetic", "experiment.prepare", "wildlife", "folders")
     assert constants == {f"reid_core.{name}" for name in modules}

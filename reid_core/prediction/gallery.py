@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from reid_core.data.photographs import file_key
 from reid_core.data.table.findings import Finding, make_finding
+from reid_core.data.table.names import fold_name
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle
 from reid_core.matching.local_features import LocalFeatures
@@ -68,6 +69,7 @@ def fit_gallery(
         )
         return bundle, [make_finding(WHERE, f"{what}its gallery holds them", _names(database))]
     unseen, findings = find_unseen(bundle, root, database)
+    findings += _find_alike(bundle, unseen)
     if extend and len(unseen):
         bundle, more = extend_gallery(bundle, root, unseen, cache_folder)
         findings += more
@@ -130,7 +132,7 @@ def extend_gallery(bundle: Bundle, root: Path, rows: pa.Table, cache_folder: Pat
         f"{len(added)} photograph(s) are added for this call, with {len(new)} animal(s) that the bundle does not "
         "know; its thresholds and calibrators were chosen without them"
     )
-    return _join(bundle, added, described, readable), [*findings, make_finding(WHERE, what, new, len(new))]
+    return _join(bundle, added, described, readable), [*findings, make_finding(WHERE, what, [name for _, name in new])]
 
 
 def _join(bundle: Bundle, added: pa.Table, described: Described, rows: np.ndarray) -> Bundle:
@@ -164,11 +166,23 @@ def _report_unused(bundle: Bundle, unseen: pa.Table, num_rows: int) -> Finding:
     return make_finding(WHERE, what, _names(unseen))
 
 
-def _new_animals(bundle: Bundle, rows: pa.Table) -> list[str]:
-    """Names of the animals of some rows that the gallery does not hold."""
+def _find_alike(bundle: Bundle, unseen: pa.Table) -> list[Finding]:
+    """What is said of new animals whose names people would take for those of animals that the bundle knows."""
+    known = {(group, fold_name(name)): name for group, name in zip(bundle.group_G, bundle.identity_G, strict=True)}
+    alike = [
+        f"{identity!r} and {known[group, fold_name(identity)]!r}"
+        for group, identity in _new_animals(bundle, unseen)
+        if (group, fold_name(identity)) in known
+    ]
+    what = f"{len(alike)} new animal(s) have names like those of the bundle's, and are taken for others"
+    return [make_finding(WHERE, what, alike)] if alike else []
+
+
+def _new_animals(bundle: Bundle, rows: pa.Table) -> list[tuple[str, str]]:
+    """Group and name of the animals of some rows that the gallery does not hold."""
     known = set(zip(bundle.group_G, bundle.identity_G, strict=True))
     animals = dict.fromkeys(zip(rows["group"].to_pylist(), rows["identity"].to_pylist(), strict=True))
-    return [identity for group, identity in animals if (group, identity) not in known]
+    return [animal for animal in animals if animal not in known]
 
 
 def _names(rows: pa.Table) -> Sequence[str]:

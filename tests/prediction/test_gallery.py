@@ -130,6 +130,17 @@ def test_a_photograph_that_the_bundle_calls_otherwise_keeps_its_name(experiment,
         assert findings[0].examples == (f"{database['image_id'][0].as_py()!r}: 'Ída', in the bundle {names[0]!r}",)
 
 
+def test_a_new_animal_whose_name_looks_like_a_known_ones_is_reported(experiment, bundle, tables, cache):
+    _, queries = tables
+    known = bundle.identity_G[0]
+    new = queries.filter(pc.equal(queries["group"], bundle.group_G[0])).slice(0, 2)
+    rows = new.set_column(1, "identity", pa.array([known.upper(), "Ída"]))
+    _, findings = fit_gallery(bundle, experiment.data, rows, cache, extend=False)
+    assert known.upper() != known
+    assert findings[0].what.startswith("1 new animal(s) have names like those of the bundle's")
+    assert findings[0].examples == (f"{known.upper()!r} and {known!r}",)
+
+
 def test_the_same_photograph_in_another_group_is_another_gallerys(experiment, bundle, tables):
     database, _ = tables
     elsewhere = database.set_column(database.column_names.index("group"), "group", pa.array([SPOTS] * len(database)))

@@ -83,11 +83,41 @@ def test_the_group_of_photographs_without_a_table(tmp_path):
         assert request.queries["group"].to_pylist() == ["Newt 鹿"]
 
 
-def test_a_group_beside_a_table_that_says_it_is_refused(tmp_path):
+def test_a_group_beside_a_table_that_says_another_is_refused(tmp_path):
     put(tmp_path, "1.jpg")
     write_table(tmp_path, "image_id,path,split,dataset", "7,1.jpg,query,lynx")
-    with pytest.raises(UserError, match=r"--group lynx: .*metadata\.csv says the group of each"):
-        read_request(tmp_path, ["lynx"], READING, group="lynx")
+    assert read_request(tmp_path, ["lynx", "newt"], READING, group="lynx").findings == ()
+    with pytest.raises(UserError, match=r"--group newt: .*metadata\.csv says the groups of"):
+        read_request(tmp_path, ["lynx", "newt"], READING, group="newt")
+
+
+def test_a_table_without_groups_is_of_the_only_one_or_of_the_one_that_is_named(tmp_path):
+    put(tmp_path, "1.jpg", "2.jpg")
+    write_table(tmp_path, "image_id,path,split,identity", "7,1.jpg,query,", "8,2.jpg,database,ada")
+    for groups, group in ((["lynx"], None), (["lynx", "newt"], "lynx")):
+        request = read_request(tmp_path, groups, READING, group=group)
+        assert request.queries["group"].to_pylist() == request.database["group"].to_pylist() == ["lynx"]
+        assert [str(finding) for finding in request.findings] == [
+            "metadata.csv: no column dataset: 2 row(s) taken for 'lynx'"
+        ]
+    with pytest.raises(UserError, match=r"missing column\(s\) dataset"):
+        read_request(tmp_path, ["lynx", "newt"], READING)
+
+
+def test_a_table_of_paths_alone_is_of_queries(tmp_path):
+    put(tmp_path, "1.jpg", "2.jpg")
+    write_table(tmp_path, "image_id,path", "7,1.jpg", "8,2.jpg")
+    (tmp_path / "sample_submission.csv").write_text("image_id,identity\n8,\n7,\n")
+    request = read_request(tmp_path, ["lynx"], READING)
+    assert (request.queries["image_id"].to_pylist(), len(request.database)) == (["7", "8"], 0)
+    assert request.order == ["8", "7"]
+    assert [finding.what for finding in request.findings] == [
+        "no column split: 2 row(s) taken for 'query'",
+        "no column dataset: 2 row(s) taken for 'lynx'",
+    ]
+    write_table(tmp_path, "image_id,path,identity", "7,1.jpg,ada", "8,2.jpg,")
+    with pytest.raises(UserError, match=r"missing column\(s\) split, which says what rows are to be named"):
+        read_request(tmp_path, ["lynx"], READING)
 
 
 def test_a_table_of_queries_needs_no_identities(tmp_path):
@@ -105,7 +135,7 @@ def test_queries_that_the_sample_does_not_ask_for(tmp_path):
     request = read_request(tmp_path, ["lynx"], READING)
     assert (request.order, request.queries["image_id"].to_pylist()) == (["8"], ["7", "8"])
     (finding,) = request.findings
-    assert "1 of 2 are not in sample_submission.csv: only candidates.csv has their answers: 7" in str(finding)
+    assert "sample_submission.csv: 1 queries of metadata.csv are not in it, and get no row" in str(finding)
 
 
 def test_queries_that_no_model_knows(tmp_path):
@@ -113,7 +143,8 @@ def test_queries_that_no_model_knows(tmp_path):
     rows = ["7,1.jpg,query,Lynx", "8,2.jpg,query,lizard"]
     write_table(tmp_path, "image_id,path,split,dataset", *rows)
     with pytest.raises(
-        UserError, match=r"nothing can be named: the model knows lynx, and the queries are of Lynx, liz"
+        UserError,
+        match=r"nothing can be named: the model knows lynx, and the queries are of Lynx \(meant\? lynx\), liz",
     ):
         read_request(tmp_path, ["lynx"], READING)
     (finding,) = read_request(tmp_path, ["Lynx"], READING).findings
@@ -128,12 +159,16 @@ def test_queries_that_no_model_knows(tmp_path):
             "empty",
             r"empty: neither metadata\.csv nor photographs in it \(\.apng .*\); left out, files of other formats: 1",
         ),
-        ("empty/metadata.txt", r"neither a folder nor a photograph .*; of a table, give the folder"),
+        ("empty/notes.txt", r"neither a folder nor a photograph .*; of a table, give the folder"),
+        ("misnamed", r"misnamed: no metadata\.csv, but 'Metadata\.CSV': rename it, or move it away to have"),
         ("broken", r"broken/metadata\.csv: cannot be read: No such file"),
     ],
 )
 def test_what_holds_no_photographs_is_an_error(tmp_path, name, message):
-    write_table(tmp_path / "empty", "image_id").joinpath("metadata.csv").rename(tmp_path / "empty" / "metadata.txt")
+    write_table(tmp_path / "empty", "image_id").joinpath("metadata.csv").rename(tmp_path / "empty" / "notes.txt")
+    write_table(put(tmp_path / "misnamed", "1.jpg"), "image_id").joinpath("metadata.csv").rename(
+        tmp_path / "misnamed" / "Metadata.CSV"
+    )
     put(tmp_path / "broken", "1.jpg").joinpath("metadata.csv").symlink_to("nowhere")
     with pytest.raises(UserError, match=message):
         read_request(tmp_path / name, ["lynx"], READING)
