@@ -27,9 +27,12 @@ CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "op
 
 # Who may read metadata.csv with the identities of its database rows, and who those of `testSet` after `prepare`.
 READERS = {
-    "read_metadata": {"reid_core.data.table.metadata.load_metadata", "reid_core.experiment.prepare.read_database"},
+    "read_metadata": {
+        "reid_core.data.table.metadata.load_metadata",
+        "reid_core.experiment.prepare.read_database",
+        "reid_core.prediction.request._of_table",  # what is to be named, and what a gallery may be extended by
+    },
     "load_metadata": {
-        "reid_core.predict.main",  # its query rows
         "reid_core.wildlife.load_wildlife",  # checks what it has written
     },
     "read_database": {
@@ -197,6 +200,7 @@ def test_only_these_open_the_metadata():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value == "metadata.csv"
     }
-    # `prepare` names it in a message; `synthetic`, `wildlife` and `folders` write it.
-    modules = ("data.table.metadata", "data.synthetic", "experiment.prepare", "wildlife", "folders")
+    # `prepare` and `request` name it in messages; `synthetic`, `wildlife` and `folders` write it.
+    naming = ("experiment.prepare", "prediction.request")
+    modules = ("data.table.metadata", "data.synthetic", "wildlife", "folders", *naming)
     assert constants == {f"reid_core.{name}" for name in modules}

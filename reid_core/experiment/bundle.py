@@ -70,6 +70,7 @@ class Bundle:
     second: "Second | None" = None  # second global model in the fusion
     findings: tuple[Finding, ...] = ()  # what README.md says of the data and the training; not read again
     refitted_epochs: int | None = None  # trained for so long on every image; None: the model that `metrics` are of
+    key_G: np.ndarray | None = None  # `photographs.content_key` of each image; None in bundles of earlier versions
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
         write_model(part, bundle.config, bundle.model, refitted_epochs=bundle.refitted_epochs)
         columns = {"identity": bundle.identity_G, "group": bundle.group_G}
         columns |= {"embedding": bundle.embedding_GD, "sides": bundle.sides_G6}
+        if bundle.key_G is not None:
+            columns["key"] = bundle.key_G
         if bundle.second is not None:
             (part / SECOND).mkdir()
             write_model(part / SECOND, bundle.second.config, bundle.second.model)
@@ -152,6 +155,7 @@ def read_bundle(folder: Path) -> Bundle:
             class_group_K=class_group_K,
             second=Second(*second, columns["second"]) if second else None,
             refitted_epochs=refitted_epochs,
+            key_G=columns.get("key"),
         )
 
 

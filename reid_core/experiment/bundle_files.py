@@ -23,6 +23,7 @@ from reid_core.config.values import override
 from reid_core.config.yaml_files import read_config, write_config
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_line
+from reid_core.matching.feature_files import features_schema
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.model.backbone import HUB_ARCHITECTURES
 from reid_core.model.reid_model import ReidModel, make_model
@@ -173,7 +174,14 @@ def read_gallery(file: Path) -> tuple[dict[str, np.ndarray], LocalFeatures | Non
         table = pq.read_table(file)
         columns = {name: _to_numpy(table[name]) for name in table.column_names if name not in LOCAL_FEATURES}
         has_features = "descriptors" in table.column_names
-        return columns, LocalFeatures(table.select(LOCAL_FEATURES)) if has_features else None
+        return columns, _to_features(table.select(LOCAL_FEATURES)) if has_features else None
+
+
+def _to_features(table: pa.Table) -> LocalFeatures:
+    """Local features as extraction makes them: Parquet has another name for the elements of a list."""
+    num_keypoints = table.schema.field("keypoints").type.list_size // 2
+    length = table.schema.field("descriptors").type.list_size // num_keypoints
+    return LocalFeatures(table.cast(features_schema(int(table.schema.metadata[b"image_px"]), num_keypoints, length)))
 
 
 def _to_arrow(values: np.ndarray) -> pa.Array:

@@ -16,7 +16,7 @@ from optuna.trial import BaseTrial, FixedTrial
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten, get
 from reid_core.errors import UserError
-from sweeps.search.candidates import Choices, Range, Searched, Suggester
+from sweeps.search.candidates import Choices, LeftOut, Range, Searched, Suggester
 
 # Decides which keys are searched, and from what. Importable by name: a sweep's searcher is pickled.
 SpaceFunction = Callable[[Suggester], None]
@@ -94,10 +94,11 @@ class SearchSpace:
     base: TrialConfig
     fixed: frozenset[str] = frozenset()  # dotted keys that are not searched
     searched: Searched = ()  # further keys, or other candidates for the function's own (`search_flag.parse_searched`)
+    left_out: LeftOut = ()  # values that no trial can have here (`stages.checks.values`)
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """The trial's values of the searched keys."""
-        suggester = Suggester(trial, self.base, self.fixed, self.searched)
+        suggester = Suggester(trial, self.base, self.fixed, self.searched, self.left_out)
         self.function(suggester)
         return suggester.values
 

@@ -20,7 +20,7 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
 from sweeps.results.mirror import Mirror
-from sweeps.results.result_folder import PAIR_STORE, open_journal
+from sweeps.results.result_folder import CACHE, PAIR_STORE, open_journal
 from sweeps.search.goals import Goals
 from sweeps.search.optuna_search import JournalSearch, epoch_scores
 from sweeps.search.priors import load_priors
@@ -39,20 +39,22 @@ def prepare_trials(
     sweep: Sweep, root: Path, out: Path, resources: Resources, mirror: Mirror | None
 ) -> tuple[Prepared, SweepContext]:
     """What is done once before the first trial, and what the trials share."""
+    chunks = partial(ray_map, patience_s=resources.patience_s)
     prepared = prepare(
         root,
-        out / "cache",
+        out / CACHE,
         sweep.base,
         reading=sweep.reading,
         group=sweep.group,
         second_models=[name for name in choices_of(sweep.space.searched, "fusion.second_model") if name],
-        spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
+        spread=Spread(chunks, partial(chunks, gpus_per_worker=resources.gpus_per_worker)),
     )
-    plan_of(sweep.base, prepared, world_size=resources.workers)  # fails now if its batches cannot be made
+    # They were checked before (`checks`), but some photographs may have turned out to be unreadable.
+    plan_of(sweep.base, prepared, world_size=resources.workers)
     logger.info("%s", describe_model(sweep.base, num_identities=len(prepared.classes()[0])))
     folder = Path(sweep.pair_store) if sweep.pair_store else out / PAIR_STORE
-    pair_store = open_pair_store(sweep.base, prepared, folder, device=resources.device)
-    return prepared, SweepContext(sweep.base, str(out), str(out / "cache"), resources, pair_store, mirror)
+    pair_store = open_pair_store(sweep.base, prepared, folder, resources)
+    return prepared, SweepContext(sweep.base, str(out), str(out / CACHE), resources, pair_store, mirror)
 
 
 def make_goals(sweep: Sweep, prepared: Prepared) -> Goals:

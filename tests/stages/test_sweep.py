@@ -28,12 +28,6 @@ def test_a_dry_run_shows_everything_and_runs_nothing(small_data, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_says_if_gpus_are_missing(small_data, tmp_path, capsys):
-    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--gpus-per-worker", "64", "--plan"]
-    assert metric.main(flags) == 2
-    assert "128 GPUs" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
