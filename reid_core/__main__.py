@@ -64,8 +64,6 @@ def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Res
     """The experiment from data to result.json, which is written last, and before anything of it is printed."""
     root = resolve_data(data, out / "data")
     prepared = prepare(root, out / "cache", config, reading=reading)
-    if prepared.num_unreadable:
-        print(f"{prepared.num_unreadable} unreadable photographs were left out")
     place = local_place(config)
     training = training_data_of(config, prepared)
     trainer = make_trainer(config, prepared, training.plan, place)

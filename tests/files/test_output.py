@@ -92,7 +92,9 @@ def opened_as_the_locale_says(source: str) -> list[int]:
         positional = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
         is_binary = any(isinstance(value, str) and "b" in value for value in positional)
         is_ours = owner[:1].isupper() or owner == "os"  # `LocalFeatures.open`, `os.open`
-        is_text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not is_binary and not is_ours)
+        is_text = (name in ("read_text", "write_text") and isinstance(call.func, ast.Attribute)) or (
+            name in ("open", "fdopen") and not is_binary and not is_ours
+        )
         if (is_text and not {"encoding"} & given and "utf-8" not in positional) or {
             "text",
             "universal_newlines",
