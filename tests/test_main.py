@@ -4,9 +4,9 @@ import builtins
 
 import pytest
 
-from reid_core.__main__ import TRIAL, describe_result, main
+from reid_core.__main__ import describe_result, main
 from reid_core.data.test_set import USES, read_uses
-from reid_core.metrics.result import RESULT, read_result
+from reid_core.metrics.result import RESULT, SINGLE, read_result
 
 SHORT = ["--preset", "tiny", "--set", "optim.epochs=0", "--set", "match.matcher=none"]
 ENCODING = UnicodeEncodeError("ascii", "æ", 0, 1, "ordinal not in range(128)")
@@ -36,4 +36,4 @@ def test_an_interrupted_print_never_costs_a_use_of_the_test_set(small_data, tmp_
     assert again.endswith(f"{shown[0][0]}\n")  # just what was to be printed the first time
     assert "testSet was used once." in again
     assert len(read_uses(out)) == 1
-    assert describe_result(read_result(out, TRIAL), out) == shown[0][0]
+    assert describe_result(read_result(out, SINGLE), out) == shown[0][0]

@@ -137,7 +137,6 @@ def format_result(
     result: Result,
     *,
     objective: str,
-    num_unreadable: int,
     notes: Sequence[str] = (),
 ) -> str:
     """Leaderboard, best configuration, its metrics with intervals on both sets, and where everything lies.
@@ -148,7 +147,6 @@ def format_result(
         best: The trial that was chosen.
         result: What it reached, and what was noticed in the data.
         objective: Name of the metric that was maximised.
-        num_unreadable: Photographs that were left out.
         notes: How the trial was chosen: paragraphs that come before the best configuration.
     """
     from reid_core.data.table.findings import format_findings
@@ -165,8 +163,6 @@ def format_result(
     lines += [f"{OPTIMISTIC} {describe_uses(read_uses(out))}"]
     lines += ["", format_leaks(read_leaks(out / "leaks.csv")), ""]
     lines += [format_findings(result.findings), ""] if result.findings else []
-    if num_unreadable:
-        lines += [f"{num_unreadable} unreadable photographs were left out."]
     for name, file in (
         ("trials", TRIAL_TABLE),
         ("best configuration", BEST_CONFIG),

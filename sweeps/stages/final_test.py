@@ -58,5 +58,5 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, re
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, reading=reading)
-    metrics = run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)
-    return Result(trial=best.name, metrics=metrics, findings=prepared.findings)
+    result = run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)
+    return replace(result, trial=best.name)

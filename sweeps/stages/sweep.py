@@ -125,6 +125,5 @@ def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, m
         found.best,
         result,
         objective=sweep.base.threshold.objective,
-        num_unreadable=prepared.num_unreadable,
         notes=notes,
     )
