@@ -54,9 +54,7 @@ def test_a_disk_with_a_hair_too_little_is_refused_and_what_is_there_already_coun
         monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=int(free)))
 
     give(1000e6 - 1)
-    with pytest.raises(
-        UserError, match=r"needs 1 GB \(2\.3 GB on disk if no trial .*\), and 1 GB are free; make ro"
-    ):
+    with pytest.raises(UserError, match=r"needs 1 GB \(2\.3 GB on disk if no trial .*\), and 1 GB are free; make ro"):
         check_disk(sizes, tmp_path / "new" / "out")
     give(1000e6)
     assert "IT MAY BECOME FULL" in check_disk(sizes, tmp_path / "new" / "out")[0]
