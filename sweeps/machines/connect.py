@@ -59,7 +59,11 @@ def add_resource_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="keep the match scores of pairs here, for this sweep and the ones after it (default OUT/store)",
     )
-    parser.add_argument("--plan", action="store_true", help="print what would be done and whether it fits; run nothing")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print what would be done, make every check that the run makes, and run nothing",
+    )
 
 
 def on_cluster() -> bool:
