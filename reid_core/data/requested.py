@@ -74,7 +74,7 @@ def notice_requests(database: pa.Table, config: TrialConfig) -> list[Finding]:
     """
     group_N = np.array(database["group"].to_pylist(), dtype=object)
     findings, asked = [], _sides_asked(config)
-    sided_N = parse_sides(database["orientation"].to_pylist()).any(axis=1)
+    sided_N = parse_sides(database["orientation"].to_pylist()).sum(axis=1) > 0
     if asked:
         findings += _groups_without(sided_N, group_N, f"names a side, so {' and '.join(asked)} does nothing there")
     rule = SplitRule.of(config)

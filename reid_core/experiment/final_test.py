@@ -58,7 +58,7 @@ def run_final_test(
     answers = {"thresholdSet": of_thresholds, "testSet": of_test}
     tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
     pq.write_table(pa.concat_tables(tables), out / "predictions.parquet", write_page_checksum=True)
-    leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, outputs.embedding_ND)
+    leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, prepared.fingerprints)
     write_leaks(out / "leaks.csv", leaks)
     test_metrics = summarise(shares_of(of_test, decision, truth))
     metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}

@@ -28,6 +28,7 @@ ANSWERS = "predictions.parquet"
 FINISHED = "finished.json"  # of a group: what was asked of its sweep, which has ended
 GROUPS = "groups"  # a result folder for each group
 PAIR_STORE = "store"
+CACHE = "cache"  # the prepared data
 # Result folders in OUT, of trials that the search did not suggest
 CONFIRM = "confirm"
 ONLINE = "then_online"
@@ -86,6 +87,16 @@ def hold_out(out: Path, *, patience_s: float = 30.0) -> Path:
 def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
     """Mark a result folder as that of a sweep with these settings, to be continued by the same only.
 
+    Raises:
+        UserError: As `check_claim`.
+    """
+    check_claim(out, settings, resume=resume)
+    write_sealed(out / SETTINGS, settings)
+
+
+def check_claim(out: Path, settings: dict[str, Any], *, resume: str) -> None:
+    """Find out whether a result folder is new, or that of a sweep with these settings; nothing is written.
+
     Args:
         out: Result folder.
         settings: What JSON can hold, by name.
@@ -107,7 +118,6 @@ def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
         if different:
             changes = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
             raise UserError(f"--out {out} holds a sweep with other settings ({changes}); choose another folder")
-    write_sealed(file, settings)
 
 
 def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:

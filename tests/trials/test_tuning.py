@@ -158,7 +158,7 @@ def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, ca
     plan = make_plan(config, pool, world_size=2)
     for rank in (0, 1):
         plain = list(local_batches(plan, source, rank=rank))
-        streamed = list(stream_batches(plan, source, rank=rank, data_cpus=1))
+        streamed = list(stream_batches(plan, source, rank=rank, resources=Resources(data_cpus_per_worker=0.5)))
         assert len(plain) == len(streamed) == len(plan) // 2
         for one, other in zip(plain, streamed, strict=True):
             assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))

@@ -88,7 +88,7 @@ def _count_known(header: list[str], required: Sequence[str]) -> int:
 def _describe_reading(file: Path, encoding: str, parsed: Rows) -> list[Finding]:
     """How the file was read, if it is not plain; and rows without a value."""
     findings, num_rows = [], len(parsed.rows)
-    if encoding not in ("UTF-8",) or parsed.separator != "," or parsed.is_loose:
+    if encoding != "UTF-8" or parsed.separator != "," or parsed.is_loose:
         loose = ", a blank before quotation marks" if parsed.is_loose else ""
         how = f"read as {encoding} text with {SEPARATORS[parsed.separator]} between values{loose}"
         findings.append(make_finding(file.name, how, [], num_rows))
@@ -115,7 +115,8 @@ def _name_columns(file: Path, header: list[str], required: Sequence[str], findin
         raise UserError(f"{file}: column(s) given twice: {', '.join(repeated)}")
     changed = [f"{old!r} is {new}" for old, new in zip(header, names, strict=True) if old != new]
     if changed:
-        findings.append(make_finding(file.name, f"{len(changed)} name(s) of columns read without blanks", changed))
+        what = f"{len(changed)} name(s) of columns read in the program's spelling"
+        findings.append(make_finding(file.name, what, changed))
     return names
 
 

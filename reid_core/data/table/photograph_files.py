@@ -187,6 +187,6 @@ def _describe_change(path: str, read: str) -> str:
     slashed = _normal(path.replace("\\", "/"))
     if read == slashed:
         return "with \\ between folders, read as /"
-    if _fold(read) == _fold(slashed):
+    if [*map(_fold, read.split("/"))] == [*map(_fold, slashed.split("/"))]:
         return "found under another spelling: blanks, capitals, or the form of accents"
     return "found with the extension that the table leaves out"
