@@ -21,6 +21,7 @@ from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.near_duplicates import take_fingerprints
 from reid_core.data.photograph_findings import find_in_photographs
+from reid_core.data.requested import check_requests, notice_requests
 from reid_core.data.splits.assign import assign_parts
 from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.fresh import resplit
@@ -90,6 +91,7 @@ def prepare(
     """
     database, findings = read_database(root, reading, group)
     log_findings(findings)
+    check_requests(database, config)
     paths = database["path"].to_pylist()
     image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks)
     images = ImageCache(image_cache)
@@ -103,8 +105,10 @@ def prepare(
         features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_features)
     second = _embed_second_models(folder, root, paths, config, second_models, spread)
     parts = split_database(database, images.error, config)
+    requested = notice_requests(database.filter(pa.array(parts.part_N != UNREADABLE)), config)
+    log_findings(requested)
     logger.info("%s", describe_parts(parts))
-    _check_objective(parts, root)
+    check_objective(parts, root)
     prepared = Prepared(
         str(image_cache),
         str(match_cache),
@@ -114,7 +118,7 @@ def prepare(
         date_N=column_of(database, "date"),
         second=second,
         group=group,
-        findings=(*findings, *in_photographs),
+        findings=(*findings, *in_photographs, *requested),
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
@@ -165,14 +169,19 @@ def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
     parts = resplit(prepared.parts, number=number, rule=SplitRule.of(config), date_N=prepared.date_N)
     target = folder / f"split-{number:04d}"
     logger.info("fresh split %d\n%s", number, describe_parts(parts))
-    _check_objective(parts, target)
+    check_objective(parts, target)
     target.mkdir(exist_ok=True)
     save_prepared(replace(prepared, parts=parts), target)
     return target
 
 
 def split_database(database: pa.Table, error_N: list[str | None], config: TrialConfig) -> Parts:
-    """Who plays which part; unreadable photographs play none."""
+    """Who plays which part; unreadable photographs play none.
+
+    Raises:
+        UserError: If the configuration asks for dates or sides, and no row has any; or the groups cannot be split.
+    """
+    check_requests(database, config)
     identity_N, group_N = column_of(database, "identity"), column_of(database, "group")
     readable = np.array([error is None for error in error_N])
     part_N = np.full(len(identity_N), UNREADABLE, dtype=object)
@@ -205,7 +214,12 @@ def read_truth(root: Path, prepared: Prepared, *, use: Use, reading: Reading = S
     return replace(parts, identity_N=identity_N)
 
 
-def _check_objective(parts: Parts, where: Path) -> None:
+def check_objective(parts: Parts, where: Path | str) -> None:
+    """Find out whether there is anything to maximise.
+
+    Raises:
+        UserError: If no group has both known and new animals in `thresholdSet`.
+    """
     queries = parts.rows("thresholdSet")
     known_Q, group_Q = parts.known(queries), parts.group_N[queries]
     if not any(0 < known_Q[rows].mean() < 1 for _, rows in positions_by_group(group_Q)):

@@ -85,7 +85,7 @@ class Prepared:
 def load_prepared(folder: Path) -> Prepared:
     """Open what `prepare` left in a folder."""
     table = pq.read_table(folder / "parts.parquet")
-    paths = json.loads((folder / "prepared.json").read_text())
+    paths = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     findings = findings_from_json(paths.pop("findings", []))
     sides_N6 = table["sides"].combine_chunks().flatten().to_numpy().reshape(-1, len(SIDES))
     parts = Parts(column_of(table, "identity"), column_of(table, "group"), column_of(table, "part"), sides_N6)

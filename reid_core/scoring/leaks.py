@@ -14,7 +14,8 @@ import pyarrow.csv as pa_csv
 
 from reid_core.data.animals import positions_by_group
 from reid_core.data.near_duplicates import Fingerprints, have_near_duplicate
-from reid_core.data.splits.encounters import QUERY_SETS, day_of
+from reid_core.data.splits.encounters import QUERY_SETS
+from reid_core.data.table.dates import day_of
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_cell, escape_line
 from reid_core.files.text_table import format_table

@@ -20,7 +20,8 @@ from reid_core import command
 from reid_core.errors import UserError
 from reid_core.files.atomic import replace_file
 from reid_core.files.checksums import CHECKSUMS, verify_checksums
-from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, RESULT, hold_out
+from reid_core.metrics.result import RESULT
+from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, hold_out
 from sweeps.results.storage import Storage, open_storage, show_uri, work_folder
 
 MARK = ".storage"  # in a working folder: whose it is
@@ -54,8 +55,7 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
         UserError: If one of them cannot be used, another process has the folder, or it is another storage's.
     """
     if not command.is_uri(options.out):
-        if options.work is not None:
-            raise UserError(f"--work {options.work}: is for an --out that is a URI, as s3://bucket/runs")
+        check_no_work(options)
         return hold_out(command.make_out(Path(options.out))), None
     storage = open_storage(options.out)
     folder = command.make_out(options.work or work_folder(options.out), flag="--work")
@@ -65,6 +65,16 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
     logger.info("results are kept in %s; working in %s", storage.uri, folder)
     mirror.pull()
     return folder, mirror
+
+
+def check_no_work(options: argparse.Namespace) -> None:
+    """Refuse --work where --out is a folder itself.
+
+    Raises:
+        UserError: If it is given.
+    """
+    if options.work is not None:
+        raise UserError(f"--work {options.work}: is for an --out that is a URI, as s3://bucket/runs")
 
 
 @contextmanager
@@ -161,7 +171,7 @@ class Mirror:
 
     def _is_marked(self) -> bool:
         mark = self.folder / MARK
-        return mark.is_file() and mark.read_text(errors="replace") == show_uri(self.storage.uri)
+        return mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == show_uri(self.storage.uri)
 
 
 def is_result(name: str) -> bool:
