@@ -5,7 +5,7 @@ image cache → `Fingerprints`: a perceptual hash and a small grey copy of each 
 Two photographs are near duplicates if few bits of their hashes differ and their copies agree: the hash finds candidates
 in a fraction of a second, the copy decides. Re-encoding, scaling, another brightness and a crop of 2 % at each edge are
 seen through; benchmarks/near_duplicates.py measures that. pHash: Zauner, *Implementation and Benchmarking of Perceptual
-Image Hash Functions* (2010), bit for bit that of the library ImageHash at an eighth of its time.
+Image Hash Functions* (2010), bit for bit that of the library ImageHash at a sixth of its time.
 
 Letters: N images, A and B rows of both sides, P pairs, D pixels of the small copy.
 """
