@@ -139,12 +139,17 @@ def environment(address: str | None = None) -> dict[str, str]:
     return own | ({"RAY_ADDRESS": address} if address else {})
 
 
+def start_holder(address: str) -> subprocess.Popen:
+    """Another job, which holds most of the CPUs until it is killed."""
+    return subprocess.Popen([sys.executable, "-c", HOLD], env=environment(address), stderr=subprocess.DEVNULL)
+
+
 def run(case: Case, address: str, data: Path, out: Path | None) -> bool:
     """Run one sweep, print its row, and say whether it was reported in time."""
     if out is None:
         print(f"{case.name:<22}{case.asked:<32}{'':>8}  no right to mount a small disk")
         return False
-    holder = subprocess.Popen([sys.executable, "-c", HOLD], env=environment(address)) if case.starved else None
+    holder = start_holder(address) if case.starved else None
     command = [sys.executable, "sweeps/metric.py", "--data", str(data), "--out", str(out / "out"), "--preset", "tiny"]
     command += ["--set", "match.matcher=none", "--trials", "1", "--confirm", "0", *case.flags.split()]
     started_s, said_s, said, log = time.monotonic(), None, "", ""
