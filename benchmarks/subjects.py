@@ -37,9 +37,10 @@ from reid_core.experiment.training_setup import keep_activations, make_trainer, 
 from reid_core.matching.extraction import build_features
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.matching.pairs.store import PairStore
+from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import Place
 from sweeps.results.journal import Journal, Record
-from sweeps.results.result_folder import claim_out, read_result, write_result
+from sweeps.results.result_folder import claim_out
 
 SETTINGS = (
     *("--preset", "tiny", "--seed", "1"),
@@ -202,7 +203,7 @@ def use_journal(folder: Path) -> Any:
     """What resuming a sweep reads: whose folder it is, its records, its result, the uses of testSet."""
     claim_out(folder, SWEEP, resume="auto")
     records = Journal(folder / "trials").read()
-    return canonical([records, read_result(folder, records[0]), read_uses(folder)])
+    return canonical([records, read_result(folder, records[0].name), read_uses(folder)])
 
 
 def use_claim(folder: Path, config: TrialConfig) -> Any:
@@ -287,4 +288,4 @@ def write_journal(folder: Path) -> None:
     for record in records:
         Journal(folder / "trials").write(record)
     record_use(folder, trial=records[0].name, config=TrialConfig())
-    write_result(folder, records[0], {"testSet": {"mean_of_groups": 0.5}})
+    write_result(folder, Result(trial=records[0].name, metrics={"testSet": {"mean_of_groups": 0.5}}))

@@ -32,7 +32,7 @@ from reid_core.matching.feature_files import DESCRIPTOR_SCALE
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.matching.matchers import make_matcher
 from reid_core.matching.mutual_neighbours import MutualNearestNeighbours
-from reid_core.predict import Prediction, predict
+from reid_core.prediction.answers import Prediction, predict
 from sweeps.comparison.figure_parts import save_png
 
 FILE = Path(__file__).with_name("overview.png")

@@ -1,14 +1,17 @@
 """Train and score one configuration on one machine, without Ray: `python -m reid_core --data … --out …`."""
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 from reid_core import cli, command
+from reid_core.config.parameters import TrialConfig
 from reid_core.config.yaml_files import write_config
 from reid_core.data.synthetic import resolve_data
+from reid_core.data.table.findings import format_findings
+from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import describe_uses, read_uses, record_use
+from reid_core.experiment.bundle_files import write_json
 from reid_core.experiment.environment import describe_environment
 from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.final_test import run_final_test
@@ -23,6 +26,7 @@ from reid_core.experiment.training_setup import (
     training_data_of,
 )
 from reid_core.files.atomic import new_folder
+from reid_core.metrics.result import SINGLE, Result, read_result, write_result
 from reid_core.metrics.summary import format_metrics
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import describe_parts
@@ -39,30 +43,52 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare, train (continuing where a former call stopped), score `testSet` once, export."""
+    """Prepare, train (continuing where a former call stopped), score `testSet` once, export.
+
+    A result that a former call has written is printed as it is.
+    """
     options = make_parser().parse_args(arguments)
     config = cli.make_config(options)
     out = command.make_out(options.out)
     command.claim(out, config, options.data)
-    root = resolve_data(options.data, out / "data")
-    prepared = prepare(root, out / "cache", config, reading=cli.reading_of(options))
-    place = local_place(config)
-    data = training_data_of(config, prepared)
-    trainer = make_trainer(config, prepared, data.plan, place)
-    print(describe_parts(trainer.model))
-    train(trainer, data, prepared, out / "checkpoints")
-    use = record_use(out, trial="single run", config=config)
-    truth = read_truth(root, prepared, use=use, reading=cli.reading_of(options))
-    metrics = run_final_test(config, prepared, truth, trainer.restore_best(), out, place)
-    write_config(out / "best.yaml", config)
-    (out / "reports.json").write_text(json.dumps(trainer.history, indent=1))
-    (out / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
-    print(f"{format_metrics(metrics)}\n\n{describe_uses(read_uses(out))}\n")
-    print(f"{format_leaks(read_leaks(out / 'leaks.csv'))}\n")
-    if prepared.num_unreadable:
-        print(f"{prepared.num_unreadable} unreadable photographs were left out")
-    print(f"model: {out / 'best'}\nanswers: {out / 'predictions.parquet'}")
+    result = read_result(out, SINGLE)
+    if result is None:
+        result = run_once(config, options.data, out, cli.reading_of(options))
+    else:
+        print(f"{out} holds the result already: nothing was run, testSet was not used again\n")
+    print(describe_result(result, out))
     return 0
+
+
+def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Result:
+    """The experiment from data to result.json, which is written last, and before anything of it is printed."""
+    root = resolve_data(data, out / "data")
+    prepared = prepare(root, out / "cache", config, reading=reading)
+    place = local_place(config)
+    training = training_data_of(config, prepared)
+    trainer = make_trainer(config, prepared, training.plan, place)
+    print(describe_parts(trainer.model))
+    train(trainer, training, prepared, out / "checkpoints")
+    write_config(out / "best.yaml", config)
+    write_json(out / "reports.json", trainer.history)
+    write_json(out / "environment.json", describe_environment() | {"seed": config.seed})
+    use = record_use(out, trial=SINGLE, config=config)
+    truth = read_truth(root, prepared, use=use, reading=reading)
+    result = run_final_test(config, prepared, truth, trainer.restore_best(), out, place)
+    write_result(out, result)
+    return result
+
+
+def describe_result(result: Result, out: Path) -> str:
+    """Everything that a person wants to know of it."""
+    paragraphs = [
+        format_metrics(result.metrics),
+        describe_uses(read_uses(out)),
+        format_leaks(read_leaks(out / "leaks.csv")),
+        format_findings(result.findings),
+        f"model: {out / 'best'}\nanswers: {out / 'predictions.parquet'}",
+    ]
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def train(trainer: Trainer, data: TrainingData, prepared: Prepared, checkpoints: Path) -> None:

@@ -14,6 +14,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import fingerprint
 from reid_core.data.synthetic import SYNTHETIC
 from reid_core.errors import TrainingError, UserError
+from reid_core.files import output
 from reid_core.files.escape import escape_lines
 
 CLAIM = "configuration.txt"  # in OUT: whose result it holds
@@ -45,7 +46,7 @@ def make_out(out: Path, *, flag: str = "--out") -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
-        probe.write_text("")
+        probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
         raise UserError(f"{flag} {out}: cannot be written: {error.strerror}") from error
@@ -80,11 +81,11 @@ def claim(out: Path, config: TrialConfig, data: str) -> None:
     mark, identity = out / CLAIM, f"{fingerprint(config)} {absolute_data(data)}"
     if (out / "sweep.json").exists():
         raise UserError(f"--out {out} holds a sweep; choose another folder")
-    if mark.exists() and mark.read_text(errors="replace").strip() != identity:
+    if mark.exists() and mark.read_text(encoding="utf-8", errors="surrogateescape").strip() != identity:
         raise UserError(
             f"--out {out} holds the result of another configuration, or of other data; choose another folder"
         )
-    mark.write_text(identity + "\n")
+    mark.write_text(identity + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 class _Printable(logging.Formatter):
@@ -96,15 +97,33 @@ def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a command; errors that explain themselves are printed without a traceback (status 2, in training 1).
 
     Names from data may be in messages: signs that cannot be printed are shown as escapes (`escape.escape_lines`).
+    Where nobody reads what is printed any more (`| head`), or there is no room for it, the command ends without a
+    traceback: whatever it prints it has written before.
     """
+    output.use_utf8()
+    output.watch_output()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        sys.exit(main(None))
+        status = _status_of(main)
+    except Exception:
+        if (lost := output.find_lost_output()) is None:
+            raise
+        sys.exit(lost)
+    lost = output.find_lost_output()
+    sys.exit(status or lost)
+
+
+def _status_of(main: Callable[[list[str] | None], int]) -> int:
+    """The exit status of a command, with its errors that explain themselves printed."""
+    try:
+        return main(None)
+    except SystemExit as end:  # argparse
+        return end.code if isinstance(end.code, int) else 0
     except (UserError, TrainingError) as error:
-        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        output.say(f"error: {escape_lines(str(error))}")
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, and the same command continues", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT
+        output.say("interrupted: what is finished is kept, and the same command continues")
+        return 130  # 128 + SIGINT

@@ -11,8 +11,8 @@ from repository import FILES, ROOT
 ROOMS = {
     package: order.split()
     for package, order in {
-        "reid_core": "errors files config data metrics matching model scoring training experiment command cli predict "
-        "wildlife folders __main__",
+        "reid_core": "errors files config data metrics matching model scoring training experiment prediction command "
+        "cli predict wildlife folders __main__",
         "sweeps": "results machines search trials stages comparison metric classification efficientnet paper",
     }.items()
 }

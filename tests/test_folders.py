@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from reid_core.__main__ import main as run
 from reid_core.data.animals import NEW
 from reid_core.data.photographs import extensions
-from reid_core.data.table.metadata import COLUMNS, load_metadata
+from reid_core.data.table.metadata import COLUMNS, Reading, load_metadata
 from reid_core.errors import UserError
 from reid_core.folders import main
 
@@ -134,9 +134,11 @@ def test_queries_alone_need_a_group_and_lead_to_predict(photos, capsys):
         (None, ""),
     ],
 )
-def test_the_date_is_that_of_the_photograph(photos, taken, day):
+def test_the_date_is_that_of_the_photograph(photos, taken, day, capsys):
     put(photos, "ada/1.jpg", "ada/2.tif", "ada/3.webp", taken=taken)
     assert [row["date"] for row in rows_of(photos)] == [day] * 3
+    noticed = f"dates that cannot be read as such, left empty: 3 (ada/1.jpg: {taken}, ada/2.tif: {taken}, "
+    assert (noticed in capsys.readouterr().out) == (taken is not None and not day)
 
 
 def test_a_damaged_photograph_is_listed_without_a_date(photos):
@@ -190,7 +192,28 @@ def test_links_are_not_followed(photos, capsys):
     (photos / "ada" / "3.jpg").symlink_to(photos.parent / "elsewhere" / "cy" / "1.jpg")
     (photos / "bo" / "round").symlink_to(photos)
     assert [row["path"] for row in rows_of(photos)] == list(FLAT)
-    assert "left out, links, which are not followed: 3 (cy, ada/3.jpg, bo/round)" in capsys.readouterr().out
+    assert "left out, links, which are not followed (--follow-links follows them): 3 (cy, ada/3.jpg, bo/round)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_links_are_followed_where_that_is_asked_for_and_lead_nowhere_twice(photos, capsys):
+    put(photos, *FLAT)
+    elsewhere = photos.parent / "elsewhere"
+    put(elsewhere, "cy/1.jpg", "cy/2.jpg")
+    (photos / "cy").symlink_to(elsewhere / "cy")
+    (photos / "ada" / "3.jpg").symlink_to(elsewhere / "cy" / "1.jpg")
+    (photos / "bo" / "round").symlink_to(photos)
+    (photos / "bo" / "gone.jpg").symlink_to(photos / "nowhere")
+    (elsewhere / "cy" / "up").symlink_to(elsewhere)
+    (elsewhere / "cy" / "again").symlink_to(photos)
+    assert main([str(photos), "--follow-links"]) == 0
+    out = capsys.readouterr().out
+    assert load_metadata(photos, Reading(follow_links=True))["path"].to_pylist() == [
+        *FLAT[:2], "ada/3.jpg", "bo/1.jpg", "cy/1.jpg", "cy/2.jpg",
+    ]  # fmt: skip
+    assert "found already: 4 (bo/round, bo/gone.jpg, cy/again, ...)" in out
+    assert f"--data {photos} --follow-links --out" in out
 
 
 def test_the_folder_itself_may_be_a_link(photos):
@@ -200,7 +223,7 @@ def test_the_folder_itself_may_be_a_link(photos):
     assert len(rows_of(link)) == 3
 
 
-def test_names_of_any_kind(photos):
+def test_names_of_any_kind(photos, capsys):
     names = ("Ída, the elder/Foto 1, süd.jpg", 'say "hi"/=1+1.jpg', " 鹿 /-.jpg", "A\u030ake/1.jpg", "NA/null.jpg")
     put(photos, *names)
     rows = rows_of(photos)
@@ -208,7 +231,8 @@ def test_names_of_any_kind(photos):
     identities = {row["path"]: row["identity"] for row in rows}
     assert identities[names[0]] == "Ída, the elder"
     assert identities[names[1]] == 'say "hi"'
-    assert identities[names[2]] == " 鹿 "
+    assert identities[names[2]] == "鹿"
+    assert "names of folders read without blanks at their ends: 1 (' 鹿 ')" in capsys.readouterr().out
     assert identities[names[3]] == "Åke"  # as everybody but macOS spells it
     assert identities[names[4]] == "NA"
 
@@ -281,6 +305,7 @@ def test_a_table_that_cannot_be_read_stays(photos):
         ),
         ((*NESTED, "1.jpg"), [], r"/1\.jpg: it is not clear to which group \(lynx, newt\).*photos/lynx/unknown"),
         ((*NESTED, "unknown/pig/1.jpg"), [], r"unknown/pig/1\.jpg: it is not clear to which group"),
+        ((" \u2007/1.jpg",), [], "the name of its folder is nothing but blanks; rename the folder"),
         ((f"{NEW}/1.jpg",), [], rf"{NEW}/1\.jpg: no animal can be called {NEW}.*rename its folder.*--queries {NEW}"),
     ],
 )
@@ -306,7 +331,7 @@ def test_no_folder_and_no_right_to_write(photos, monkeypatch):
         main([str(photos)])
     assert not (photos / "metadata.csv").exists()
 
-    def unreadable(root, onerror):
+    def unreadable(root, onerror, followlinks):
         onerror(PermissionError(13, "Permission denied", str(root / "ada")))
 
     monkeypatch.setattr(os, "walk", unreadable)

@@ -27,9 +27,12 @@ CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "op
 
 # Who may read metadata.csv with the identities of its database rows, and who those of `testSet` after `prepare`.
 READERS = {
-    "read_metadata": {"reid_core.data.table.metadata.load_metadata", "reid_core.experiment.prepare.read_database"},
+    "read_metadata": {
+        "reid_core.data.table.metadata.load_metadata",
+        "reid_core.experiment.prepare.read_database",
+        "reid_core.prediction.request._of_table",  # what is to be named, and what a gallery may be extended by
+    },
     "load_metadata": {
-        "reid_core.predict.main",  # its query rows
         "reid_core.wildlife.load_wildlife",  # checks what it has written
     },
     "read_database": {
@@ -38,12 +41,13 @@ READERS = {
     },
     "load_database": {
         "reid_core.experiment.prepare.read_truth",
-        "sweeps.stages.dry_run.print_dry_run",  # splits, to show the sizes of the parts
+        "sweeps.stages.checks.all_checks.check_sweep",  # splits, to see whether the sweep can be run
+        "sweeps.comparison.run.check_rows",  # the same
         "sweeps.stages.groups.claim.choose_groups",  # the names of the groups
         "sweeps.comparison.row_figures.draw_data",  # after every row was scored
     },
     "read_truth": {
-        "reid_core.__main__.main",
+        "reid_core.__main__.run_once",
         "sweeps.stages.final_test.finish_best",
         "sweeps.stages.refit_best.open_refit",  # after testSet was scored: its images are trained on
     },

@@ -21,7 +21,7 @@ PLAIN = (str, int, float, date, type(None))  # a date is what YAML makes of one 
 
 def write_config(path: Path, config: TrialConfig) -> None:
     """Write a configuration as YAML, dotted keys; `read_config` and `--config` read it."""
-    path.write_text(yaml.safe_dump(flatten(config), sort_keys=False))
+    path.write_text(yaml.safe_dump(flatten(config), sort_keys=False), encoding="utf-8")
 
 
 def read_config(path: Path) -> TrialConfig:
@@ -42,7 +42,7 @@ def read_config(path: Path) -> TrialConfig:
 def _read_yaml(path: Path) -> Any:
     try:
         fits = path.stat().st_size <= MAX_BYTES
-        values = yaml.safe_load(path.read_text()) if fits else None
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) if fits else None
     # A date that does not exist is a ValueError, deep nesting a RecursionError.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {escape_line(str(error))[:SHOWN_LETTERS]}") from error

@@ -18,14 +18,16 @@ from pathlib import Path, PurePosixPath
 
 from reid_core.data.animals import NEW
 from reid_core.data.photographs import extensions, read_date
-from reid_core.data.splits.encounters import day_of
-from reid_core.data.table.metadata import COLUMNS, CONTROL
+from reid_core.data.table.columns import COLUMNS, strip_blanks
+from reid_core.data.table.dates import day_of
 from reid_core.data.table.metadata_file import Row
+from reid_core.data.table.values import CONTROL
 from reid_core.errors import UserError
 
 QUERY_FOLDERS = ("unknown", "query", "queries")
 # Reasons why files are left out.
-LINK = "links, which are not followed"
+LINK = "links, which are not followed (--follow-links follows them)"
+NOWHERE = "links that lead nowhere, or to where photographs were found already"
 OTHER = "files of other formats"
 NAME = "names that metadata.csv cannot hold"
 
@@ -42,24 +44,28 @@ class Found:
         self.left_out.setdefault(reason, []).append(str(name))
 
 
-def find_photographs(root: Path) -> Found:
+def find_photographs(root: Path, *, follow_links: bool = False) -> Found:
     """Find the photographs in a folder and those in it, by the ends of their names; hidden ones are passed over.
 
     Args:
-        root: Links in it are not followed, so nothing outside of it is found.
+        root: Where they are.
+        follow_links: Whether links in it are followed, each folder once; if not, nothing outside of it is found.
 
     Raises:
         UserError: If a folder cannot be read.
     """
-    found = Found()
-    for place, folders, files in os.walk(root, onerror=_refuse):
+    found, seen = Found(), [root.resolve()]
+    for place, folders, files in os.walk(root, onerror=_refuse, followlinks=follow_links):
         here = Path(place).relative_to(root)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in [name for name in folders if Path(place, name).is_symlink()]:
-            found.leave_out(LINK, PurePosixPath(here, name))
+        shown = sorted(name for name in folders if not name.startswith("."))
+        reasons = {name: _unfit_folder(Path(place, name), seen, follow_links=follow_links) for name in shown}
+        folders[:] = [name for name, reason in reasons.items() if reason is None]
+        for name, reason in reasons.items():
+            if reason is not None:
+                found.leave_out(reason, PurePosixPath(here, name))
         for name in sorted(name for name in files if not name.startswith(".")):
             path = PurePosixPath(here, name)
-            reason = _unfit(root / path, path)
+            reason = _unfit(root / path, path, follow_links=follow_links)
             if reason is None:
                 found.photographs.append(path)
             else:
@@ -72,9 +78,31 @@ def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename}: this folder cannot be read: {error.strerror}") from error
 
 
-def _unfit(file: Path, path: PurePosixPath) -> str | None:
+def _unfit_folder(folder: Path, seen: list[Path], *, follow_links: bool) -> str | None:
+    """Why a folder is left out.
+
+    Args:
+        folder: A folder, or a link to one.
+        seen: The first folder, and what links outside of it led to so far; is added to.
+        follow_links: As for `find_photographs`.
+    """
+    if not folder.is_symlink():
+        return None
+    if not follow_links:
+        return LINK
+    place = folder.resolve()
+    if any(place.is_relative_to(other) or other.is_relative_to(place) for other in seen):
+        return NOWHERE
+    seen.append(place)
+    return None
+
+
+def _unfit(file: Path, path: PurePosixPath, *, follow_links: bool) -> str | None:
     """Why a file is left out."""
-    mode = file.lstat().st_mode
+    try:
+        mode = (file.stat if follow_links else file.lstat)().st_mode
+    except OSError:
+        return NOWHERE
     if stat.S_ISLNK(mode):
         return LINK
     if not stat.S_ISREG(mode) or path.suffix.lower() not in extensions():
@@ -110,13 +138,27 @@ def make_rows(
     """
     queries = frozenset(map(fold_name, query_folders))
     tree = _Tree(root, queries, _find_groups(root, photographs, queries) if group is None else None)
-    rows = []
-    for path in photographs:
-        of_group, identity = tree.place(path, group or _normal(root.resolve().name))
-        values = (str(path), identity, str(path), _read_day(root / path), "", "")
-        split = "database" if identity else "query"
-        rows.append(dict(zip(COLUMNS, (*values, split, of_group), strict=True)))
-    return rows
+    placed = [tree.place(path, group or _normal(root.resolve().name)) for path in photographs]
+    return [_make_row(root, path, *place) for path, place in zip(photographs, placed, strict=True)]
+
+
+def make_query_rows(root: Path, photographs: Sequence[PurePosixPath], group: str) -> list[Row]:
+    """Rows as of `make_rows` for photographs that are all to be named, whatever folders they lie in."""
+    return [_make_row(root, path, group, "") for path in photographs]
+
+
+def _make_row(root: Path, path: PurePosixPath, group: str, identity: str) -> Row:
+    values = (
+        str(path),
+        identity,
+        str(path),
+        _read_day(root / path),
+        "",
+        "",
+        "database" if identity else "query",
+        group,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -136,6 +178,8 @@ class _Tree:
             return self._group_of_query(path, folders), ""
         if not folders or fold_name(folders[0]) in self.queries:
             return group, ""
+        if not strip_blanks(folders[0]):
+            raise UserError(f"{self.root / path}: the name of its folder is nothing but blanks; rename the folder")
         if folders[0] == NEW:
             raise UserError(
                 f"{self.root / path}: no animal can be called {NEW}, the answer for an unknown one; rename its folder, "
@@ -175,8 +219,8 @@ def _find_groups(root: Path, photographs: Sequence[PurePosixPath], queries: froz
 
 
 def _normal(name: str) -> str:
-    """One spelling of accents: macOS writes them as letters of their own."""
-    return unicodedata.normalize("NFC", name)
+    """Without blanks at the ends, and one spelling of accents: macOS writes them as letters of their own."""
+    return unicodedata.normalize("NFC", strip_blanks(name) or name)
 
 
 def fold_name(name: str) -> str:
@@ -186,5 +230,4 @@ def fold_name(name: str) -> str:
 
 def _read_day(file: Path) -> str:
     """Day of a photograph as YYYY-MM-DD; "" where it has none, or a camera wrote 0000."""
-    found = re.match(r"(\d{4}):(\d{2}):(\d{2})\b", read_date(file))
-    return day_of("-".join(found.groups())) or "" if found else ""
+    return day_of(read_date(file)) or ""

@@ -19,6 +19,7 @@ from reid_core.data.table.metadata import COLUMNS
 from reid_core.data.table.metadata_file import Row, write_rows
 from reid_core.errors import UserError
 from reid_core.files.atomic import new_folder
+from reid_core.files.output import watch_output
 
 SYNTHETIC = "synthetic"  # in place of a data folder
 VERSION = 1  # of the drawing: raise it with any change of the bytes, so that folders written before are not reused
@@ -59,7 +60,7 @@ def write_synthetic(folder: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
     _refuse_foreign(target)
     with new_folder(target, unless=lambda: _is_complete(target, wanted)) as part:
         num_images = _write_files(part, seed, scale)
-        (part / _MARKER).write_text(json.dumps(wanted | {"images": num_images}, indent=1) + "\n")
+        (part / _MARKER).write_text(json.dumps(wanted | {"images": num_images}, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
@@ -73,7 +74,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _is_complete(folder: Path, wanted: dict) -> bool:
     try:
-        marker = json.loads((folder / _MARKER).read_text())
+        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         num_images = marker.pop("images")
     except (OSError, ValueError, KeyError, AttributeError):
         return False
@@ -149,4 +150,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    watch_output()
     main()

@@ -45,7 +45,7 @@ def record_use(out: Path, *, trial: str, config: TrialConfig) -> Use:
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        with (out / _LOCK).open("a") as lock:
+        with (out / _LOCK).open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = read_uses(out)
             use = Use(number=len(before) + 1, time=now, trial=trial, fingerprint=fingerprint(config))

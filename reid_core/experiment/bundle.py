@@ -14,6 +14,7 @@ import numpy as np
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.animals import name_animals
+from reid_core.data.table.findings import Finding
 from reid_core.errors import UserError
 from reid_core.experiment.bundle_files import (
     ABOUT,
@@ -67,7 +68,9 @@ class Bundle:
     class_identity_K: np.ndarray | None = None  # whom each output of the classifier stands for; None without one
     class_group_K: np.ndarray | None = None
     second: "Second | None" = None  # second global model in the fusion
+    findings: tuple[Finding, ...] = ()  # what README.md says of the data and the training; not read again
     refitted_epochs: int | None = None  # trained for so long on every image; None: the model that `metrics` are of
+    key_G: np.ndarray | None = None  # `photographs.content_key` of each image; None in bundles of earlier versions
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
         write_model(part, bundle.config, bundle.model, refitted_epochs=bundle.refitted_epochs)
         columns = {"identity": bundle.identity_G, "group": bundle.group_G}
         columns |= {"embedding": bundle.embedding_GD, "sides": bundle.sides_G6}
+        if bundle.key_G is not None:
+            columns["key"] = bundle.key_G
         if bundle.second is not None:
             (part / SECOND).mkdir()
             write_model(part / SECOND, bundle.second.config, bundle.second.model)
@@ -93,7 +98,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
         write_classes(part, bundle.class_identity_K, bundle.class_group_K)
         write_json(part / METRICS, bundle.metrics)
         write_gallery(part / GALLERY, columns, bundle.features)
-        (part / README).write_text(_describe(bundle))
+        (part / README).write_text(_describe(bundle), encoding="utf-8")
         files = (file.relative_to(part).as_posix() for file in part.rglob("*") if file.is_file())
         write_checksums(part, [name for name in files if name != README])
 
@@ -104,6 +109,7 @@ def _describe(bundle: Bundle) -> str:
         name_animals(bundle.group_G, bundle.identity_G).tolist(),
         bundle.decision.thresholds,
         bundle.metrics,
+        findings=bundle.findings,
         refitted_epochs=bundle.refitted_epochs,
     )
 
@@ -149,6 +155,7 @@ def read_bundle(folder: Path) -> Bundle:
             class_group_K=class_group_K,
             second=Second(*second, columns["second"]) if second else None,
             refitted_epochs=refitted_epochs,
+            key_G=columns.get("key"),
         )
 
 

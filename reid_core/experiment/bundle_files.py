@@ -23,6 +23,7 @@ from reid_core.config.values import override
 from reid_core.config.yaml_files import read_config, write_config
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_line
+from reid_core.matching.feature_files import features_schema
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.model.backbone import HUB_ARCHITECTURES
 from reid_core.model.reid_model import ReidModel, make_model
@@ -55,12 +56,12 @@ def naming(file: Path) -> Iterator[None]:
 
 def write_json(file: Path, values: Any) -> None:
     """Write values so that equal ones give equal bytes."""
-    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> Any:
     """Read what `write_json` wrote."""
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def write_model(folder: Path, config: TrialConfig, model: ReidModel, *, refitted_epochs: int | None = None) -> None:
@@ -173,7 +174,14 @@ def read_gallery(file: Path) -> tuple[dict[str, np.ndarray], LocalFeatures | Non
         table = pq.read_table(file)
         columns = {name: _to_numpy(table[name]) for name in table.column_names if name not in LOCAL_FEATURES}
         has_features = "descriptors" in table.column_names
-        return columns, LocalFeatures(table.select(LOCAL_FEATURES)) if has_features else None
+        return columns, _to_features(table.select(LOCAL_FEATURES)) if has_features else None
+
+
+def _to_features(table: pa.Table) -> LocalFeatures:
+    """Local features as extraction makes them: Parquet has another name for the elements of a list."""
+    num_keypoints = table.schema.field("keypoints").type.list_size // 2
+    length = table.schema.field("descriptors").type.list_size // num_keypoints
+    return LocalFeatures(table.cast(features_schema(int(table.schema.metadata[b"image_px"]), num_keypoints, length)))
 
 
 def _to_arrow(values: np.ndarray) -> pa.Array:

@@ -1,12 +1,13 @@
 """The bundle's own README: what the model is, how to use it, what it reached.
 
-configuration, gallery, thresholds, metrics → Markdown for people; no program reads it.
+configuration, gallery, thresholds, metrics, findings → Markdown for people; no program reads it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from reid_core.data.table.findings import Finding
 from reid_core.files.escape import escape_markdown
 
 
@@ -16,6 +17,7 @@ def describe_bundle(
     thresholds: Mapping[str, float],
     metrics: Mapping[str, Mapping[str, float]],
     *,
+    findings: Sequence[Finding] = (),
     refitted_epochs: int | None,
 ) -> str:
     """The text of README.md.
@@ -25,6 +27,7 @@ def describe_bundle(
         animals: Of each gallery photograph, one name per animal.
         thresholds: By group.
         metrics: "thresholdSet" and "testSet" → metrics (`summary.summarise`).
+        findings: What was noticed in the data and in the training.
         refitted_epochs: As in `bundle.Bundle`.
     """
     lines = [
@@ -41,6 +44,9 @@ def describe_bundle(
         "|---|---|---|---|",
         *(_describe_group(group, thresholds[group], metrics) for group in sorted(thresholds)),
     ]
+    if findings:
+        lines += ["", "## What was noticed in the data", ""]
+        lines += [f"* {escape_markdown(str(finding))}" for finding in findings]
     if "MegaDescriptor" in backbone:
         lines += ["", "MegaDescriptor's weights are CC BY-NC 4.0, and so is what is fine-tuned from them."]
     return "\n".join(lines) + "\n"

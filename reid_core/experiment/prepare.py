@@ -19,6 +19,9 @@ from reid_core.config.values import override
 from reid_core.data.animals import positions_by_group
 from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.data.near_duplicates import take_fingerprints
+from reid_core.data.photograph_findings import find_in_photographs
+from reid_core.data.requested import check_requests, notice_requests
 from reid_core.data.splits.assign import assign_parts
 from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.fresh import resplit
@@ -88,16 +91,22 @@ def prepare(
     """
     database, findings = read_database(root, reading, group)
     log_findings(findings)
+    check_requests(database, config)
     paths = database["path"].to_pylist()
     image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks)
-    _check_same_data(folder, root, database, ImageCache(image_cache).keys)
+    images = ImageCache(image_cache)
+    _check_same_data(folder, root, database, images.keys)
+    in_photographs = find_in_photographs(database, images, take_fingerprints(images))
+    log_findings(in_photographs)
     match_cache, features = image_cache, None
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
         map_features = spread.chunks if config.match.matcher == "sift-mnn" else spread.networks
         features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_features)
     second = _embed_second_models(folder, root, paths, config, second_models, spread)
-    parts = split_database(database, ImageCache(image_cache).error, config)
+    parts = split_database(database, images.error, config)
+    requested = notice_requests(database.filter(pa.array(parts.part_N != UNREADABLE)), config)
+    log_findings(requested)
     logger.info("%s", describe_parts(parts))
     check_objective(parts, root)
     prepared = Prepared(
@@ -109,7 +118,7 @@ def prepare(
         date_N=column_of(database, "date"),
         second=second,
         group=group,
-        findings=findings,
+        findings=(*findings, *in_photographs, *requested),
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
@@ -167,7 +176,12 @@ def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
 
 
 def split_database(database: pa.Table, error_N: list[str | None], config: TrialConfig) -> Parts:
-    """Who plays which part; unreadable photographs play none."""
+    """Who plays which part; unreadable photographs play none.
+
+    Raises:
+        UserError: If the configuration asks for dates or sides, and no row has any; or the groups cannot be split.
+    """
+    check_requests(database, config)
     identity_N, group_N = column_of(database, "identity"), column_of(database, "group")
     readable = np.array([error is None for error in error_N])
     part_N = np.full(len(identity_N), UNREADABLE, dtype=object)

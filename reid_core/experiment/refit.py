@@ -95,6 +95,7 @@ def export_refit(
         embedding_GD=embedding_ND[prepared.parts.rows("training")],
         class_identity_K=identity_K,
         class_group_K=group_K,
+        findings=prepared.findings,
         refitted_epochs=epochs,
     )
     write_bundle(out, refitted)

@@ -40,7 +40,8 @@ def write_outcome(outcome: Outcome, out: Path, root: Path, note: str, *, reading
     """
     improved = {row: _with_improvement(out, row, metrics) for row, metrics in outcome.metrics.items()}
     rows: RowMetrics = {row: improved.get(row, {}) for row in outcome.configs}
-    tables = write_tables(rows, out, note, failures=outcome.failures)
+    prepared = load_prepared(out / "cache")
+    tables = write_tables(rows, out, note, failures=outcome.failures, findings=prepared.findings)
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
     any_config = next(iter(outcome.configs.values()))
@@ -48,10 +49,10 @@ def write_outcome(outcome: Outcome, out: Path, root: Path, note: str, *, reading
         *draw_data(folder, root, any_config, out / "cache", reading=reading),
         *draw_training(folder, {row: record.reports for row, record in outcome.records.items()}),
         *draw_thresholds(folder, {row: predictions_of(out, row) for row in outcome.records}, outcome.metrics),
-        *draw_schedules(folder, outcome.configs, load_prepared(out / "cache")),
+        *draw_schedules(folder, outcome.configs, prepared),
     ]
     paths = "\n".join(str(path) for path in (tables, out / "table_6_1.csv", out / "table_6_2.csv", *drawn))
-    return f"{tables.read_text()}\n{paths}"
+    return f"{tables.read_text('utf-8')}\n{paths}"
 
 
 def predictions_of(out: Path, row: str) -> Path:

@@ -4,7 +4,6 @@ command line → trials, one per row → metrics and a model of each → tables 
 """
 
 import argparse
-import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,25 +17,24 @@ from reid_core.data.synthetic import SYNTHETIC, resolve_data
 from reid_core.data.table.metadata import Reading
 from reid_core.experiment.prepare import Spread, load_database, prepare
 from reid_core.experiment.training_setup import plan_of
+from sweeps.comparison.numbers import Metrics
 from sweeps.comparison.outcome import Outcome, write_outcome
 from sweeps.comparison.rows import ROWS, choose_base, configure_row, describe_scale, parse_rows
 from sweeps.machines.connect import Machines, add_resource_flags, find_machines, ray_at_work, start_ray
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
 from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, open_out
-from sweeps.results.result_folder import CACHE, PAIR_STORE, check_claim, claim_out, read_result, write_result
+from sweeps.results.result_folder import CACHE, PAIR_STORE, check_claim, claim_out
 from sweeps.search.suggestion import Suggestion
 from sweeps.stages.checks.all_checks import check_out
 from sweeps.stages.checks.data import check_split
 from sweeps.stages.checks.models import check_config, check_files
-from sweeps.stages.final_test import Metrics, score_test_set
+from sweeps.stages.final_test import score_test_set
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import open_pair_store
 from sweeps.trials.failures import continue_when_freed
 from sweeps.trials.stream import ray_map
 from sweeps.trials.tuning import run_fixed
-
-logger = logging.getLogger(__name__)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -76,10 +74,11 @@ def run_comparison(options: argparse.Namespace) -> int:
             context = prepare_rows(configs, root, out, options, machines.resources, mirror)
             outcome = run_rows(configs, root, context, reading=cli.reading_of(options))
             note = describe_scale(configs, small=small)
-            print(write_outcome(outcome, out, root, note, reading=cli.reading_of(options)))
+            text = write_outcome(outcome, out, root, note, reading=cli.reading_of(options))
         if mirror:
             mirror.push(everything=True)
-            print(f"all of it: {mirror.storage.uri}")
+            text += f"\nall of it: {mirror.storage.uri}"
+    print(text)
     return 1 if outcome.failures else 0
 
 
@@ -147,13 +146,8 @@ def run_rows(configs: Mapping[str, TrialConfig], root: Path, context: SweepConte
     )
 
 
-def finish_row(record: Record, context: SweepContext, root: Path, *, reading: Reading) -> Metrics:
+def finish_row(record: Record, context: SweepContext, root: Path, *, reading: Reading) -> Mapping[str, Metrics]:
     """Score a row on `testSet` and export its model, unless that was done before."""
     folder = Path(context.out) / "rows" / record.name
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = read_result(folder, record)
-    if metrics is None:
-        logger.info("%s: testSet", record.name)
-        metrics = score_test_set(record, replace(context, out=str(folder)), root, reading=reading)
-        write_result(folder, record, metrics)
-    return metrics
+    return score_test_set(record, replace(context, out=str(folder)), root, reading=reading).metrics

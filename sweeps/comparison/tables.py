@@ -5,10 +5,11 @@ metrics of each row (`summary.summarise`) → tables.md, tables.csv, table_6_1.c
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reid_core.data.table.findings import Finding
 from reid_core.files.escape import escape_cell, escape_markdown
 from sweeps.comparison.numbers import (
     COLUMNS,
@@ -27,7 +28,13 @@ PLACE = {"6.1": ["row", "group"], "6.2": ["row"], "dimensions": ["row"]}  # what
 
 
 def write_tables(
-    rows: RowMetrics, out: Path, note: str = "", *, failures: Mapping[str, str] | None = None, baseline: str = "starter"
+    rows: RowMetrics,
+    out: Path,
+    note: str = "",
+    *,
+    failures: Mapping[str, str] | None = None,
+    findings: Sequence[Finding] = (),
+    baseline: str = "starter",
 ) -> Path:
     """Write every table of a comparison into a folder.
 
@@ -37,6 +44,7 @@ def write_tables(
         out: Folder for tables.md, table_6_1.csv, table_6_2.csv and tables.csv (all of it, one number per line).
         note: What a reader must know before the numbers, e.g. that tiny backbones were used; stands in each file.
         failures: Row name → why it has no result. Such a row is in the tables too, with the paper's numbers.
+        findings: What was noticed in the data.
         baseline: Row that improvements are over.
 
     Returns:
@@ -52,6 +60,7 @@ def write_tables(
         write_table_61(rows, out, note),
         write_table_62(rows, out, note, baseline=baseline),
         _dimensions_section(tables["dimensions"]),
+        _findings_section(findings),
     ]
     _write_csv(
         out / "tables.csv",
@@ -66,6 +75,11 @@ def write_tables(
     path = out / "tables.md"
     path.write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
     return path
+
+
+def _findings_section(findings: Sequence[Finding]) -> str:
+    lines = [f"* {escape_markdown(str(finding))}" for finding in findings]
+    return "\n".join(["## What was noticed in the data", "", *lines]) if lines else ""
 
 
 def write_table_61(rows: RowMetrics, out: Path, note: str = "") -> str:

@@ -87,7 +87,7 @@ class Journal:
 
 def _read_record(path: Path) -> Record:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop(SEAL) != _digest(values):
             raise ValueError("its content does not fit its checksum")
         if values["name"] != path.stem:

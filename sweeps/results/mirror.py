@@ -20,7 +20,8 @@ from reid_core import command
 from reid_core.errors import UserError
 from reid_core.files.atomic import replace_file
 from reid_core.files.checksums import CHECKSUMS, verify_checksums
-from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, RESULT, hold_out
+from reid_core.metrics.result import RESULT
+from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, hold_out
 from sweeps.results.storage import Storage, open_storage, show_uri, work_folder
 
 MARK = ".storage"  # in a working folder: whose it is
@@ -170,7 +171,7 @@ class Mirror:
 
     def _is_marked(self) -> bool:
         mark = self.folder / MARK
-        return mark.is_file() and mark.read_text(errors="replace") == show_uri(self.storage.uri)
+        return mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == show_uri(self.storage.uri)
 
 
 def is_result(name: str) -> bool:

@@ -1,6 +1,6 @@
-"""A result folder: the names of what lies in it, whose it is, and in the end result.json and a text for people.
+"""A result folder: the names of what lies in it, whose it is, and in the end a text for people.
 
-settings of a sweep, its best trial and metrics ↔ OUT. No Ray, no torch at import.
+settings of a sweep, its best trial ↔ OUT; its result → text. No Ray, no torch at import.
 """
 
 import fcntl
@@ -14,6 +14,7 @@ from typing import IO, Any
 from reid_core.config.parameters import TrialConfig
 from reid_core.errors import UserError
 from reid_core.files.checksums import read_sealed, write_sealed
+from reid_core.metrics.result import Result
 from sweeps.results.journal import Journal, Record
 from sweeps.results.trial_table import format_failures, format_leaderboard
 
@@ -24,7 +25,6 @@ BEST_CONFIG = "best.yaml"
 BEST_BUNDLE = "best"
 REFIT_BUNDLE = "refit"
 ANSWERS = "predictions.parquet"
-RESULT = "result.json"  # which trial was scored on `testSet`, and how
 FINISHED = "finished.json"  # of a group: what was asked of its sweep, which has ended
 GROUPS = "groups"  # a result folder for each group
 PAIR_STORE = "store"
@@ -66,7 +66,7 @@ def hold_out(out: Path, *, patience_s: float = 30.0) -> Path:
     """
     if out in _held:
         return out
-    lock = (out / ".lock").open("a")
+    lock = (out / ".lock").open("a", encoding="utf-8")
     deadline_s = time.monotonic() + patience_s
     while True:
         try:
@@ -127,43 +127,16 @@ def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
 
     write_config(out / BEST_CONFIG, config)
     about = describe_environment() | {"seed": config.seed, "unreadable_photographs": num_unreadable}
-    (out / "environment.json").write_text(json.dumps(about, indent=1))
-
-
-def write_result(
-    out: Path,
-    best: Record,
-    metrics: dict[str, dict[str, float]],
-    *,
-    confirmed: dict[str, Any] | None = None,
-) -> None:
-    """Write down which trial was scored on `testSet`, how, how often that was used, and what confirmed it."""
-    from reid_core.data.test_set import describe_uses, read_uses
-
-    uses = read_uses(out)
-    values = {"trial": best.name, "metrics": metrics, "confirmation": confirmed}
-    write_sealed(out / RESULT, {**values, "test_set_uses": len(uses), "test_set": describe_uses(uses)})
-
-
-def read_result(out: Path, best: Record) -> dict[str, dict[str, float]] | None:
-    """The metrics of a trial that was scored on `testSet` before; None if it was not: a trial is scored there once.
-
-    Raises:
-        UserError: If the result is damaged.
-    """
-    file = out / RESULT
-    written = read_sealed(file) if file.exists() else {}
-    return written["metrics"] if written.get("trial") == best.name else None
+    (out / "environment.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def format_result(
     out: Path,
     records: Sequence[Record],
     best: Record,
-    metrics: dict[str, dict[str, float]],
+    result: Result,
     *,
     objective: str,
-    num_unreadable: int,
     notes: Sequence[str] = (),
 ) -> str:
     """Leaderboard, best configuration, its metrics with intervals on both sets, and where everything lies.
@@ -172,11 +145,11 @@ def format_result(
         out: Result folder.
         records: Of the search.
         best: The trial that was chosen.
-        metrics: Of `final_test.run_final_test`.
+        result: What it reached, and what was noticed in the data.
         objective: Name of the metric that was maximised.
-        num_unreadable: Photographs that were left out.
         notes: How the trial was chosen: paragraphs that come before the best configuration.
     """
+    from reid_core.data.table.findings import format_findings
     from reid_core.data.test_set import describe_uses, read_uses
     from reid_core.metrics.summary import format_metrics
     from reid_core.scoring.leaks import format_leaks, read_leaks
@@ -186,11 +159,10 @@ def format_result(
     lines += [f"best configuration ({best.name})"]
     lines += [f"  {key}: {value}" for key, value in best.parameters.items()]
     lines += [f"  trained on from {best.start}"] if best.start else []
-    lines += ["", format_metrics(metrics), ""]
+    lines += ["", format_metrics(result.metrics), ""]
     lines += [f"{OPTIMISTIC} {describe_uses(read_uses(out))}"]
     lines += ["", format_leaks(read_leaks(out / "leaks.csv")), ""]
-    if num_unreadable:
-        lines += [f"{num_unreadable} unreadable photographs were left out."]
+    lines += [format_findings(result.findings), ""] if result.findings else []
     for name, file in (
         ("trials", TRIAL_TABLE),
         ("best configuration", BEST_CONFIG),

@@ -95,7 +95,7 @@ def load_priors(out: Path, sources: Sequence[str], space: SearchSpace, goals: Go
 
 def _read(file: Path) -> list[Prior]:
     try:
-        return [Prior(**values) for values in json.loads(file.read_text())]
+        return [Prior(**values) for values in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error}); delete it, and --warm-start is read again") from error
 

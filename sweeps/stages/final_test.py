@@ -15,19 +15,17 @@ from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.training_setup import make_trainer, plan_of
+from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import local_place
 from sweeps.machines.waiting import wait_for
 from sweeps.results.journal import Record
-from sweeps.results.result_folder import read_result
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
 from sweeps.trials.worker import make_scorer
 
-Metrics = dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics
 
-
-def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: Reading) -> Metrics:
-    """Score a trial on `testSet` and export it, unless that was done before.
+def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: Reading) -> Result:
+    """Score a trial on `testSet`, export it and write result.json, unless that was done before.
 
     Args:
         best: Completed trial.
@@ -35,20 +33,23 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: 
         root: Data folder.
         reading: As the data were prepared.
     """
-    metrics = read_result(Path(context.out), best)
-    if metrics is None:
-        use = record_use(Path(context.out), trial=best.name, config=context.configure(best.parameters))
+    out = Path(context.out)
+    result = read_result(out, best.name)
+    if result is None:
+        use = record_use(out, trial=best.name, config=context.configure(best.parameters))
         context.push()  # before the use: whoever continues without this folder must know of it
         # Where a worker's GPU is: the script itself may run on a head node that has none.
         gpus = context.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
         scored = task.remote(best, context, root, use=use, reading=reading)
         what = f"{best.name} is scored on testSet, by a task of 1 CPU and {gpus:g} GPU"
-        metrics = wait_for(scored, what, patience_s=context.resources.patience_s)
-    return metrics
+        result = wait_for(scored, what, patience_s=context.resources.patience_s)
+        write_result(out, result)
+        context.push()
+    return result
 
 
-def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, reading: Reading) -> Metrics:
+def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, reading: Reading) -> Result:
     """Load a trial's best weights and finish it (`reid_core.experiment.final_test.run_final_test`)."""
     config, prepared = context.configure(best.parameters), load_prepared(Path(context.cache))
     place = local_place(config)
@@ -57,4 +58,5 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, re
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, reading=reading)
-    return run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)
+    result = run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)
+    return replace(result, trial=best.name)

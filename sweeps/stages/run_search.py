@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,23 +71,42 @@ def run_search(sweep: Sweep, context: SweepContext, limits: Limits, goals: Goals
     """Run what is left of the sweep's trials, within the search's share of its limits; the records of all trials."""
     journal, limits = open_journal(Path(context.out)), sweep.search_limits(limits)
     before = reopen(journal)
-    left = sweep.num_trials - sum(record.has_ended for record in before)
+    left, num_ended = count_left(sweep, before), sum(record.has_ended for record in before)
     if left <= 0 or limits.reached(before):
         return before
+    num_trials = num_ended + left
+    if num_trials < sweep.num_trials:
+        logger.info("--trials %d: the search space has no more than %d", sweep.num_trials, num_trials)
     if before:
-        logger.info("resuming: %d of %d trials have ended", sweep.num_trials - left, sweep.num_trials)
+        logger.info("resuming: %d of %d trials have ended", num_ended, num_trials)
     priors = load_priors(Path(context.out), sweep.warm_start, sweep.space, goals)
     priors += load_tried(Path(context.out), sweep)
     run_tuner(
         JournalSearch(sweep.space, journal, limits, goals, priors),
         context,
         num_left=left,
-        num_trials=sweep.num_trials,
+        num_trials=num_trials,
         limits=limits,
         # With several goals no single score says which trial is hopeless.
         scheduler=None if goals.groups else make_scheduler(sweep.space.most_epochs(), before),
     )
     return journal.read()
+
+
+def count_left(sweep: Sweep, records: Sequence[Record]) -> int:
+    """How many trials are left to be run, or to be ended: no configuration is tried twice.
+
+    Args:
+        sweep: Its definition.
+        records: Of its search.
+    """
+    num_unended = sum(not record.has_ended for record in records)
+    left = sweep.num_trials - (len(records) - num_unended)
+    num_configurations = sweep.space.num_configurations()
+    if num_configurations is None:
+        return left
+    tried = {sweep.space.identify(record.parameters) for record in records}
+    return min(left, num_configurations - len(tried) + num_unended)
 
 
 def make_scheduler(epochs: int, before: list[Record]) -> TrialScheduler:

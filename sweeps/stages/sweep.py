@@ -5,10 +5,12 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from reid_core.data.synthetic import resolve_data
+from reid_core.metrics.result import write_result
 from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
 from sweeps.machines.limits import Limits, make_limits
 from sweeps.machines.resources import Resources
@@ -21,7 +23,6 @@ from sweeps.results.result_folder import (
     format_result,
     read_records,
     write_best,
-    write_result,
 )
 from sweeps.results.trial_table import describe_hours, write_trials
 from sweeps.search.space import SpaceFunction
@@ -61,12 +62,13 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
         limits = make_limits(options, machines.resources)
         with blame_storage(mirror):
             if groups:
-                print(run_groups(groups, out, limits, partial(complete_group, machines=machines, mirror=mirror)))
+                text = run_groups(groups, out, limits, partial(complete_group, machines=machines, mirror=mirror))
             else:
-                print(complete(sweep, out, limits, resources=machines.resources, mirror=mirror))
+                text = complete(sweep, out, limits, resources=machines.resources, mirror=mirror)
         if mirror:
             mirror.push(everything=True)
-            print(f"{'all of it':<20}{mirror.storage.uri}")
+            text += f"\n{'all of it':<20}{mirror.storage.uri}"
+    print(text)
     return 0
 
 
@@ -105,14 +107,15 @@ def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, m
     goals = make_goals(sweep, prepared)
     records = run_search(sweep, context, limits, goals)
     found = choose_best(sweep, context, records, limits, goals)
-    metrics = score_test_set(found.best, context, root, reading=sweep.reading)
     write_best(out, context.configure(found.best.parameters), num_unreadable=prepared.num_unreadable)
-    write_result(out, found.best, metrics, confirmed=found.describe_confirmation())
+    scored = score_test_set(found.best, context, root, reading=sweep.reading)
+    result = replace(scored, confirmation=found.describe_confirmation())
+    write_result(out, result)
     notes = describe_choice(found, goals)
     if sweep.refit:
         failure = refit_best(found.best, found.runs, context, root, reading=sweep.reading)
         notes.append(f"--refit: {failure}" if failure else f"refitted on all database images: {out / REFIT_BUNDLE}")
-        write_result(out, found.best, metrics, confirmed=found.describe_confirmation())  # with this use of testSet
+        write_result(out, result)  # with this use of testSet
     everything = read_records(out, "", *FURTHER_TRIALS)
     write_trials(out / TRIAL_TABLE, found.records, sweep.base, everything)
     notes.append(f"everything that was trained, re-runs included: {describe_hours(everything)}")
@@ -120,8 +123,7 @@ def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, m
         out,
         found.records,
         found.best,
-        metrics,
+        result,
         objective=sweep.base.threshold.objective,
-        num_unreadable=prepared.num_unreadable,
         notes=notes,
     )

@@ -182,10 +182,12 @@ def _describe_trial(context: SweepContext, name: str, config: TrialConfig) -> No
     folder = context.trial_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     described, file = json.dumps(flatten(config), indent=1), folder / "config.json"
-    before = file.read_text() if file.exists() else None
+    before = file.read_text(encoding="utf-8") if file.exists() else None
     if before not in (None, described):  # of a trial whose record was lost
         for checkpoint in list_checkpoints(context.filesystem, context.checkpoint_folder(name)):
             context.filesystem.delete_dir(checkpoint.path)
     if before != described:
         replace_file(file, described.encode())
-    (folder / "environment.json").write_text(json.dumps(describe_environment() | {"seed": config.seed}, indent=1))
+    (folder / "environment.json").write_text(
+        json.dumps(describe_environment() | {"seed": config.seed}, indent=1), encoding="utf-8"
+    )

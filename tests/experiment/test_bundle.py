@@ -15,6 +15,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.config.yaml_files import read_config, write_config
+from reid_core.data.table.findings import make_finding
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import (
     FILES,
@@ -241,6 +242,15 @@ def test_a_bundle_cannot_have_a_model_fetched(copy):
     sign(copy)
     with pytest.raises(UserError, match="would be fetched"):
         read_bundle(copy)
+
+
+def test_what_was_noticed_in_the_data_stands_in_the_readme(experiment, tmp_path):
+    noticed = make_finding("metadata.csv", "2 values of orientation name no side", ["line 7: 'rigth|'", "line 9: 'x'"])
+    write_bundle(tmp_path / "best", dataclasses.replace(read_bundle(experiment.out / "best"), findings=(noticed,)))
+    shown = (tmp_path / "best" / README).read_text("utf-8")
+    assert "## What was noticed in the data\n\n* metadata.csv: 2 values of orientation name no side: line 7:" in shown
+    assert r"'rigth\|'" in shown
+    assert "noticed" not in (experiment.out / "best" / README).read_text("utf-8")
 
 
 def test_names_of_groups_show_as_they_are_in_the_readme(experiment, tmp_path):

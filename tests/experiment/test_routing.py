@@ -17,8 +17,10 @@ from reid_core.errors import UserError
 from reid_core.experiment.bundle import read_bundle, read_model
 from reid_core.experiment.routing import FORMAT, README, ROUTING, is_routing, make_slugs, read_routing, write_routing
 from reid_core.files.checksums import CHECKSUMS, write_checksums
-from reid_core.predict import NO_MODEL, open_model, predict
 from reid_core.predict import main as predict_main
+from reid_core.prediction.answers import NO_MODEL, predict
+from reid_core.prediction.model import open_model
+from reid_core.prediction.request import Request
 
 SPOTS, SCALES, STRIPES = "SpotsID", "ScalesID", "StripesID"
 
@@ -49,6 +51,11 @@ def queries_of(data: Path, *groups: str):
     return metadata.filter(pc.and_(pc.equal(metadata["split"], "query"), is_theirs))
 
 
+def ask(folder: Path, data: Path, queries: pa.Table, cache: Path):
+    """The answers of a folder's model."""
+    return open_model(folder).answer(Request(data, queries, queries.slice(0, 0)), cache)[0]
+
+
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -57,7 +64,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_every_query_is_answered_bit_by_bit_as_by_its_groups_model_alone(experiment, bundles, routed, tmp_path):
     queries = queries_of(experiment.data, SPOTS, SCALES, STRIPES)
     mixed = queries.take(np.random.default_rng(0).permutation(len(queries)))  # groups in turns
-    found = open_model(routed)(experiment.data, mixed, tmp_path / "cache")
+    found = ask(routed, experiment.data, mixed, tmp_path / "cache")
     assert [prediction.image_id for prediction in found] == mixed["image_id"].to_pylist()
     for group, bundle in bundles.items():
         rows = mixed.filter(pc.equal(mixed["group"], group))
@@ -65,6 +72,32 @@ def test_every_query_is_answered_bit_by_bit_as_by_its_groups_model_alone(experim
         assert [prediction for prediction in found if prediction.group == group] == alone
         (other,) = set(bundles.values()) - {bundle}
         assert predict(read_bundle(other), experiment.data, rows, tmp_path / "cache") != alone  # it matters who answers
+
+
+def test_each_groups_gallery_is_extended_by_its_own_rows(experiment, bundles, routed, tmp_path):
+    """Each bundle gets its group's further photograph, as by itself; rows on which no answer depends are counted."""
+    queries = queries_of(experiment.data, SPOTS, SCALES)
+    first = {group: queries_of(experiment.data, group).slice(0, 1) for group in (SPOTS, SCALES, STRIPES)}
+    database = pa.concat_tables(rows.set_column(1, "identity", pa.array(["Ída"])) for rows in first.values())
+    model = open_model(routed, extend=True)
+    found, findings = model.answer(Request(experiment.data, queries, database), tmp_path)
+    assert [(finding.where, finding.count) for finding in findings] == [
+        ("gallery", 1),
+        (f"gallery of {SPOTS}", 1),
+        (f"gallery of {SCALES}", 1),
+    ]
+    assert f"1 database row(s) are of groups that the model does not know: not used: {STRIPES}" in str(findings[0])
+    for group, folder in bundles.items():
+        alone, _ = open_model(folder, extend=True).answer(
+            Request(experiment.data, queries_of(experiment.data, group), database), tmp_path
+        )
+        assert [prediction for prediction in found if prediction.group == group] == alone
+        assert alone[0].candidates[0][0] == "Ída"
+    only, findings = open_model(routed).answer(
+        Request(experiment.data, queries_of(experiment.data, SPOTS), database), tmp_path
+    )
+    assert f"1 database row(s) are of groups in which nothing is asked: not used: {SCALES}" in str(findings[1])
+    assert only[0].candidates[0][0] != "Ída"
 
 
 def test_a_query_of_a_group_without_a_model_is_new_and_says_why(experiment, routed, tmp_path):
@@ -154,10 +187,9 @@ def test_a_damaged_bundle_within_is_an_error_when_it_is_needed(experiment, route
     weights = routed / SPOTS / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    answer = open_model(routed)
-    assert answer(experiment.data, queries_of(experiment.data, SCALES), tmp_path)
+    assert ask(routed, experiment.data, queries_of(experiment.data, SCALES), tmp_path)
     with pytest.raises(UserError, match=rf"{SPOTS}/model\.safetensors: damaged or changed"):
-        answer(experiment.data, queries_of(experiment.data, SPOTS), tmp_path)
+        ask(routed, experiment.data, queries_of(experiment.data, SPOTS), tmp_path)
 
 
 def test_two_bundles_that_change_places_are_refused(routed):

@@ -1,4 +1,4 @@
-"""trials.parquet, the leaderboard, and the result of a sweep that is read again."""
+"""trials.parquet, and the leaderboard."""
 
 import pyarrow.parquet as pq
 
@@ -6,7 +6,6 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
 from sweeps.results.journal import Record
-from sweeps.results.result_folder import read_result, write_result
 from sweeps.results.trial_table import (
     best_record,
     describe_hours,
@@ -60,15 +59,6 @@ def test_values_of_several_types_become_text(tmp_path):
 def test_the_best_is_the_completed_trial_with_the_largest_objective():
     assert best_record(records()).name == "trial-0003"
     assert best_record(records()[1:3]) is None
-
-
-def test_a_result_is_read_again_for_the_same_trial_only(tmp_path):
-    first, *_, other = records()
-    metrics = {"thresholdSet": {"pooled": 0.5}, "testSet": {"pooled": 0.4, "geo_mean.cow": float("nan")}}
-    assert read_result(tmp_path, first) is None
-    write_result(tmp_path, first, metrics)
-    assert read_result(tmp_path, first)["testSet"]["pooled"] == 0.4
-    assert read_result(tmp_path, other) is None
 
 
 def test_a_trial_whose_values_contradict_each_other_has_its_row(tmp_path):

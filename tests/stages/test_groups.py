@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
+from reid_core.data.table.findings import findings_to_json, make_finding
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth
@@ -69,7 +70,10 @@ def leave_result(
     (folder / "best").mkdir(exist_ok=True)
     (folder / "best" / "model").write_text(group)
     write_checksums(folder / "best", ["model"])
+    noticed = [make_finding("metadata.csv", "1 empty row left out", ["line 3"])]
+    noticed += [make_finding("photographs", f"1 of {group} is black", ["7.jpg"])]
     result = {"trial": winner or records[0].name, "metrics": {}, "confirmation": confirmed}
+    result["findings"] = findings_to_json(noticed)
     write_sealed(folder / "result.json", result)
 
 
@@ -204,6 +208,26 @@ def test_the_trials_and_answers_of_all_groups_are_in_one_file_each(small_data, o
     assert metrics["mean_of_groups"] == pytest.approx(0.5**0.5)
     assert "mean of groups                      -      -     0.707" in text
     assert not (out / "best.yaml").exists()
+
+
+def test_what_was_noticed_in_the_data_of_the_groups_is_said_once(small_data, out):
+    text = run_groups(claim(out, small_data, SPOTS, SCALES), out, Limits(), StandIn())
+    assert text.split("noticed in the data\n")[1].split("\n") == [
+        "  metadata.csv: 1 empty row left out: line 3",
+        "  photographs: 1 of SpotsID is black: 7.jpg",
+        "  photographs: 1 of ScalesID is black: 7.jpg",
+    ]
+    assert len(read_sealed(out / "result.json")["findings"]) == 3
+
+
+def test_a_group_whose_result_could_not_be_printed_has_it_nevertheless(small_data, out, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
+        with pytest.raises(BrokenPipeError):
+            run_groups(claim(out, small_data, SPOTS, SCALES), out, Limits(), StandIn())
+    again = StandIn()
+    run_groups(claim(out, small_data, SPOTS, SCALES), out, Limits(), again)
+    assert again.seen == [SCALES]
 
 
 def test_metrics_of_all_groups_are_those_of_the_groups_together():

@@ -7,7 +7,6 @@ an identity is *known* when it has an image there, otherwise *new*.
 Letters: N images, K identities of one group, P images of one identity.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -19,7 +18,6 @@ from reid_core.data.splits.rule import SplitRule
 from reid_core.errors import UserError
 
 PARTS = ("training", *QUERY_PARTS, "query")
-logger = logging.getLogger(__name__)
 
 
 def assign_parts(
@@ -55,7 +53,7 @@ def assign_parts(
     if rule.strategy == "paper":
         given = [split_as_paper(join_groups(groups), rule.generator("paper"))]
     elif rule.is_by_time:
-        given = _split_by_time(groups, day_N, rule)
+        given, _ = _split_by_time(groups, day_N, rule)
     else:
         given = _stratify(groups, rule)
     part_N = np.full(len(identity_N), "query", dtype=f"<U{max(map(len, PARTS))}")
@@ -91,8 +89,32 @@ def _generator_of(group: str, rule: SplitRule) -> np.random.Generator:
     return rule.generator(f"stratified\0{group}")
 
 
-def _split_by_time(groups: dict[str, Animals], day_N: np.ndarray, rule: SplitRule) -> list[Rows]:
-    """Split each group by its dates, and as `stratified` those whose dates do not allow it."""
+def stratified_instead(
+    identity_N: Iterable,
+    group_N: Iterable,
+    *,
+    rule: SplitRule,
+    date_N: Sequence[str | None] | np.ndarray | None = None,
+) -> dict[str, str]:
+    """Groups that `assign_parts` does not split by time as a rule asks, because of their dates, with the reason.
+
+    Args:
+        identity_N: As for `assign_parts`.
+        group_N: As for `assign_parts`.
+        rule: As for `assign_parts`; none of the groups if it is not by time.
+        date_N: As for `assign_parts`.
+
+    Raises:
+        UserError: If these are all groups.
+    """
+    if not rule.is_by_time:
+        return {}
+    groups = animals_by_group(identity_N, group_N)
+    return _split_by_time(groups, rule.days(date_N, [*group_N]), rule)[1]
+
+
+def _split_by_time(groups: dict[str, Animals], day_N: np.ndarray, rule: SplitRule) -> tuple[list[Rows], dict[str, str]]:
+    """Split each group by its dates, and as `stratified` those whose dates do not allow it, for the reasons given."""
     given, reasons = [], {}
     for group, animals in groups.items():
         try:
@@ -102,9 +124,7 @@ def _split_by_time(groups: dict[str, Animals], day_N: np.ndarray, rule: SplitRul
     if reasons and not given:
         why = "; ".join(f"{group}: {reason}" for group, reason in reasons.items())
         raise UserError(f"data.split={rule.strategy}: no group can be split by time ({why}); set data.split=stratified")
-    for group, reason in reasons.items():
-        logger.warning("group %s: %s; split as data.split=stratified instead of %s", group, reason, rule.strategy)
-    return given + _stratify({group: groups[group] for group in reasons}, rule)
+    return given + _stratify({group: groups[group] for group in reasons}, rule), reasons
 
 
 def _split_group_by_time(animals: Animals, day_N: np.ndarray, rule: SplitRule, rng: np.random.Generator) -> Rows:

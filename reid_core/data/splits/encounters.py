@@ -6,54 +6,31 @@ SeaTurtleID2022, WACV 2024). A day is a date without its time, `YYYY-MM-DD`, so 
 Letters: N images, P images of one encounter.
 """
 
-import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import date
 
 import numpy as np
+
+from reid_core.data.table.dates import day_of
 
 QUERY_PARTS = ("validating", "thresholdSet", "testSet")  # compared with the gallery, `training`
 QUERY_SETS = QUERY_PARTS[1:]
 KEPT_IN_TRAINING = 2  # a triplet needs an anchor and a positive
-_ISO = re.compile(r"(\d{4}-\d{2}-\d{2})([T ].*)?")
-logger = logging.getLogger(__name__)
-
-
-def day_of(moment: str | None) -> str | None:
-    """The day of an ISO date with or without a time; None where it is empty or no ISO date.
-
-    Example:
-        >>> day_of("2021-07-05"), day_of("2021-07-05T08:30:00"), day_of("5.7.2021"), day_of("2021-02-30"), day_of(None)
-        ('2021-07-05', '2021-07-05', None, None, None)
-    """
-    match = _ISO.fullmatch((moment or "").strip())
-    try:
-        return date.fromisoformat(match[1]).isoformat() if match else None
-    except ValueError:
-        return None
 
 
 def read_days(date_N: Sequence[str | None] | np.ndarray | None, group_N: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Day of each image, with one warning per group for dates that are not ISO.
+    """Day of each image.
 
     Args:
         date_N: Dates as in metadata.csv, None or "" where there is none; None where no image has one.
         group_N: Species group of each image.
 
     Returns:
-        `YYYY-MM-DD` or None per image, shape (N,), object.
+        `YYYY-MM-DD` or None per image, shape (N,), object; None where a date is none that `dates.parse_date` reads,
+        which `dates.read_dates` reports.
     """
     dates = [None] * len(group_N) if date_N is None else list(date_N)
-    days = [day_of(moment) for moment in dates]
-    wrong: dict[str, list[str]] = {}
-    for moment, day, group in zip(dates, days, group_N, strict=True):
-        if moment and day is None:
-            wrong.setdefault(str(group), []).append(moment)
-    for group, moments in sorted(wrong.items()):
-        logger.warning("group %s: %d date(s) are not YYYY-MM-DD, taken as none: %r", group, len(moments), moments[0])
-    return np.array(days, dtype=object)
+    return np.array([day_of(moment) for moment in dates], dtype=object)
 
 
 def keep_encounters_whole(
@@ -73,7 +50,7 @@ def keep_encounters_whole(
         part_N: Part of each image; other parts than training and the query parts stay as they are.
         identity_N: Identity of each image, None where it is unknown.
         group_N: Species group of each image.
-        date_N: ISO dates, None where there is none. A group without any is named in a warning.
+        date_N: ISO dates, None where there is none. In a group without any, nothing moves.
 
     Returns:
         The parts, shape (N,), a new array.
@@ -85,9 +62,6 @@ def keep_encounters_whole(
     """
     whole_N = np.array(part_N)
     images, encounters = _find_encounters(whole_N, identity_N, group_N, read_days(date_N, group_N))
-    dated = {group for group, _, _ in encounters}
-    for group in sorted({group for group, _ in images} - dated):
-        logger.warning("group %s: no photograph has a date, so data.whole_encounters does nothing there", group)
     size = Counter(zip(map(str, group_N), whole_N.tolist(), strict=True))
     for group, identity, day in sorted(encounters, reverse=True):
         rows_P, animal = encounters[group, identity, day], images[group, identity]

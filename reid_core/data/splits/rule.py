@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reid_core.config.parameters import TrialConfig
-from reid_core.data.splits.encounters import day_of, read_days
+from reid_core.data.splits.encounters import read_days
+from reid_core.data.table.dates import day_of
 from reid_core.errors import UserError
 from reid_core.files.checksums import digest_of
 
@@ -30,7 +31,7 @@ class SplitRule:
     `time_proportion`: the new identities of `stratified`; of every other one the latest days are queries.
     `time_cutoff`: what was photographed from a day on are queries.
     By time, no day of an identity is in two parts, and the dated training images of an identity are older than its
-    queries. A group that its dates cannot split is split as by `stratified`, with a warning that gives the reason.
+    queries. A group that its dates cannot split is split as by `stratified` (`assign.stratified_instead`).
 
     Raises:
         UserError: If the strategy is unknown, or the cut-off of `time_cutoff` is not a date.

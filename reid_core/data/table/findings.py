@@ -46,6 +46,21 @@ def make_finding(where: str, what: str, examples: Sequence[str], count: int | No
     return Finding(where, what, len(examples) if count is None else count, kept)
 
 
+def show_lines(line_N: Sequence[int], value_N: Sequence[str | None], rows: Sequence[int]) -> list[str]:
+    """Examples for a finding: lines and values of the first rows concerned.
+
+    Args:
+        line_N: Line of the file of each row of the table.
+        value_N: What to show of each row.
+        rows: Those concerned.
+
+    Example:
+        >>> show_lines([2, 3, 5], ["left", "rigth", "left"], [1])
+        ["line 3: 'rigth'"]
+    """
+    return [f"line {line_N[row]}: {value_N[row]!r}" for row in rows[:SHOWN]]
+
+
 def log_findings(findings: Iterable[Finding]) -> None:
     """One warning per finding."""
     for finding in findings:

@@ -4,34 +4,44 @@ metadata.csv and photographs → one Arrow table, one row per image, strings onl
 Row i of the table is row i of everything that follows: image cache, parts, features.
 """
 
-import contextlib
-import csv
 import json
-import logging
-import stat
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import csv as pa_csv
 
-from reid_core.data.animals import NEW
-from reid_core.data.table.findings import Finding, log_findings, make_finding
+from reid_core.data.table.columns import COLUMNS, TextTable, find_unused, read_table, strip_blanks
+from reid_core.data.table.findings import Finding, log_findings, make_finding, show_lines
+from reid_core.data.table.names import find_alike
+from reid_core.data.table.photograph_files import (
+    Found,
+    PhotographFiles,
+    State,
+    describe_changes,
+    find_file,
+    is_absolute,
+    leads_up,
+)
+from reid_core.data.table.values import SPLITS, check_unique, read_values, refuse, refuse_rows
 from reid_core.errors import UserError
 from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
 
+METADATA = "metadata.csv"
 REQUIRED = ("image_id", "identity", "path", "split", "dataset")
-COLUMNS = ("image_id", "identity", "path", "date", "orientation", "species", "split", "dataset")
-SHOWN = 5  # offending rows an error lists
-SHOWN_LETTERS = 200  # of a value
-# Characters that move the cursor, begin a line, or turn the direction of writing: no name needs them. Written as the
-# characters themselves, so that Arrow's regular expressions and Python's mean the same.
-CONTROL = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
-
-logger = logging.getLogger(__name__)
+# What may be wrong with a photograph's file, in the order in which it is looked for.
+FAULTS: dict[State, str] = {
+    "outside": "path leads out of {root} by a symbolic link (--follow-links allows that)",
+    "folder": "path is not a file",
+    "missing": "photograph not found in {root} (--skip-missing leaves such rows out)",
+}
+QUERY_REQUIRED = tuple(name for name in REQUIRED if name != "identity")  # of a table that only queries are taken from
+_OTHER_TABLE = re.compile(r"metadata.*\.(csv|tsv|txt|xlsx?|ods)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,20 @@ def load_metadata(
 
 
 def read_metadata(
-    root: Path, reading: Reading = STRICT, *, needs: Literal["database", "query"] = "database"
+    root: Path,
+    reading: Reading = STRICT,
+    *,
+    needs: Literal["database", "query"] = "database",
+    absent: Mapping[str, str] = MappingProxyType({}),
 ) -> Metadata:
     """Read and check `metadata.csv` of a data folder.
 
     Args:
         root: Data folder; `path` is relative to it.
         reading: Which rows and files are taken.
-        needs: The value of `split` of which there must be at least one row.
+        needs: The value of `split` of which there must be at least one row. Without database rows, and for queries,
+            the file needs no column `identity`.
+        absent: Values of columns for a file that has no such column, e.g. {"dataset": "lynx"}.
 
     Returns:
         Rows: table of strings `image_id, identity, path, date, orientation, species, split, dataset, group`, in the
@@ -84,23 +100,24 @@ def read_metadata(
         UserError: If a file, column, value or photograph is missing or wrong; names the file, lines and values.
     """
     root = Path(root)
-    file = root / "metadata.csv"
+    file = root / METADATA
     if not root.is_dir():
         raise UserError(f"{root}: no such data folder")
-    table = _read_csv(file, REQUIRED)
-    for name in COLUMNS:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), pa.string()))
-    table = table.select(COLUMNS)
-    _check_values(file, table)
-    is_query = pc.equal(table["split"], "query")
-    identity = pc.if_else(is_query, pa.scalar(None, pa.string()), table["identity"])
-    table = table.set_column(table.column_names.index("identity"), "identity", identity)
-    table, findings = _check_paths(root, file, table, reading)
-    if needs not in table["split"].to_pylist():
+    required = REQUIRED if needs == "database" else QUERY_REQUIRED
+    table = _fill_absent(read_table(file, [name for name in required if name not in absent]), absent)
+    values, findings = read_values(table)
+    found_N, of_paths = _find_photographs(root, table, reading)
+    values |= {"path": [found.path for found in found_N], "group": values["dataset"]}
+    findings = [*table.findings, *find_unused(table), *findings, *of_paths]
+    findings += find_alike(file.name, values["identity"], [str(group) for group in values["group"]])
+    rows = pa.table({name: pa.array(values[name], pa.string()) for name in (*COLUMNS, "group")})
+    rows = rows.filter(pa.array([found.state == "file" for found in found_N], pa.bool_()))
+    if needs not in rows["split"].to_pylist():
         lacking = {"database": "there is no gallery", "query": "there is nothing to name"}[needs]
         raise UserError(f"{file}: no {needs} row (split={needs}) with a photograph: {lacking}")
-    return Metadata(table.append_column("group", table["dataset"]), tuple(findings))
+    if needs == "database":
+        findings += _find_groups_of_queries(rows)
+    return Metadata(rows, (*findings, *find_other_tables(file)))
 
 
 def digest_metadata(table: pa.Table) -> str:
@@ -113,172 +130,111 @@ def digest_metadata(table: pa.Table) -> str:
     return digest_of(canonical)
 
 
+class SubmissionOrder(NamedTuple):
+    """What `sample_submission.csv` asks for."""
+
+    ids: list[str] | None  # image_ids in its order; None where the data folder has no such file
+    findings: tuple[Finding, ...] = ()
+
+
 def load_submission_order(root: Path) -> list[str] | None:
-    """Read the image_ids of `sample_submission.csv` in its order; None where the data folder has no such file.
+    """The image_ids of `read_submission_order`; its findings are logged."""
+    order = read_submission_order(root)
+    log_findings(order.findings)
+    return order.ids
+
+
+def read_submission_order(root: Path) -> SubmissionOrder:
+    """Read the image_ids of `sample_submission.csv` in its order.
 
     Raises:
         UserError: If its columns are not `image_id,identity`, or an id is repeated or not a query's in metadata.csv.
     """
     file = Path(root) / "sample_submission.csv"
     if not file.exists():
-        return None
-    table = _read_csv(file, ("image_id", "identity"))
-    if table.column_names != ["image_id", "identity"]:
-        raise UserError(f"{file}: its columns are {','.join(table.column_names)}; expected image_id,identity")
-    metadata = _read_csv(Path(root) / "metadata.csv", REQUIRED)
-    queries = set(metadata.filter(pc.equal(metadata["split"], "query"))["image_id"].to_pylist())
-    ids = table["image_id"].to_pylist()
-    _refuse(file, ids, [image_id is None for image_id in ids], "image_id is empty")
-    _refuse(file, ids, [image_id not in queries for image_id in ids], "image_id is not that of a query in metadata.csv")
-    _check_unique(file, ids)
-    return ids
+        return SubmissionOrder(None)
+    table = read_table(file, ("image_id", "identity"))
+    if [*table.columns] != ["image_id", "identity"]:
+        raise UserError(f"{file}: its columns are {escape_line(','.join(table.columns))}; expected image_id,identity")
+    queries = _read_query_ids(Path(root) / METADATA)
+    ids = [strip_blanks(image_id) for image_id in table.columns["image_id"]]
+    refuse(file, table.lines, ids, lambda image_id: not image_id, "image_id is empty")
+    unknown = "image_id is not that of a query in metadata.csv"
+    refuse(file, table.lines, ids, lambda image_id: image_id not in queries, unknown)
+    check_unique(file, ids, table.lines)
+    lacking = sorted(queries - set(ids))
+    findings = list(table.findings)
+    if lacking:
+        what = f"{len(lacking)} queries of metadata.csv are not in it, and get no row in the submission"
+        findings.append(make_finding(file.name, what, [repr(image_id) for image_id in lacking]))
+    return SubmissionOrder(ids, tuple(findings))
 
 
-def _read_csv(file: Path, required: tuple[str, ...]) -> pa.Table:
-    """Table of strings, empty → null, at least one row."""
-    try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            header = next(csv.reader(lines), [])
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except csv.Error as error:
-        raise UserError(f"{file}: line 1 is not a header: {error}") from error
-    if not any(header):
-        raise UserError(f"{file}: the file is empty" if not file.stat().st_size else f"{file}: line 1 is not a header")
-    missing = [name for name in required if name not in header]
-    if missing:
-        has = escape_line(", ".join(header))
-        raise UserError(f"{file}: missing column(s) {', '.join(missing)}; it has: {has}")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise UserError(f"{file}: column(s) given twice: {escape_line(', '.join(repeated))}")
-    convert = pa_csv.ConvertOptions(
-        column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
-    )
-    try:
-        table = pa_csv.read_csv(
-            file, convert_options=convert, parse_options=pa_csv.ParseOptions(newlines_in_values=True)
+def _read_query_ids(file: Path) -> set[str]:
+    """image_ids of all queries, of those too whose photograph is missing; without a column split all rows are."""
+    columns = read_table(file, ("image_id",)).columns
+    ids = map(strip_blanks, columns["image_id"])
+    splits = columns.get("split") or ["query"] * len(columns["image_id"])
+    return {
+        image_id
+        for image_id, split in zip(ids, splits, strict=True)
+        if SPLITS.get(strip_blanks(split).casefold()) == "query"
+    }
+
+
+def _fill_absent(table: TextTable, absent: Mapping[str, str]) -> TextTable:
+    """The table with a value in every row of each column that it lacks."""
+    lacking = {name: value for name, value in absent.items() if name not in table.columns}
+    if "split" in lacking and "identity" in table.columns:
+        raise UserError(
+            f"{table.file}: missing column(s) split, which says what rows are to be named (query) and what rows name "
+            "an animal (database); without both split and identity all are to be named"
         )
-        if table.column_names != header:
-            raise UserError(f"{file}: line 1 is not a header")
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: {_describe_damage(file, len(header), error)}") from error
-    if not len(table):
-        raise UserError(f"{file}: only a header, no rows")
-    return table
-
-
-def _check_values(file: Path, table: pa.Table) -> None:
-    for name in COLUMNS:
-        wrong = pc.match_substring_regex(table[name], CONTROL).fill_null(False).to_pylist()
-        _refuse(file, table[name].to_pylist() if any(wrong) else [], wrong, f"{name} holds a control character")
-    values = {name: table[name].to_pylist() for name in REQUIRED}
-    for name in ("image_id", "path", "dataset"):
-        _refuse(file, values[name], [value is None for value in values[name]], f"{name} is empty")
-    _check_unique(file, values["image_id"])
-    splits = values["split"]
-    _refuse(file, splits, [split not in ("database", "query") for split in splits], "split is not database or query")
-    names = [
-        identity if split == "database" else "" for split, identity in zip(splits, values["identity"], strict=True)
+    num_rows = len(table.lines)
+    findings = [
+        make_finding(table.file.name, f"no column {name}: {num_rows} row(s) taken for {value!r}", [], num_rows)
+        for name, value in lacking.items()
     ]
-    ids = values["image_id"]
-    _refuse(file, ids, [name is None for name in names], "database row without identity; its image_id")
-    _refuse(file, ids, [name == NEW for name in names], f"identity {NEW!r} is reserved; image_id")
+    columns = table.columns | {name: [value] * num_rows for name, value in lacking.items()}
+    return replace(table, columns=columns, findings=[*table.findings, *findings])
 
 
-def _check_unique(file: Path, ids: list[str]) -> None:
-    first: dict[str, int] = {}
-    for row, image_id in enumerate(ids):
-        if first.setdefault(image_id, row) != row:
-            before, after = _line_numbers(file, [first[image_id], row])
-            raise UserError(f"{file}: image_id {image_id!r} is given twice, in lines {before} and {after}")
+def _find_photographs(root: Path, table: TextTable, reading: Reading) -> tuple[list[Found], list[Finding]]:
+    """The file of each row; "missing" only where such rows may be left out."""
+    file, lines, paths = table.file, table.lines, table.columns["path"]
+    refuse(file, lines, paths, is_absolute, f"path is absolute; it is relative to {root}")
+    refuse(file, lines, paths, leads_up, f"path has .., which may lead out of {root}")
+    files = PhotographFiles(root, follow_links=reading.follow_links)
+    found_N = [find_file(files, path) for path in paths]
+    findings = describe_changes(file.name, paths, found_N, lines)
+    for state, problem in FAULTS.items():
+        rows = [row for row, found in enumerate(found_N) if found.state == state]
+        if rows and state == "missing" and reading.skip_missing:
+            what = f"{len(rows)} row(s) left out, photograph not found"
+            findings.append(make_finding(file.name, what, show_lines(lines, paths, rows), len(rows)))
+        elif rows:
+            refuse_rows(file, lines, rows, problem.format(root=root), lambda row: found_N[row].describe())
+    return found_N, findings
 
 
-def _check_paths(root: Path, file: Path, table: pa.Table, reading: Reading) -> tuple[pa.Table, list[Finding]]:
-    """Table without the rows whose photograph does not exist, if those may be skipped."""
-    paths = table["path"].to_pylist()
-    _refuse(file, paths, [path.startswith("/") for path in paths], f"path is absolute; it is relative to {root}")
-    _refuse(file, paths, [".." in path.split("/") for path in paths], f"path has .., which may lead out of {root}")
-    state = _locate(root.resolve(), paths, follow_links=reading.follow_links)
-    outside = [found == "outside" for found in state]
-    _refuse(file, paths, outside, f"path leads out of {root} by a symbolic link (--follow-links allows that)")
-    _refuse(file, paths, [found == "folder" for found in state], "path is not a file")
-    is_missing = [found == "missing" for found in state]
-    findings = []
-    if not reading.skip_missing:
-        _refuse(file, paths, is_missing, f"photograph not found in {root} (--skip-missing leaves such rows out)")
-    elif any(is_missing):
-        missing = [repr(path) for path, wrong in zip(paths, is_missing, strict=True) if wrong]
-        findings.append(make_finding(str(file), f"{len(missing)} row(s) left out, photograph not found", missing))
-    return table.filter(pa.array([not wrong for wrong in is_missing], pa.bool_())), findings
+def _find_groups_of_queries(rows: pa.Table) -> list[Finding]:
+    """Groups in which no animal has a name."""
+    pairs = [*zip(rows["group"].to_pylist(), rows["split"].to_pylist(), strict=True)]
+    queries = Counter(group for group, split in pairs if split == "query")
+    named = {group for group, split in pairs if split == "database"}
+    nameless = {group: count for group, count in queries.items() if group not in named}
+    if not nameless:
+        return []
+    what = (
+        f"{len(nameless)} group(s) have queries and no database row: nothing is trained on them or compared with them"
+    )
+    return [make_finding(METADATA, what, [f"{group!r}: {count} queries" for group, count in nameless.items()])]
 
 
-def _locate(root: Path, paths: list[str], *, follow_links: bool = False) -> list[str]:
-    """For each path "file", "folder", "missing" or "outside" of the resolved root; symbolic links are followed.
-
-    One lstat a path: folders are resolved once each, because resolving 15,000 paths takes seconds.
-
-    Args:
-        root: Resolved.
-        paths: Relative, without "..".
-        follow_links: Whether what lies outside counts as inside.
-    """
-    inside_of: dict[str, bool] = {}
-    states = []
-    for path in paths:
-        folder, full = path.rpartition("/")[0], root / path
-        try:
-            if folder not in inside_of:
-                inside_of[folder] = follow_links or _is_inside(full.parent, root)
-            mode = full.lstat().st_mode if inside_of[folder] else 0
-            inside = inside_of[folder]
-            if stat.S_ISLNK(mode):
-                inside = follow_links or _is_inside(full, root)
-                mode = full.stat().st_mode if inside else mode
-            states.append("outside" if not inside else "file" if stat.S_ISREG(mode) else "folder")
-        except OSError:
-            states.append("missing")
-    return states
-
-
-def _is_inside(path: Path, root: Path) -> bool:
-    """Whether a path lies below the root once every symbolic link in it is followed."""
-    try:
-        return path.resolve().is_relative_to(root)
-    except RuntimeError as error:  # links in a circle; from Python 3.13 on, opening it raises
-        raise OSError(str(error)) from error
-
-
-def _refuse(file: Path, values: list, is_wrong: list[bool], problem: str) -> None:
-    """Raise UserError if any row is wrong, with line and value of the first few and the number of all."""
-    rows = [row for row, wrong in enumerate(is_wrong) if wrong]
-    if not rows:
-        return
-    numbers = _line_numbers(file, rows[:SHOWN])
-    shown = [f"line {line}" for line in numbers]
-    if values[rows[0]] is not None:
-        shown = [f"{line}: {values[row]!r:.{SHOWN_LETTERS}}" for line, row in zip(shown, rows, strict=False)]
-    raise UserError(f"{file}: {problem} ({len(rows)} row{'s' * (len(rows) > 1)}) in {_first(shown, len(rows))}")
-
-
-def _first(items: list[str], num_items: int | None = None) -> str:
-    return ", ".join(items[:SHOWN]) + (", ..." if (num_items or len(items)) > SHOWN else "")
-
-
-def _line_numbers(file: Path, rows: list[int]) -> list[int]:
-    """Line of the file on which each row of the table ends; blank lines are not rows, a quoted value may span lines."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        reader = csv.reader(lines)
-        with contextlib.suppress(csv.Error, IndexError):  # a value of megabytes, a quotation mark within a value
-            ends = [reader.line_num for row in reader if row]
-            return [ends[row + 1] for row in rows]
-    return [row + 2 for row in rows]
-
-
-def _describe_damage(file: Path, num_columns: int, error: Exception) -> str:
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines, contextlib.suppress(csv.Error):
-        reader = csv.reader(lines)
-        for row in reader:
-            if row and len(row) != num_columns:
-                return f"line {reader.line_num} has {len(row)} values, the header has {num_columns} columns"
-    return f"cannot be parsed (a quotation mark that is not closed?): {escape_line(str(error))[:SHOWN_LETTERS]}"
+def find_other_tables(file: Path) -> list[Finding]:
+    """Tables beside metadata.csv that may be thought to be read."""
+    names = sorted(
+        other.name for other in file.parent.iterdir() if other.name != file.name and _OTHER_TABLE.fullmatch(other.name)
+    )
+    what = f"{len(names)} other file(s) in the folder look like tables of metadata, and are not read"
+    return [make_finding(file.name, what, [repr(name) for name in names])] if names else []

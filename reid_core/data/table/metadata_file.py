@@ -7,7 +7,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from reid_core.data.table.metadata import COLUMNS, REQUIRED
+from reid_core.data.table.columns import COLUMNS, read_table
+from reid_core.data.table.metadata import REQUIRED
 from reid_core.errors import UserError
 from reid_core.files.atomic import new_file
 
@@ -32,16 +33,17 @@ def write_rows(file: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMNS
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Rows of a table as they are, unchecked; a value that is missing is None.
+    """Rows of a table as they are, unchecked; read as `columns.read_table` reads, whoever saved it since.
 
     Raises:
         UserError: If it cannot be read.
     """
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            return list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: exists and cannot be read: {error}") from error
+        columns = read_table(file, ()).columns
+    except UserError as error:
+        problem = str(error).removeprefix(f"{file}: ")
+        raise UserError(f"{file}: exists and cannot be read: {problem}") from error
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def first_difference(existing: Sequence[Row], rows: Sequence[Row], *, source: str) -> str | None:

@@ -4,11 +4,15 @@ orientation (N,) → sides (N, 6), multi-hot; two of them → which pairs can be
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from reid_core.data.table.findings import SHOWN, Finding, make_finding, show_lines
+
 SIDES = ("left", "right", "top", "bottom", "front", "back")
+_ABBREVIATIONS = {"l": "left", "r": "right", "lf": "left", "rf": "right"}  # f: flank, or face: the side is the same
 _SYNONYMS = {
     "up": "top",
     "dorsal": "top",
@@ -17,9 +21,23 @@ _SYNONYMS = {
     "face": "front",
     "head": "front",
     "rear": "back",
+    **_ABBREVIATIONS,
 }
+# Words that say that no side is known, as an empty value does.
+_NO_SIDE = frozenset(["unknown", "none", "na", "n/a", "nan", "null", "undefined", "unspecified", "?", "-"])
 # A side may be part of a longer word; a synonym stands alone or beside a side, because "up" is also in "pup".
 _PIECES = re.compile(f"({'|'.join(SIDES)})|[^a-z]+")
+
+
+def name_sides(orientation: str | None) -> list[str]:
+    """The sides that an orientation word names, in the order of `SIDES`.
+
+    Example:
+        >>> name_sides("Top-Left"), name_sides("R"), name_sides("unknown"), name_sides("pup")
+        (['left', 'top'], ['right'], [], [])
+    """
+    pieces = {_SYNONYMS.get(piece, piece) for piece in _PIECES.split((orientation or "").lower())}
+    return [side for side in SIDES if side in pieces]
 
 
 def parse_sides(orientation_N: Sequence[str | None] | np.ndarray) -> np.ndarray:
@@ -37,11 +55,39 @@ def parse_sides(orientation_N: Sequence[str | None] | np.ndarray) -> np.ndarray:
     """
     sides_N6 = np.zeros((len(orientation_N), len(SIDES)), dtype=np.float32)
     for row, orientation in enumerate(orientation_N):
-        for piece in _PIECES.split((orientation or "").lower()):
-            side = _SYNONYMS.get(piece, piece)
-            if side in SIDES:
-                sides_N6[row, SIDES.index(side)] = 1
+        sides_N6[row, [SIDES.index(side) for side in name_sides(orientation)]] = 1
     return sides_N6
+
+
+def find_unread(where: str, orientation_N: Sequence[str | None], line_N: Sequence[int]) -> list[Finding]:
+    """What is read of words other than the sides' own names: abbreviations, and words that name no side.
+
+    Args:
+        where: The table's name.
+        orientation_N: As they stand; None or "" where one is empty.
+        line_N: Line of each.
+    """
+    words = Counter(word for word in orientation_N if word)
+    short = [word for word in words if name_sides(word) and set(re.findall("[a-z]+", word.lower())) & {*_ABBREVIATIONS}]
+    unread = [word for word in words if not name_sides(word) and word.casefold() not in _NO_SIDE]
+    findings = []
+    if short:
+        count = sum(words[word] for word in short)
+        read = [f"{word!r} as {' '.join(name_sides(word))}" for word in short]
+        findings.append(make_finding(where, f"{count} value(s) of orientation are abbreviations, read", read, count))
+    if unread:
+        rows = [row for row, word in enumerate(orientation_N) if word in set(unread)]
+        counts = count_words(orientation_N[row] for row in rows)
+        what = f"{len(rows)} of {words.total()} values of orientation name no side ({counts})"
+        findings.append(make_finding(where, what, show_lines(line_N, orientation_N, rows), len(rows)))
+    return findings
+
+
+def count_words(orientation_N: Iterable[str | None]) -> str:
+    """The most frequent values with their numbers, such as "'M' 48, 'x' 3"; "" if all are empty."""
+    counts = Counter(word for word in orientation_N if word).most_common()
+    shown = [f"{word!r:.40} {count}" for word, count in counts[:SHOWN]]
+    return ", ".join(shown + ["…"] * (len(counts) > SHOWN))
 
 
 def compatible(sides_Q6: np.ndarray, sides_G6: np.ndarray) -> np.ndarray:

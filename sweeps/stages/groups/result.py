@@ -4,7 +4,7 @@ result folders of groups → routing bundles OUT/best and OUT/refit, OUT/predict
 OUT/result.json, and a text. Groups share no query, so the metrics of all follow from every single answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reid_core.data.animals import positions_by_group
+from reid_core.data.table.findings import Finding, findings_from_json, findings_to_json, format_findings
 from reid_core.data.test_set import describe_uses, read_uses
 from reid_core.errors import UserError
 from reid_core.experiment.routing import write_routing
@@ -21,8 +22,9 @@ from reid_core.files.atomic import new_file
 from reid_core.files.checksums import CHECKSUMS, read_sealed, write_sealed
 from reid_core.files.escape import escape_line
 from reid_core.metrics.geo_mean import compute_shares
+from reid_core.metrics.result import RESULT
 from reid_core.metrics.summary import format_metrics, summarise
-from sweeps.results.result_folder import ANSWERS, BEST_BUNDLE, OPTIMISTIC, REFIT_BUNDLE, RESULT, TRIAL_TABLE
+from sweeps.results.result_folder import ANSWERS, BEST_BUNDLE, OPTIMISTIC, REFIT_BUNDLE, TRIAL_TABLE
 from sweeps.results.trial_table import HOURS, write_rows
 
 SETS = ("thresholdSet", "testSet")
@@ -90,8 +92,17 @@ def finish_groups(out: Path, folders: Mapping[str, Path], failures: Mapping[str,
     write_routing(out / BEST_BUNDLE, best)
     if refitted:
         write_routing(out / REFIT_BUNDLE, best | refitted)  # a refit that failed leaves its group the evaluated model
-    write_sealed(out / RESULT, {"groups": results, "metrics": metrics})
-    return format_groups(out, folders, results, failures, metrics)
+    findings = read_findings(list(done.values()))
+    everything = {"groups": results, "metrics": metrics, "findings": findings_to_json(findings)}
+    write_sealed(out / RESULT, everything)
+    text = format_groups(out, folders, results, failures, metrics)
+    return f"{text}\n\n{format_findings(findings)}" if findings else text
+
+
+def read_findings(folders: Sequence[Path]) -> list[Finding]:
+    """What was noticed in the data of any group, each thing once: a table's findings are those of all its groups."""
+    written = [read_sealed(folder / RESULT).get("findings", []) for folder in folders]
+    return list(dict.fromkeys(finding for values in written for finding in findings_from_json(values)))
 
 
 def read_rows(folder: Path, name: str) -> pa.Table:

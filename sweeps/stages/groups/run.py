@@ -58,9 +58,9 @@ def run_groups(sweeps: Mapping[Path, Sweep], out: Path, limits: Limits, run_one:
             logger.warning("group %s: %s", name, error)
             failures[str(sweep.group)] = str(error)
             continue
-        print(f"\ngroup {name}\n{text}\n")
         if share.reached(read_records(folder, "", CONFIRM)) is None and not is_cut_short(folder, sweep, share):
             write_sealed(folder / FINISHED, asked_of(sweep))
+        print(f"\ngroup {name}\n{text}\n")
     return finish_groups(out, {str(sweep.group): folder for folder, sweep in sweeps.items()}, failures)
 
 

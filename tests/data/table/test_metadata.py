@@ -78,6 +78,17 @@ def test_identity_of_a_query_is_ignored(tmp_path: Path):
     assert load_metadata(make_folder(tmp_path, lines))["identity"].to_pylist() == ["ada", None]
 
 
+def test_queries_need_no_column_of_identities_and_database_rows_do(tmp_path: Path):
+    header = "image_id,path,split,dataset"
+    make_folder(tmp_path, ("3,images/b.jpg,query,Cows",), header)
+    table = load_metadata(tmp_path, needs="query")
+    assert (table["image_id"].to_pylist(), table["identity"].to_pylist()) == (["3"], [None])
+    assert "missing column(s) identity" in message_of(tmp_path)
+    make_folder(tmp_path, ("3,images/b.jpg,query,Cows", "4,images/c.jpg,database,Cows"), header)
+    with pytest.raises(UserError, match="database row without identity"):
+        load_metadata(tmp_path, needs="query")
+
+
 def test_folder_or_file_missing_or_empty(tmp_path: Path):
     assert "no such data folder" in message_of(tmp_path / "absent")
     assert "metadata.csv: cannot be read: No such file" in message_of(tmp_path)
@@ -113,7 +124,7 @@ def test_a_quotation_mark_that_is_not_closed_is_a_user_error(tmp_path: Path):
 def test_text_that_is_not_utf8_is_a_user_error(tmp_path: Path):
     make_folder(tmp_path)
     (tmp_path / "metadata.csv").write_bytes((HEADER + "\n" + GOOD[0]).encode().replace(b"ada", b"\xff\xfe"))
-    assert "UTF8" in message_of(tmp_path)
+    assert "line 2 is not UTF-8: '7,\\xff\\xfe,images" in message_of(tmp_path)
 
 
 def test_line_numbers_count_blank_lines_and_quoted_line_breaks(tmp_path: Path):
@@ -128,9 +139,18 @@ def test_line_numbers_count_blank_lines_and_quoted_line_breaks(tmp_path: Path):
         (",ada,images/a.jpg,,,,database,Cows", "image_id is empty (1 row) in line 3"),
         ("9,ada,,,,,database,Cows", "path is empty (1 row) in line 3"),
         ("9,ada,images/a.jpg,,,,database,", "dataset is empty (1 row) in line 3"),
-        ("9,ada,images/a.jpg,,,,train,Cows", "split is not database or query (1 row) in line 3: 'train'"),
-        ("9,ada,images/a.jpg,,,,,Cows", "split is not database or query (1 row) in line 3"),
-        ("9,,images/a.jpg,,,,database,Cows", "database row without identity; its image_id (1 row) in line 3: '9'"),
+        (
+            "9,ada,images/a.jpg,,,,val,Cows",
+            "split is not database or query (nor train or test, read as these) (1 row) in line 3: 'val'",
+        ),
+        (
+            "9,ada,images/a.jpg,,,,,Cows",
+            "split is not database or query (nor train or test, read as these) (1 row) in line 3",
+        ),
+        (
+            "9,,images/a.jpg,,,,database,Cows",
+            "without identity (to be named: split=query); its image_id (1 row) in line 3: '9'",
+        ),
         ("9,new_individual,images/a.jpg,,,,database,Cows", "identity 'new_individual' is reserved"),
         ("9,ada,images,,,,database,Cows", "path is not a file (1 row) in line 3: 'images'"),
         ("9,ada,../outside.jpg,,,,database,Cows", "(1 row) in line 3: '../outside.jpg'"),
@@ -163,10 +183,10 @@ def test_wrong_value_names_line_and_value(tmp_path: Path, line: str, part: str):
 
 
 def test_many_wrong_rows_are_counted_and_the_first_five_listed(tmp_path: Path):
-    lines = tuple(f"{row},ada,images/a.jpg,,,,test,Cows" for row in range(9))
+    lines = tuple(f"{row},ada,images/a.jpg,,,,tset,Cows" for row in range(9))
     message = message_of(make_folder(tmp_path, lines))
-    assert "(9 rows) in line 2: 'test', line 3: 'test'" in message
-    assert message.endswith("line 6: 'test', ...")
+    assert "(9 rows) in line 2: 'tset', line 3: 'tset'" in message
+    assert message.endswith("line 6: 'tset', ...")
 
 
 def test_absolute_path_is_refused_even_inside_the_folder(tmp_path: Path):
@@ -239,11 +259,11 @@ def test_many_paths_are_checked_with_few_looks_at_folders(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("header", "part"),
     [
-        (b"\xffimage_id" + HEADER.encode()[8:], "missing column(s) image_id"),
+        (b"\xffimage_id" + HEADER.encode()[8:], "line 1 is not UTF-8"),
         (HEADER.encode() + b",not\xee", "metadata.csv: "),
         (b"\x1b[2J", r"it has: \x1b[2J"),
-        (b'"' + b"x" * 200_000, "line 1 is not a header"),
-        (HEADER.encode() + b",\x1b,\x1b", r"column(s) given twice: \x1b"),
+        (b'"' + b"x" * 200_000, "the row that begins in line 1 cannot be read"),
+        (HEADER.encode() + b",\x1b,path,path", "column(s) given twice: path"),
     ],
 )
 def test_a_damaged_header_is_an_error_and_shown_escaped(tmp_path: Path, header: bytes, part: str):
@@ -254,8 +274,12 @@ def test_a_damaged_header_is_an_error_and_shown_escaped(tmp_path: Path, header: 
     assert message.isprintable()
 
 
-def test_a_value_of_megabytes_is_shown_by_its_beginning(tmp_path: Path):
-    lines = (GOOD[0], "9,ada\x07" + "x" * 200_000 + ",images/a.jpg,,,,database,Cows")
+def test_a_value_of_megabytes_is_a_quotation_mark_that_is_not_closed(tmp_path: Path):
+    lines = (GOOD[0], "9,ada" + "x" * 200_000 + ",images/a.jpg,,,,database,Cows")
+    message = message_of(make_folder(tmp_path, lines))
+    assert "the row that begins in line 3 cannot be read: field larger than field limit" in message
+    assert len(message) < 1000
+    lines = (GOOD[0], "9,ada\x07" + "x" * 100_000 + ",images/a.jpg,,,,database,Cows")
     message = message_of(make_folder(tmp_path, lines))
     assert "identity holds a control character (1 row) in line 3" in message
     assert len(message) < 1000
@@ -284,7 +308,7 @@ def test_skip_missing_drops_the_rows_and_warns(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         table = load_metadata(make_folder(tmp_path, files="ab"), Reading(skip_missing=True))
     assert table["image_id"].to_pylist() == ["7", "3"]
-    assert "1 row(s) left out, photograph not found: 'images/c.jpg'" in caplog.text
+    assert "metadata.csv: 1 row(s) left out, photograph not found: line 4: 'images/c.jpg'" in caplog.text
 
 
 def test_a_data_set_without_database_rows_is_an_error(tmp_path: Path):

@@ -1,0 +1,39 @@
+"""`python -m reid_core`: what it prints it has written, and `testSet` is used once however often it is printed."""
+
+import builtins
+
+import pytest
+
+from reid_core.__main__ import describe_result, main
+from reid_core.data.test_set import USES, read_uses
+from reid_core.metrics.result import RESULT, SINGLE, read_result
+
+SHORT = ["--preset", "tiny", "--set", "optim.epochs=0", "--set", "match.matcher=none"]
+ENCODING = UnicodeEncodeError("ascii", "æ", 0, 1, "ordinal not in range(128)")
+
+
+def test_an_interrupted_print_never_costs_a_use_of_the_test_set(small_data, tmp_path, monkeypatch, capsys):
+    out, arguments = tmp_path / "out", ["--data", str(small_data), "--out", str(tmp_path / "out"), *SHORT]
+    shown, whole = [], builtins.print
+
+    def interrupted(*values, **options):
+        if (out / USES).exists():
+            shown.append(values)
+            raise error
+        whole(*values, **options)
+
+    for error in (ENCODING, BrokenPipeError(32, "Broken pipe"), KeyboardInterrupt()):
+        with monkeypatch.context() as patch:
+            patch.setattr(builtins, "print", interrupted)
+            with pytest.raises(type(error)):
+                main(arguments)
+        assert (out / RESULT).exists()
+    assert len(shown) == 3
+    capsys.readouterr()
+    assert main(arguments) == 0
+    again = capsys.readouterr().out
+    assert "nothing was run" in again
+    assert again.endswith(f"{shown[0][0]}\n")  # just what was to be printed the first time
+    assert "testSet was used once." in again
+    assert len(read_uses(out)) == 1
+    assert describe_result(read_result(out, SINGLE), out) == shown[0][0]
