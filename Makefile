@@ -30,7 +30,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 test-real: $(VENV)/installed-wildlife
-	REID_PHOTOS=$(REID_PHOTOS) REID_WEIGHTS=$(REID_WEIGHTS) $(BIN)/python -m pytest -m realdata
+	REID_PHOTOS=$(REID_PHOTOS) REID_WEIGHTS=$(REID_WEIGHTS) $(BIN)/python -m pytest -m 'realdata or slow'
 
 bench: $(VENV)/installed
 	set -e; for script in $(filter-out $(NO_BENCHMARKS),$(wildcard benchmarks/*.py)); do \

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.data.chunks import map_ahead
-from reid_core.data.image_cache import ImageCache, cache_schema, write_cache
+from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.pixel_source import PixelSource
 from reid_core.model.heads import NUM_SIDES
 from reid_core.training.augment import Augmenter
@@ -25,15 +26,14 @@ PER_IDENTITY = 4  # images of each animal
 
 
 class Photographs:
-    """An image cache of random pixels; four images of each animal."""
+    """Photographs of random pixels in an image cache; four of each animal."""
 
     def __init__(self, folder: Path, num_images: int, image_px: int) -> None:
-        path = folder / f"images-{image_px}.arrow"
-        pixels = np.random.default_rng(0).integers(0, 256, num_images * image_px * image_px * 3, dtype=np.uint8)
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(pixels), image_px * image_px * 3)
-        keys = pa.array([f"{row:032x}" for row in range(num_images)])
-        table = pa.table([keys, pa.nulls(num_images, pa.string()), rows], schema=cache_schema(image_px))
-        write_cache(path, [table], image_px)
+        names, rng = [f"{row}.png" for row in range(num_images)], np.random.default_rng(0)
+        for name in names:
+            pixels_HWC = rng.integers(0, 256, (image_px, image_px, 3), dtype=np.uint8)
+            Image.fromarray(pixels_HWC).save(folder / name, compress_level=0)
+        path = build_cache(folder, folder, names, image_px)
         self.cache = ImageCache(path)
         self.pixels = PixelSource(self.cache)
 

@@ -28,7 +28,10 @@ from reid_core.data.image_cache import ImageCache, build_cache, decode_image
 from reid_core.data.photographs import content_key
 from reid_core.data.pixel_source import PixelSource
 from reid_core.data.synthetic import SYNTHETIC, write_synthetic
-from reid_core.data.table.metadata import COLUMNS, digest_metadata, load_metadata, load_submission_order
+from reid_core.data.table.columns import COLUMNS
+from reid_core.data.table.dates import parse_date
+from reid_core.data.table.metadata import digest_metadata, load_metadata, load_submission_order
+from reid_core.data.table.values import SPLITS
 from reid_core.data.test_set import read_uses, record_use
 from reid_core.experiment.bundle import read_bundle
 from reid_core.experiment.evaluation import outputs_of
@@ -110,13 +113,17 @@ def use_metadata(folder: Path) -> Any:
 
 
 def judge_metadata(folder: Path, result: Any, expected: Any) -> str:
-    """Equal, or what Python's own parser reads there, with another digest."""
+    """Equal, or what Python's own parser reads there, in the reader's spelling, with another digest."""
     if result == expected:
         return "equal"
     rows = [dict.fromkeys(COLUMNS) | row for row in read_csv(folder / "metadata.csv")]
     for row in rows:
+        row["split"] = SPLITS.get((row["split"] or "").casefold(), row["split"])
         row["identity"] = None if row["split"] == "query" else row["identity"]
+        row["date"] = parse_date(row["date"])
         row["group"] = row["dataset"]
+    for row, path in zip(rows, dict(result[0])["path"], strict=False):
+        row["path"] = path if (row["path"] or "").casefold() == path.casefold() else row["path"]
     given = [(name, [row[name] for row in rows]) for name in (*COLUMNS, "group")]
     order = [row["image_id"] for row in read_csv(folder / "sample_submission.csv")]
     is_visible = (result[1] != expected[1]) == (result[0] != expected[0])
@@ -124,10 +131,11 @@ def judge_metadata(folder: Path, result: Any, expected: Any) -> str:
 
 
 def read_csv(file: Path) -> list[dict[str, str | None]]:
-    """Rows by column; None where a field is empty."""
+    """Rows by column, in small letters; None where a field is empty, or holds blanks alone."""
     text = io.StringIO(file.read_bytes().decode("utf-8-sig"), newline="")
-    header, *rows = [row for row in csv.reader(text) if row]
-    return [{name: field or None for name, field in zip(header, row, strict=True)} for row in rows]
+    header, *rows = [[field.strip() for field in row] for row in csv.reader(text) if any(map(str.strip, row))]
+    names = [*map(str.casefold, header)]
+    return [{name: field or None for name, field in zip(names, row, strict=True)} for row in rows]
 
 
 def use_photographs(folder: Path, names: list[str]) -> Any:

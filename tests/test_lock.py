@@ -41,7 +41,8 @@ READERS = {
     },
     "load_database": {
         "reid_core.experiment.prepare.read_truth",
-        "sweeps.stages.dry_run.print_dry_run",  # splits, to show the sizes of the parts
+        "sweeps.stages.checks.all_checks.check_sweep",  # splits, to see whether the sweep can be run
+        "sweeps.comparison.run.check_rows",  # the same
         "sweeps.stages.groups.claim.choose_groups",  # the names of the groups
         "sweeps.comparison.row_figures.draw_data",  # after every row was scored
     },

@@ -235,3 +235,5 @@ def test_the_note_of_an_unreadable_query_is_the_same_in_every_run(experiment, da
     runs = [run(experiment, data, tmp_path / name) for name in ("one", "two")]
     assert runs[0] == runs[1]
     assert "no photograph that can be identified" in runs[0][1][rows[0]["image_id"]]["note"]
+    (finding,) = json.loads((tmp_path / "one" / "findings.json").read_text())
+    assert finding["what"].startswith(f"1 of 2 cannot be read and are answered {NEW} (")

@@ -49,15 +49,16 @@ def find_in_photographs(rows: pa.Table, images: ImageCache, fingerprints: Finger
     return tuple(findings)
 
 
-def find_in_files(paths: Sequence[str], images: ImageCache) -> Iterator[Finding]:
+def find_in_files(paths: Sequence[str], images: ImageCache, *, consequence: str = "are left out") -> Iterator[Finding]:
     """What was noticed when the files were decoded: those that cannot be read, and those of several frames.
 
     Args:
         paths: Of each row of the cache.
         images: The cache.
+        consequence: What becomes of those that cannot be read.
     """
     for reason, unreadable in _by_reason(paths, images.error):
-        what = f"{len(unreadable)} of {len(paths)} cannot be read and are left out ({reason})"
+        what = f"{len(unreadable)} of {len(paths)} cannot be read and {consequence} ({reason})"
         yield make_finding(WHERE, what, unreadable)
     several = [path for path, more in zip(paths, images.more_frames, strict=True) if more]
     if several:

@@ -124,7 +124,7 @@ def _formats() -> tuple[str, ...]:
 @functools.cache
 def extensions() -> frozenset[str]:
     """Ends of the names of files that `open_photograph` can read, in lower case, such as ".jpg"."""
-    formats = _formats()  # before the dictionary is gone through: the first call adds to it
+    formats = _formats()  # first: it may add to what is registered
     return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
 
 

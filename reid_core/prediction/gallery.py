@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from reid_core.data.photograph_findings import find_in_files
 from reid_core.data.photographs import file_key
 from reid_core.data.table.findings import Finding, make_finding
 from reid_core.data.table.names import fold_name
@@ -120,12 +121,8 @@ def extend_gallery(bundle: Bundle, root: Path, rows: pa.Table, cache_folder: Pat
         cache_folder: Where decoded pixels and local features are kept.
     """
     described = describe_photographs(bundle, root, rows, cache_folder)
-    errors = described.images.error
-    readable = np.flatnonzero([error is None for error in errors])
-    damaged = [f"{path!r} ({error})" for path, error in zip(rows["path"].to_pylist(), errors, strict=True) if error]
-    findings = []
-    if damaged:
-        findings.append(make_finding(WHERE, f"{len(damaged)} photograph(s) that cannot be read are not added", damaged))
+    readable = np.flatnonzero([error is None for error in described.images.error])
+    findings = find_in_files(rows["path"].to_pylist(), described.images, consequence="are not added to the gallery")
     added = rows.take(pa.array(readable))
     new = _new_animals(bundle, added)
     what = (

@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from reid_core.data.image_cache import ImageCache, build_cache
-from reid_core.data.photograph_findings import find_in_files
-from reid_core.data.table.findings import log_findings
 from reid_core.data.table.sides import parse_sides
 from reid_core.experiment.bundle import Bundle
 from reid_core.experiment.second_model import embed_second
@@ -51,7 +49,6 @@ def describe_photographs(bundle: Bundle, root: Path, rows: pa.Table, cache_folde
         return ImageCache(build_cache(cache_folder, root, paths, image_px))
 
     images, features, every, second_ND = open_images(config.data.image_px), None, np.arange(len(rows)), None
-    log_findings(find_in_files(paths, images))
     if bundle.features is not None and config.predict.rule == "threshold":
         features = LocalFeatures.open(build_features(cache_folder, open_images(config.match.image_px), config.match))
     sides_N6 = parse_sides(rows["orientation"].to_pylist())

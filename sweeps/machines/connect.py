@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train tab is empty
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal keeps what they would write
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; sweeps/trials/progress.py says the same in less
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an autoscaling cluster needs minutes for a node
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "604800",  # how long workers may find no place, `waiting.Watch` decides
 }
 
 

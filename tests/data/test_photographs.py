@@ -2,6 +2,7 @@
 
 import os
 import struct
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -318,3 +319,10 @@ def test_a_damaged_second_frame_does_not_cost_the_first():
         with open_photograph(broken) as image:
             photographs.to_square(image, PX)
             assert has_more_frames(image) in (True, False)
+
+
+def test_the_ends_of_names_can_be_asked_for_before_anything_was_opened():
+    """In a process of its own: opening a photograph registers formats, and tests before this one have."""
+    code = "from reid_core.data.photographs import extensions; print(*sorted(extensions()))"
+    ends = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert {".jpg", ".png", ".heic"} <= set(ends) == extensions()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from PIL import ExifTags, Image
 
@@ -48,6 +49,14 @@ def test_every_photograph_of_a_folder_is_to_be_named(tmp_path):
     assert "the names of their 2 folder(s) say nothing (python -m reid_core.folders reads them): ada, Å/deep/er" in what
     assert "left out, files of other formats: 1: notes.txt" in what
     assert "hidden" not in what
+
+
+def test_photographs_of_phones_are_found_with_their_dates(tmp_path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2015:07:02 11:00:00"
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(tmp_path / "IMG_1.HEIC", exif=exif.tobytes())
+    (row,) = read_request(tmp_path, ["lynx"], READING).queries.to_pylist()
+    assert (row["path"], row["date"]) == ("IMG_1.HEIC", "2015-07-02")
 
 
 def test_links_are_left_out_with_a_finding_or_followed(tmp_path):

@@ -15,12 +15,12 @@ from sweeps.machines.connect import Machines
 from sweeps.machines.limits import make_limits
 from sweeps.machines.resources import Resources
 from sweeps.results.mirror import check_no_work, work_folder
-from sweeps.results.result_folder import check_claim
+from sweeps.results.result_folder import CACHE, check_claim
 from sweeps.results.storage import open_storage
 from sweeps.search.priors import check_sources
 from sweeps.search.search_flag import choices_of
 from sweeps.stages.checks.data import check_split
-from sweeps.stages.checks.models import check_config, check_files, check_second_model
+from sweeps.stages.checks.models import check_activations, check_config, check_files, check_second_model
 from sweeps.stages.checks.room import check_room
 from sweeps.stages.checks.values import find_left_out
 from sweeps.stages.definition import Sweep
@@ -79,6 +79,7 @@ def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Chec
     database = load_database(root, reading=sweep.reading, group=sweep.group)
     parts = check_split(database, base, root, num_fresh=sweep.confirm.num_runs if sweep.confirm.num_best else 0)
     model = check_config(base, parts, resources)
+    check_activations(base, parts, out / CACHE)
     check_files(base)
     for name in {base.fusion.second_model, *choices_of(sweep.space.searched, "fusion.second_model")} - {None, ""}:
         check_second_model(override(base, {"fusion.second_model": name}))

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import override
 from reid_core.data.splits.parts import Parts
+from reid_core.experiment.prepared import SEEN
 from reid_core.experiment.second_model import second_config
 from reid_core.matching.extractors import Extractor
 from reid_core.matching.lightglue import lightglue_file
+from reid_core.model.frozen.activations import KeptActivations
+from reid_core.model.frozen.boundary import find_layout
 from reid_core.model.hub import check_weights
-from reid_core.model.reid_model import ReidModel, outline_model
+from reid_core.model.place import local_place
+from reid_core.model.reid_model import ReidModel, make_model, outline_model
 from sweeps.machines.resources import Resources
-from sweeps.stages.checks.data import check_training
+from sweeps.stages.checks.data import check_training, pool_of_parts
 from sweeps.trials.driver import check_model
 
 
@@ -32,6 +37,27 @@ def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> Rei
     check_model(config)
     num_identities = len(np.unique(parts.animals(parts.rows("training"))))
     return outline_model(config, num_identities=num_identities)
+
+
+def check_activations(config: TrialConfig, parts: Parts, folder: Path) -> None:
+    """Find out whether the frozen stages' activations can be kept, if they are to be, and have room on the disk.
+
+    Args:
+        config: Of the trials; only the model's weights do not count.
+        parts: Of the data.
+        folder: Where they would be kept.
+
+    Raises:
+        UserError: If the backbone cannot be cut, or there is no room.
+    """
+    if not config.model.keep_activations:
+        return
+    place = local_place(config)
+    model = make_model(override(config, {"model.weights": "random"})).to(place.device)
+    kept = KeptActivations(folder / "activations", find_layout(model, config, place))
+    num_extra = len(pool_of_parts(config, parts).source_E) if config.data.variants is not None else 0
+    num_images = int(np.isin(parts.part_N, SEEN).sum()) + num_extra
+    kept.check_room([str(number) for number in range(num_images)], config.model.activations_gb, log=False)
 
 
 def check_files(config: TrialConfig) -> None:

@@ -14,7 +14,6 @@ from sweeps.stages import sweep as sweep_stage
 from sweeps.stages.checks import room
 
 SMALL = ["--set", "match.num_keypoints=32", "--set", "match.image_px=64"]
-VIT = ["--set", "model.backbone=vit_tiny_patch16_224", "--set", "data.mean=0.5", "--set", "data.std=0.5"]
 SWEEPS = {
     "no trials": ("--trials 0", r"--trials 0"),
     "no workers": ("--workers 0", r"--workers 0"),
@@ -49,6 +48,14 @@ SWEEPS = {
     "missing weights": ("--set model.weights=gone.safetensors", r"gone\.safetensors cannot be read"),
     "other weights": ("--set model.backbone=resnet18 --set model.weights=JUNK", r"junk\.safetensors cannot be made"),
     "kept activations": ("--set model.keep_activations=true", r"model\.keep_activations with"),
+    "activations of a ViT": (
+        "--set model.keep_activations=true --set model.unfrozen_stages=0 --set model.backbone=test_vit",
+        r"test_vit cannot be cut",
+    ),
+    "room for activations": (
+        "--set model.keep_activations=true --set model.unfrozen_stages=1 --set model.activations_gb=1e-6",
+        r"model\.activations_gb=1e-06: the activations of \d+ images need",
+    ),
     "matcher's weights": ("--set match.matcher=aliked-lightglue --set match.weights=EMPTY", r"aliked-n16\.pth"),
     "second folder": ("--set fusion.second_model=/nowhere/at/all", r"fusion\.second_model=.*no such folder"),
     "second backbone": ("--set fusion.second_model=no_such_net", r"no_such_net"),
