@@ -33,6 +33,7 @@ from reid_core.model.reid_model import describe_parts
 from reid_core.scoring.leaks import format_leaks, read_leaks
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import KEPT_CHECKPOINTS, Trainer, load_newest
+from reid_core.training.training_findings import find_in_training
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,7 +75,8 @@ def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Res
     write_json(out / "environment.json", describe_environment() | {"seed": config.seed})
     use = record_use(out, trial=SINGLE, config=config)
     truth = read_truth(root, prepared, use=use, reading=reading)
-    result = run_final_test(config, prepared, truth, trainer.restore_best(), out, place)
+    found = find_in_training(trainer.history)
+    result = run_final_test(config, prepared, truth, trainer.restore_best(), out, place, findings=found)
     write_result(out, result)
     return result
 

@@ -18,6 +18,7 @@ from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import local_place
 from sweeps.machines.waiting import wait_for
+from reid_core.training.training_findings import find_in_training
 from sweeps.results.journal import Record
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
@@ -58,5 +59,6 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, re
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, reading=reading)
-    result = run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)
+    found, model = find_in_training(trainer.history), trainer.restore_best()
+    result = run_final_test(config, prepared, truth, model, Path(context.out), place, findings=found)
     return replace(result, trial=best.name)
