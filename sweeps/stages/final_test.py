@@ -17,8 +17,8 @@ from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import local_place
-from sweeps.machines.waiting import wait_for
 from reid_core.training.training_findings import find_in_training
+from sweeps.machines.waiting import wait_for
 from sweeps.results.journal import Record
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
