@@ -75,8 +75,8 @@ def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Res
     write_json(out / "environment.json", describe_environment() | {"seed": config.seed})
     use = record_use(out, trial=SINGLE, config=config)
     truth = read_truth(root, prepared, use=use, reading=reading)
-    findings = find_in_training(trainer.history)
-    result = run_final_test(config, prepared, truth, trainer.restore_best(), out, place, findings=findings)
+    found = find_in_training(trainer.history)
+    result = run_final_test(config, prepared, truth, trainer.restore_best(), out, place, findings=found)
     write_result(out, result)
     return result
 

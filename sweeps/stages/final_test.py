@@ -59,6 +59,6 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, re
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, reading=reading)
-    findings, model = find_in_training(trainer.history), trainer.restore_best()
-    result = run_final_test(config, prepared, truth, model, Path(context.out), place, findings=findings)
+    found, model = find_in_training(trainer.history), trainer.restore_best()
+    result = run_final_test(config, prepared, truth, model, Path(context.out), place, findings=found)
     return replace(result, trial=best.name)
