@@ -38,11 +38,11 @@ READERS = {
     "read_database": {
         "reid_core.experiment.prepare.prepare",  # splits
         "reid_core.experiment.prepare.load_database",
+        "sweeps.stages.checks.all_checks.check_sweep",  # splits, to see whether the sweep can be run
     },
     "load_database": {
         "reid_core.experiment.prepare.read_truth",
-        "sweeps.stages.checks.all_checks.check_sweep",  # splits, to see whether the sweep can be run
-        "sweeps.comparison.run.check_rows",  # the same
+        "sweeps.comparison.run.check_rows",  # splits, to see whether the rows can be run
         "sweeps.stages.groups.claim.choose_groups",  # the names of the groups
         "sweeps.comparison.row_figures.draw_data",  # after every row was scored
     },

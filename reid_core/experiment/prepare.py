@@ -137,8 +137,22 @@ def _embed_second_models(
 
 def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[str]) -> None:
     """Refuse data that changed since the folder was prepared: trials before and after it could not be compared."""
-    file, photographs = folder / DATA, digest_of("".join(keys))
-    now = {"metadata.csv": digest_metadata(database), "photographs": photographs}
+    now = {"metadata.csv": digest_metadata(database), "photographs": digest_of("".join(keys))}
+    _check_unchanged(folder, root, now)
+    write_sealed(folder / DATA, now)
+
+
+def check_same_table(folder: Path, root: Path, database: pa.Table) -> None:
+    """Find out, without reading a photograph, whether a folder was prepared from this table, if it was from any.
+
+    Raises:
+        UserError: If it was prepared from another one.
+    """
+    _check_unchanged(folder, root, {"metadata.csv": digest_metadata(database)})
+
+
+def _check_unchanged(folder: Path, root: Path, now: dict[str, str]) -> None:
+    file = folder / DATA
     before = read_sealed(file) if file.exists() else now
     changed = [name for name in now if now[name] != before.get(name)]
     if changed:
@@ -146,7 +160,6 @@ def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[st
             f"{root}: changed since {folder} was prepared from it: {', '.join(changed)}; bring back the former files, "
             "or begin with a new result folder"
         )
-    write_sealed(file, now)
 
 
 def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:

@@ -12,6 +12,7 @@ from reid_core.data.animals import positions_by_group
 from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.parts import Parts
 from reid_core.data.synthetic import resolve_data
+from reid_core.data.table.findings import log_findings
 from reid_core.metrics.advice import advise, expected_noise
 from reid_core.model.reid_model import describe_model
 from reid_core.training.batch_plan import count_images, count_steps
@@ -52,6 +53,7 @@ def print_dry_run(sweep: Sweep, names: Sequence[str], out: Path, machines: Machi
 def print_plan(sweep: Sweep, out: Path, *, root: Path, machines: Machines) -> None:
     """Check one sweep, and print what it would do."""
     checked = check_sweep(sweep, root, out, machines)
+    log_findings(checked.findings)
     sweep, parts, base = checked.sweep, checked.parts, sweep.base
     pool = pool_of_parts(base, parts)
     steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)

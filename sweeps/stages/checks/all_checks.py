@@ -10,7 +10,8 @@ from pathlib import Path
 from reid_core import command
 from reid_core.config.values import override
 from reid_core.data.splits.parts import Parts
-from reid_core.experiment.prepare import load_database
+from reid_core.data.table.findings import Finding
+from reid_core.experiment.prepare import check_same_table, read_database
 from sweeps.machines.connect import Machines
 from sweeps.machines.limits import make_limits
 from sweeps.machines.resources import Resources
@@ -33,6 +34,7 @@ class Checked:
     sweep: Sweep  # without values that no trial can have
     parts: Parts  # who plays which part, if every photograph can be read
     notes: tuple[str, ...]  # for people: what was left out, and what is needed of disk and memory
+    findings: tuple[Finding, ...]  # what of metadata.csv is not taken as it stands; the run logs it when it prepares
 
 
 def check_out(options: argparse.Namespace) -> Path:
@@ -76,7 +78,8 @@ def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Chec
         UserError: If no trial could run, or none could be confirmed; it is the error that the run would end with.
     """
     resources, base = machines.resources, sweep.base
-    database = load_database(root, reading=sweep.reading, group=sweep.group)
+    database, findings = read_database(root, sweep.reading, sweep.group)
+    check_same_table(out / CACHE, root, database)
     parts = check_split(database, base, root, num_fresh=sweep.confirm.num_runs if sweep.confirm.num_best else 0)
     model = check_config(base, parts, resources)
     check_activations(base, parts, out / CACHE)
@@ -85,4 +88,4 @@ def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Chec
         check_second_model(override(base, {"fusion.second_model": name}))
     left_out, notes = find_left_out(sweep.space, parts, resources)
     notes += check_room(sweep, parts, model, out, machines)
-    return Checked(replace(sweep, space=replace(sweep.space, left_out=left_out)), parts, tuple(notes))
+    return Checked(replace(sweep, space=replace(sweep.space, left_out=left_out)), parts, tuple(notes), findings)

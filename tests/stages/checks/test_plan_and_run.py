@@ -8,6 +8,8 @@ import pytest
 
 from reid_core.command import CLAIM
 from reid_core.errors import UserError
+from reid_core.experiment.prepare import DATA
+from reid_core.files.checksums import write_sealed
 from sweeps import metric, paper
 from sweeps.results.result_folder import claim_out
 from sweeps.stages import sweep as sweep_stage
@@ -176,6 +178,16 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(small_da
     assert planned == run
     assert "--out" in run
     assert "0.1 MB are free" in run
+
+
+def test_a_table_that_changed_is_refused_before_photographs_are_read(small_data, tmp_path, starts):
+    cache = tmp_path / "out" / "cache"
+    cache.mkdir(parents=True)
+    write_sealed(cache / DATA, {"metadata.csv": "of another day", "photographs": ""})
+    flags = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *SMALL]
+    planned = refusal(metric.main, [*flags, "--plan"])
+    assert planned == refusal(metric.main, flags)
+    assert re.search(r"changed since .*cache was prepared from it: metadata\.csv; bring back", planned)
 
 
 def test_a_group_that_cannot_be_swept_does_not_keep_the_others_from_it(small_data, tmp_path, starts, capsys):
