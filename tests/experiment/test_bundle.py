@@ -248,7 +248,7 @@ def test_what_was_noticed_in_the_data_stands_in_the_readme(experiment, tmp_path)
     noticed = make_finding("metadata.csv", "2 values of orientation name no side", ["line 7: 'rigth|'", "line 9: 'x'"])
     write_bundle(tmp_path / "best", dataclasses.replace(read_bundle(experiment.out / "best"), findings=(noticed,)))
     shown = (tmp_path / "best" / README).read_text("utf-8")
-    assert "## What was noticed in the data\n\n* metadata.csv: 2 values of orientation name no side: line 7:" in shown
+    assert "## What was noticed\n\n* metadata.csv: 2 values of orientation name no side: line 7:" in shown
     assert r"'rigth\|'" in shown
     assert "noticed" not in (experiment.out / "best" / README).read_text("utf-8")
 

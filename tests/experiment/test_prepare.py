@@ -155,6 +155,23 @@ def test_truth_is_that_of_the_same_rows(copied, tmp_path, caplog):
         read_truth(copied, prepared, use=use)
 
 
+def test_findings_that_are_kept_show_no_name_that_only_the_test_set_has(small_data, tmp_path, caplog):
+    names = sorted(set(load_database(small_data)["identity"].to_pylist()))
+    for name in names:  # a twin that looks alike, until one of them is locked
+        root = shutil.copytree(small_data, tmp_path / name)
+        rename(root, {name: name.upper()})
+        twin = next(other for other in names if other != name and other.split("_")[0] == name.split("_")[0])
+        rename(root, {twin: name})
+        database = load_database(root)
+        if name.upper() in split_database(database, [None] * len(database), CONFIG).locked_names():
+            break
+    caplog.clear()
+    prepared = prepare(root, tmp_path / "second", CONFIG)
+    assert repr(name.upper()) in caplog.text
+    assert [finding.count for finding in prepared.findings if "look alike" in finding.what] == [1]
+    assert name.upper() not in (tmp_path / "second" / "prepared.json").read_text("utf-8")
+
+
 def test_a_fresh_split_shares_everything_but_the_parts(prepared_folder):
     first = load_prepared(prepared_folder)
     folders = [prepare_fresh_split(prepared_folder, number, CONFIG) for number in (1, 2)]
