@@ -6,7 +6,7 @@ REID_PHOTOS ?= ../shared/photos
 REID_WEIGHTS ?= ../shared/weights
 RECORDERS := $(wildcard benchmarks/record_*.py)
 # Parts of other scripts, and the hour of kills.
-NO_BENCHMARKS := $(RECORDERS) benchmarks/subjects.py benchmarks/victims.py benchmarks/killed_sweep.py benchmarks/kills.py
+NO_BENCHMARKS := $(RECORDERS) $(wildcard benchmarks/gpu_*.py) benchmarks/subjects.py benchmarks/victims.py benchmarks/killed_sweep.py benchmarks/kills.py
 # Two threads in each of several processes on two cores wait for each other most of the time.
 export OMP_NUM_THREADS ?= 1
 
@@ -30,7 +30,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 test-real: $(VENV)/installed-wildlife
-	REID_PHOTOS=$(REID_PHOTOS) REID_WEIGHTS=$(REID_WEIGHTS) $(BIN)/python -m pytest -m realdata
+	REID_PHOTOS=$(REID_PHOTOS) REID_WEIGHTS=$(REID_WEIGHTS) $(BIN)/python -m pytest -m 'realdata or slow'
 
 bench: $(VENV)/installed
 	set -e; for script in $(filter-out $(NO_BENCHMARKS),$(wildcard benchmarks/*.py)); do \

@@ -83,7 +83,8 @@ def write_images(path: Path, num_images: int, image_px: int) -> ImageCache:
     pixels = np.random.default_rng(0).integers(0, 256, num_images * image_px * image_px * 3, dtype=np.uint8)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(pixels), image_px * image_px * 3)
     keys = pa.array([f"{row:032x}" for row in range(num_images)])
-    table = pa.table([keys, pa.nulls(num_images, pa.string()), rows], schema=cache_schema(image_px))
+    nulls = pa.nulls(num_images, pa.string()), pa.nulls(num_images, pa.bool_())
+    table = pa.table([keys, *nulls, rows], schema=cache_schema(image_px))
     write_arrow(path, [table], table.schema)
     return ImageCache(path)
 

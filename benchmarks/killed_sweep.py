@@ -28,6 +28,7 @@ ENDING = ("everything", "command", "cluster", "interrupt", "disk")
 STATUS = {"everything": (-9,), "command": (-9,), "cluster": (1, -6), "interrupt": (130,), "disk": (2,)}
 CONTINUES = "the same command continues"
 MORE_TRIALS = 2  # whenever all have ended and there are kills to come
+MOST_SESSIONS = 8  # for one kill; a moment is never so far away
 PATIENCE_S = 900.0  # a sweep in which nothing happens for so long hangs
 logger = logging.getLogger("kills")
 
@@ -102,21 +103,28 @@ class KilledSweep:
 
     def run_session(self, plans: Sequence[Plan]) -> None:
         """Start the command and kill as planned; where it ends before, it is started again with more trials."""
-        session = self._start()
+        session, is_hit = self._start(), False
         for plan in plans:
-            left = plan.moment.number
-            while left:
-                left = self._strike(session, plan, left)
-                if not left and plan.kind in ENDING and session.wait(PATIENCE_S) == 0:  # it had nothing left to do
-                    self.kills.pop()
-                    left = 1
-                if left:
-                    session = self._start_again(session)
-        if plans and plans[-1].kind in ENDING:
+            session, is_hit = self._strike_until_hit(session, plan)
+        if is_hit and plans[-1].kind in ENDING:
             self._check_ending(session, plans[-1].kind)
         else:
             self._finish(session)
         self._check_kills()
+
+    def _strike_until_hit(self, session: Session, plan: Plan) -> tuple[Session, bool]:
+        """The session that was killed as planned; else the one after so many that nothing could be killed in."""
+        left = plan.moment.number
+        for _ in range(MOST_SESSIONS):
+            left = self._strike(session, plan, left)
+            if not left and plan.kind in ENDING and session.wait(PATIENCE_S) == 0:  # it had nothing left to do
+                self.kills.pop()
+                left = 1
+            if not left:
+                return session, True
+            session = self._start_again(session)
+        self._blame(f"{plan.kind}: nothing to kill in {MOST_SESSIONS} sessions after {plan.moment}")
+        return session, False
 
     def _start_again(self, session: Session) -> Session:
         """A session after one that was to be killed and was not."""

@@ -112,7 +112,7 @@ def score_model(
 ) -> dict[str, dict[str, float]]:
     """The defined scores of the full chain on `thresholdSet`, which chose the thresholds, and on `testSet`."""
     with tempfile.TemporaryDirectory() as folder:
-        metrics = run_final_test(config, prepared, truth, model, Path(folder), place)
+        metrics = run_final_test(config, prepared, truth, model, Path(folder), place).metrics
     return {
         part: {
             name: round(value, 5)

@@ -26,15 +26,14 @@ from reid_core.experiment.training_setup import (
     training_data_of,
 )
 from reid_core.files.atomic import new_folder
-from reid_core.metrics.result import Result, read_result, write_result
+from reid_core.metrics.result import SINGLE, Result, read_result, write_result
 from reid_core.metrics.summary import format_metrics
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import describe_parts
 from reid_core.scoring.leaks import format_leaks, read_leaks
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import KEPT_CHECKPOINTS, Trainer, load_newest
-
-TRIAL = "single run"  # name of the only trial
+from reid_core.training.training_findings import find_in_training
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = cli.make_config(options)
     out = command.make_out(options.out)
     command.claim(out, config, options.data)
-    result = read_result(out, TRIAL)
+    result = read_result(out, SINGLE)
     if result is None:
         result = run_once(config, options.data, out, cli.reading_of(options))
     else:
@@ -66,8 +65,6 @@ def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Res
     """The experiment from data to result.json, which is written last, and before anything of it is printed."""
     root = resolve_data(data, out / "data")
     prepared = prepare(root, out / "cache", config, reading=reading)
-    if prepared.num_unreadable:
-        print(f"{prepared.num_unreadable} unreadable photographs were left out")
     place = local_place(config)
     training = training_data_of(config, prepared)
     trainer = make_trainer(config, prepared, training.plan, place)
@@ -76,10 +73,10 @@ def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Res
     write_config(out / "best.yaml", config)
     write_json(out / "reports.json", trainer.history)
     write_json(out / "environment.json", describe_environment() | {"seed": config.seed})
-    use = record_use(out, trial=TRIAL, config=config)
+    use = record_use(out, trial=SINGLE, config=config)
     truth = read_truth(root, prepared, use=use, reading=reading)
-    metrics = run_final_test(config, prepared, truth, trainer.restore_best(), out, place)
-    result = Result(trial=TRIAL, metrics=metrics, findings=prepared.findings)
+    found = find_in_training(trainer.history)
+    result = run_final_test(config, prepared, truth, trainer.restore_best(), out, place, findings=found)
     write_result(out, result)
     return result
 

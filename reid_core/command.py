@@ -6,6 +6,7 @@ path → a result folder that can be written and belongs to one configuration; f
 import logging
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def make_out(out: Path, *, flag: str = "--out") -> Path:
     except OSError as error:
         raise UserError(f"{flag} {out}: cannot be written: {error.strerror}") from error
     return out.resolve()
+
+
+def check_out(out: Path, *, flag: str = "--out") -> None:
+    """Find out whether `make_out` can make the folder and write there, and leave nothing behind.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return
+    except OSError as error:
+        raise UserError(f"{flag} {out}: cannot be written: {error.strerror}") from error
 
 
 def absolute_data(data: str) -> str:

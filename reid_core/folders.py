@@ -21,7 +21,8 @@ from reid_core.data.animal_folders import (
     is_storable,
     make_rows,
 )
-from reid_core.data.photographs import extensions
+from reid_core.data.photographs import extensions, read_date
+from reid_core.data.table.columns import strip_blanks
 from reid_core.data.table.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_line
@@ -108,6 +109,20 @@ def describe_left_out(found: Found) -> list[str]:
     return lines
 
 
+def describe_blanks(found: Found) -> list[str]:
+    """A line about names of folders that are read without the blanks at their ends."""
+    names = dict.fromkeys(part for path in found.photographs for part in path.parent.parts[:2])
+    blank = [repr(name) for name in names if strip_blanks(name) != name]
+    return [f"names of folders read without blanks at their ends: {len(blank)} ({_first(blank)})"] if blank else []
+
+
+def describe_dates(root: Path, rows: Sequence[Row]) -> list[str]:
+    """A line about dates that cameras wrote and that are none, such as "0000:00:00 00:00:00"."""
+    written = {row["path"]: read_date(root / row["path"]) for row in rows if not row["date"]}
+    wrong = [f"{path}: {date}" for path, date in written.items() if date.strip("\0 ")]
+    return [f"dates that cannot be read as such, left empty: {len(wrong)} ({_first(wrong)})"] if wrong else []
+
+
 def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
@@ -178,7 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = make_rows(root, found.photographs, group=options.group, query_folders=query_folders)
     file = write_metadata(root, rows, overwrite=options.overwrite)
     following = _next_command(root, rows, follow_links=options.follow_links)
-    lines = [*describe_rows(rows), *describe_left_out(found), f"written: {file}", following]
+    noticed = [*describe_left_out(found), *describe_blanks(found), *describe_dates(root, rows)]
+    lines = [*describe_rows(rows), *noticed, f"written: {file}", following]
     print("\n".join(map(escape_line, lines)))
     return 0
 

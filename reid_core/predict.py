@@ -1,7 +1,8 @@
 """Name every query photograph, or call it new: `python -m reid_core.predict BUNDLE --data PATH --out submission.csv`.
 
-PATH is a folder with metadata.csv, whose query rows are named; its columns identity, date, orientation and species may
-be missing. In a folder without metadata.csv every photograph is a query, and so is a photograph that PATH itself is.
+PATH is a folder with metadata.csv, whose query rows are named; of its columns only image_id and path must be there, if
+all rows are queries of one group. In a folder without metadata.csv every photograph is a query, and so is a photograph
+that PATH itself is.
 
 Beside submission.csv (`image_id,identity`) lie candidates.csv (the five most probable animals of each query, for a
 person to review) and findings.json (what of the data was not used). Database rows of metadata.csv whose photographs
@@ -40,7 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--group",
         metavar="NAME",
-        help="species group of photographs that no metadata.csv describes (default: the bundle's, if it has only one)",
+        help="species group of all photographs, where no metadata.csv says it (default: the bundle's, if it has only "
+        "one)",
     )
     parser.add_argument(
         "--extend-gallery",
@@ -64,9 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.make_out(options.out.parent)
     with tempfile.TemporaryDirectory() as scratch:
         predictions, of_gallery = model.answer(request, options.cache or Path(scratch))
-    log_findings(of_gallery)
     findings = [*request.findings, *of_gallery]
     write_answers(options.out, predictions, request.order, findings)
+    log_findings(of_gallery)
     new = sum(prediction.identity == NEW for prediction in predictions)
     marked = sum(bool(prediction.note) for prediction in predictions)
     print(f"{len(predictions)} queries: {len(predictions) - new} named, {new} {NEW}, {marked} with a note")

@@ -127,15 +127,10 @@ def node_types(job: dict[str, Any]) -> dict[str, Any]:
     return _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"]
 
 
-def total(types: dict[str, Any]) -> dict[str, float]:
+def nodes_of(types: dict[str, Any]) -> list[dict[str, float]]:
     """Resources of a head and of as many workers as there may be."""
-    result: dict[str, float] = {}
-    for name, node in types.items():
-        for resource, amount in node["resources"].items():
-            result[resource] = result.get(resource, 0) + amount * (
-                1 if name.startswith("head") else node["max_workers"]
-            )
-    return result
+    counts = {name: 1 if name.startswith("head") else node["max_workers"] for name, node in types.items()}
+    return [types[name]["resources"] for name, count in counts.items() for _ in range(count)]
 
 
 def sweep_command(job: dict[str, Any]) -> tuple[str, Any]:
@@ -145,7 +140,7 @@ def sweep_command(job: dict[str, Any]) -> tuple[str, Any]:
     return script, make_parser("").parse_args(arguments)
 
 
-def shortage(job: dict[str, Any], there: dict[str, float]) -> str | None:
+def shortage(job: dict[str, Any], there: list[dict[str, float]]) -> str | None:
     """Why a cluster cannot hold the RayJob's sweep, by the sweep's own check."""
     _, options = sweep_command(job)
     wanted = Resources(
@@ -185,8 +180,8 @@ def broken_rules(job: dict[str, Any]) -> set[str]:
         "data and results are shared": on_shared,
         "requests are limits": all(c["resources"]["requests"] == c["resources"]["limits"] for c in containers),
         "object store fits": all(shm_bytes(pod) >= OBJECT_STORE_SHARE * memory_bytes(pod) for pod in pods),
-        "the sweep fits": shortage(job, total(types)) is None,
-        "the sweep fits at once": shortage(job, total(node_types(initial))) is None,
+        "the sweep fits": shortage(job, nodes_of(types)) is None,
+        "the sweep fits at once": shortage(job, nodes_of(node_types(initial))) is None,
     }
     return {name for name, kept in rules.items() if not kept}
 
@@ -285,7 +280,7 @@ def test_ray_up_accepts_the_cluster():
     assert types["gpu-worker"]["min_workers"] == 0
     assert types["gpu-worker"]["max_workers"] <= config["max_workers"]
     job = read_yaml("rayjob.yaml")
-    assert shortage(job, total(types)) is None
+    assert shortage(job, nodes_of(types)) is None
     assert types["head"]["resources"]["TRAIN_DRIVER"] >= sweep_command(job)[1].concurrent
 
 

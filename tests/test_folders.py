@@ -134,9 +134,11 @@ def test_queries_alone_need_a_group_and_lead_to_predict(photos, capsys):
         (None, ""),
     ],
 )
-def test_the_date_is_that_of_the_photograph(photos, taken, day):
+def test_the_date_is_that_of_the_photograph(photos, taken, day, capsys):
     put(photos, "ada/1.jpg", "ada/2.tif", "ada/3.webp", taken=taken)
     assert [row["date"] for row in rows_of(photos)] == [day] * 3
+    noticed = f"dates that cannot be read as such, left empty: 3 (ada/1.jpg: {taken}, ada/2.tif: {taken}, "
+    assert (noticed in capsys.readouterr().out) == (taken is not None and not day)
 
 
 def test_a_damaged_photograph_is_listed_without_a_date(photos):
@@ -221,7 +223,7 @@ def test_the_folder_itself_may_be_a_link(photos):
     assert len(rows_of(link)) == 3
 
 
-def test_names_of_any_kind(photos):
+def test_names_of_any_kind(photos, capsys):
     names = ("Ída, the elder/Foto 1, süd.jpg", 'say "hi"/=1+1.jpg', " 鹿 /-.jpg", "A\u030ake/1.jpg", "NA/null.jpg")
     put(photos, *names)
     rows = rows_of(photos)
@@ -229,7 +231,8 @@ def test_names_of_any_kind(photos):
     identities = {row["path"]: row["identity"] for row in rows}
     assert identities[names[0]] == "Ída, the elder"
     assert identities[names[1]] == 'say "hi"'
-    assert identities[names[2]] == "鹿"  # without blanks at the ends
+    assert identities[names[2]] == "鹿"
+    assert "names of folders read without blanks at their ends: 1 (' 鹿 ')" in capsys.readouterr().out
     assert identities[names[3]] == "Åke"  # as everybody but macOS spells it
     assert identities[names[4]] == "NA"
 
@@ -302,6 +305,7 @@ def test_a_table_that_cannot_be_read_stays(photos):
         ),
         ((*NESTED, "1.jpg"), [], r"/1\.jpg: it is not clear to which group \(lynx, newt\).*photos/lynx/unknown"),
         ((*NESTED, "unknown/pig/1.jpg"), [], r"unknown/pig/1\.jpg: it is not clear to which group"),
+        ((" \u2007/1.jpg",), [], "the name of its folder is nothing but blanks; rename the folder"),
         ((f"{NEW}/1.jpg",), [], rf"{NEW}/1\.jpg: no animal can be called {NEW}.*rename its folder.*--queries {NEW}"),
     ],
 )

@@ -14,7 +14,16 @@ from ray.train import Checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.killed_sweep import KilledSweep, Moment, Plan, check_rungs, continues, mount_small_disk, unmount
+from benchmarks.killed_sweep import (
+    MOST_SESSIONS,
+    KilledSweep,
+    Moment,
+    Plan,
+    check_rungs,
+    continues,
+    mount_small_disk,
+    unmount,
+)
 from benchmarks.kills import KINDS, plan_kills
 from reid_core.config.presets import tiny
 from reid_core.errors import UserError
@@ -50,6 +59,17 @@ def test_a_sweep_loses_nothing_by_kills_beside_another_ray(local_ray, small_data
     assert sweep.problems == []
     assert [(kill.kind, kill.resumed) for kill in sweep.kills] == [(kind, True) for each in kinds for kind in each]
     assert sweep.num_once == sweep.num_ended >= 2
+
+
+def test_a_kill_that_never_finds_its_victim_ends(tmp_path, monkeypatch):
+    sweep = KilledSweep(tmp_path, "sweep", tmp_path / "data")
+    ended = SimpleNamespace(is_over=lambda: True, wait=lambda timeout_s: 0, text=lambda: "")
+    monkeypatch.setattr(sweep, "_start", lambda: ended)
+    monkeypatch.setattr(sweep, "_strike", lambda session, plan, number: number)
+    sweep.run_session([Plan("worker", Moment("report", 2)), Plan("disk", Moment("use", 1))])
+    assert [problem.split(" after")[0] for problem in sweep.problems] == [
+        f"sweep: {kind}: nothing to kill in {MOST_SESSIONS} sessions" for kind in ("worker", "disk")
+    ]
 
 
 def record(name, scores, status="completed"):

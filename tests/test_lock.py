@@ -38,10 +38,11 @@ READERS = {
     "read_database": {
         "reid_core.experiment.prepare.prepare",  # splits
         "reid_core.experiment.prepare.load_database",
+        "sweeps.stages.checks.all_checks.check_sweep",  # splits, to see whether the sweep can be run
     },
     "load_database": {
         "reid_core.experiment.prepare.read_truth",
-        "sweeps.stages.dry_run.print_dry_run",  # splits, to show the sizes of the parts
+        "sweeps.comparison.run.check_rows",  # splits, to see whether the rows can be run
         "sweeps.stages.groups.claim.choose_groups",  # the names of the groups
         "sweeps.comparison.row_figures.draw_data",  # after every row was scored
     },
@@ -200,7 +201,6 @@ def test_only_these_open_the_metadata():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value == "metadata.csv"
     }
-    # `prepare` and `request` name it in messages; `synthetic`, `wildlife` and `folders` write it.
-    naming = ("experiment.prepare", "prediction.request")
-    modules = ("data.table.metadata", "data.synthetic", "wildlife", "folders", *naming)
+    # `prepare` names it in a message; `synthetic`, `wildlife` and `folders` write it.
+    modules = ("data.table.metadata", "data.synthetic", "experiment.prepare", "wildlife", "folders")
     assert constants == {f"reid_core.{name}" for name in modules}

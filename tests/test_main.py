@@ -4,9 +4,9 @@ import builtins
 
 import pytest
 
-from reid_core.__main__ import TRIAL, describe_result, main
+from reid_core.__main__ import describe_result, main
 from reid_core.data.test_set import USES, read_uses
-from reid_core.metrics.result import RESULT, read_result
+from reid_core.metrics.result import RESULT, SINGLE, read_result
 
 SHORT = ["--preset", "tiny", "--set", "optim.epochs=0", "--set", "match.matcher=none"]
 ENCODING = UnicodeEncodeError("ascii", "æ", 0, 1, "ordinal not in range(128)")
@@ -36,4 +36,17 @@ def test_an_interrupted_print_never_costs_a_use_of_the_test_set(small_data, tmp_
     assert again.endswith(f"{shown[0][0]}\n")  # just what was to be printed the first time
     assert "testSet was used once." in again
     assert len(read_uses(out)) == 1
-    assert describe_result(read_result(out, TRIAL), out) == shown[0][0]
+    assert describe_result(read_result(out, SINGLE), out) == shown[0][0]
+
+
+def test_what_is_noticed_in_training_stands_in_the_result_the_text_and_the_bundle(small_data, tmp_path, capsys):
+    still = [f"optim.lr_{part}=0" for part in ("head", "stages", "norm")]
+    learned = ["optim.epochs=1", "optim.batch_size=8", "match.matcher=none", "data.image_px=32"]
+    flags = [word for setting in (*learned, *still) for word in ("--set", setting)]
+    assert main(["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *flags]) == 0
+    found = read_result(tmp_path / "out", SINGLE).findings
+    assert [(finding.where, finding.what.split(" in ")[0]) for finding in found] == [
+        ("training", "nothing was learned")
+    ]
+    assert f"  {found[0]}\n" in capsys.readouterr().out
+    assert "* training: nothing was learned" in (tmp_path / "out" / "best" / "README.md").read_text("utf-8")

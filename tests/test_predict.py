@@ -1,6 +1,7 @@
 """Every query is answered, in the order asked for, and what makes an answer worth less is noted."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -137,6 +138,72 @@ def test_gallery_photographs_are_not_needed(experiment, data, plain, tmp_path):
     assert run(experiment, data, tmp_path) == plain
 
 
+def test_a_bare_folder_is_answered_as_its_table_is(experiment, data, plain, tmp_path, capsys):
+    """The photographs of one group, without metadata.csv: the same answers under other ids."""
+    rows = [row for row in read(data / "metadata.csv") if row["split"] == "query" and row["dataset"] == "SpotsID"]
+    bare = tmp_path / "bare"
+    for row in rows:
+        (bare / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / row["path"], bare / row["path"])
+    with pytest.raises(UserError, match=r"give --group NAME, one of ScalesID, SpotsID, StripesID"):
+        run(experiment, bare, tmp_path)
+    arguments = [str(experiment.out / "best"), "--data", str(bare), "--out", str(tmp_path / "out" / "submission.csv")]
+    assert predict.main([*arguments, "--group", "SpotsID"]) == 0
+    before = {row["image_id"]: row["identity"] for row in plain[0]}
+    answers = {row["image_id"]: row["identity"] for row in read(tmp_path / "out" / "submission.csv")}
+    assert answers == {row["path"]: before[row["image_id"]] for row in rows}
+    (finding,) = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert f"{len(rows)} photograph(s) are to be named, as group SpotsID" in finding["what"]
+    assert f"noticed in the data: 1, in {tmp_path / 'out' / 'findings.json'}" in capsys.readouterr().out
+
+
+def test_without_findings_the_file_says_so_and_the_summary_is_short(experiment, tmp_path, capsys):
+    (tmp_path / "findings.json").write_text("of a former call")
+    run(experiment, experiment.data, tmp_path)
+    assert json.loads((tmp_path / "findings.json").read_text()) == []
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"answers: {tmp_path / 'submission.csv'}",
+        f"to review: {tmp_path / 'candidates.csv'}",
+    ]
+
+
+def test_the_columns_that_a_query_does_not_need_may_be_missing(experiment, data, plain, tmp_path):
+    rows = [row for row in read(data / "metadata.csv") if row["split"] == "query"]
+    write(
+        data / "metadata.csv", [{name: row[name] for name in ("path", "image_id", "split", "dataset")} for row in rows]
+    )
+    assert run(experiment, data, tmp_path) == plain
+
+
+def test_a_gallery_is_extended_only_where_that_is_asked_for(experiment, data, plain, tmp_path, caplog):
+    """One photograph of an animal that nobody knows is a new row; the query is a smaller copy of it."""
+    rows = read(data / "metadata.csv")
+    shown, asked = [row for row in rows if row["split"] == "query" and row["dataset"] == "SpotsID"][:2]
+    with Image.open(data / shown["path"]) as image:
+        image.resize((90, 90)).save(data / asked["path"], quality=95)
+    write(data / "metadata.csv", [*rows, shown | {"image_id": "more", "split": "database", "identity": "Ída"}])
+    submission, _ = run(experiment, data, tmp_path / "one")
+    assert "with 1 animal(s) that the bundle does not know; --extend-gallery adds" in caplog.text
+    before, now = ({row["image_id"]: row["identity"] for row in answers} for answers in (plain[0], submission))
+    assert {image_id for image_id in now if now[image_id] != before[image_id]} <= {asked["image_id"]}
+    out = tmp_path / "two" / "submission.csv"
+    arguments = [str(experiment.out / "best"), "--data", str(data), "--out", str(out), "--extend-gallery"]
+    assert predict.main(arguments) == 0
+    candidates = {row["image_id"]: row for row in read(out.with_name("candidates.csv"))}
+    assert candidates[asked["image_id"]]["candidate_1"] == "Ída"
+    assert candidates[shown["image_id"]]["note"] == "the same file as a gallery photograph of Ída"
+    (finding,) = json.loads(out.with_name("findings.json").read_text())
+    assert (finding["where"], finding["examples"]) == ("gallery", ["Ída"])
+    assert "1 photograph(s) are added for this call, with 1 animal(s)" in finding["what"]
+
+
+def test_extending_by_nothing_is_an_error(experiment, data, tmp_path):
+    write(data / "metadata.csv", [row for row in read(data / "metadata.csv") if row["split"] == "query"])
+    arguments = [str(experiment.out / "best"), "--data", str(data), "--out", str(tmp_path / "s.csv")]
+    with pytest.raises(UserError, match=r"--extend-gallery: .*data has no database rows"):
+        predict.main([*arguments, "--extend-gallery"])
+
+
 def test_a_folder_without_queries_is_an_error(experiment, data, tmp_path):
     write(data / "metadata.csv", [row for row in read(data / "metadata.csv") if row["split"] == "database"])
     with pytest.raises(UserError, match="there is nothing to name"):
@@ -168,3 +235,5 @@ def test_the_note_of_an_unreadable_query_is_the_same_in_every_run(experiment, da
     runs = [run(experiment, data, tmp_path / name) for name in ("one", "two")]
     assert runs[0] == runs[1]
     assert "no photograph that can be identified" in runs[0][1][rows[0]["image_id"]]["note"]
+    (finding,) = json.loads((tmp_path / "one" / "findings.json").read_text())
+    assert finding["what"].startswith(f"1 of 2 cannot be read and are answered {NEW} (")

@@ -69,6 +69,9 @@ class ModelConfig:
     weights: str = "pretrained"  # the backbone's to start from: pretrained, random, or the path of a safetensors file
     # stages of the backbone that are trained, from the top (paper §4.1.1); its final norm and the head always are
     unfrozen_stages: Annotated[int, Between(0, 64), Choices((0, 1, 2))] = 2
+    # stages of a backbone whose blocks are all at one stride, such as a vision transformer: its blocks in so many equal
+    # groups; null: 4. As many groups as blocks and unfrozen_stages=1 train the last block alone
+    block_groups: Annotated[int | None, Between(1, 64)] = None
     # from the backbone's features to the embedding (paper §4.1.4.2); none: the features are the embedding
     head: Literal["none", "linear", "mlp"] = "linear"
     # width of the hidden layer, of an mlp head and of an mlp classifier

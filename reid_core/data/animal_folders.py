@@ -178,6 +178,8 @@ class _Tree:
             return self._group_of_query(path, folders), ""
         if not folders or fold_name(folders[0]) in self.queries:
             return group, ""
+        if not strip_blanks(folders[0]):
+            raise UserError(f"{self.root / path}: the name of its folder is nothing but blanks; rename the folder")
         if folders[0] == NEW:
             raise UserError(
                 f"{self.root / path}: no animal can be called {NEW}, the answer for an unknown one; rename its folder, "

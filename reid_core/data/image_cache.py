@@ -23,6 +23,7 @@ from reid_core.data.photographs import (
     UNREADABLE_KEY,
     content_key,
     file_key,
+    has_more_frames,
     open_photograph,
     read_photograph,
     to_square,
@@ -33,7 +34,7 @@ from reid_core.files.checksums import digest_of
 from reid_core.files.escape import escape_line
 
 SHOWN_LETTERS = 300  # of the reason why an image cannot be read
-DECODER = "1"  # part of the file name; raise it when the same photograph gives other pixels than before
+DECODER = "2"  # part of the file name; raise it when the same photograph gives other pixels than before
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ logger = logging.getLogger(__name__)
 def build_cache(
     folder: Path, root: Path, paths: list[str], image_px: int, *, map_chunks: MapChunks = local_map
 ) -> Path:
-    """Write the image cache, or find the one that a former call wrote; images that cannot be read are logged.
+    """Write the image cache, or find the one that a former call wrote.
+
+    Nothing is said of images that cannot be read: `photograph_findings` has words for what the cache holds.
 
     Args:
         folder: Where the cache is written; made if needed.
@@ -51,7 +54,7 @@ def build_cache(
         map_chunks: Like `local_map`; its function is a partial of a module-level one and takes a list of paths.
 
     Returns:
-        Path of the Arrow file: `key, error, pixels, checksum` (see `ImageCache`), one row per path.
+        Path of the Arrow file: `key, error, more_frames, pixels, checksum` (see `ImageCache`), one row per path.
 
     Raises:
         UserError: If the folder cannot be written, or the disk is full.
@@ -64,33 +67,36 @@ def build_cache(
         decode = functools.partial(decode_chunk, root=str(root), image_px=image_px)
         chunks = [paths[start : start + CHUNK_IMAGES] for start in range(0, len(paths), CHUNK_IMAGES)]
         write_cache(path, count_rows(map_chunks(decode, chunks), len(paths), f"images {image_px} px"), image_px)
-    _warn_of_unreadable(ImageCache(path), root, paths)
     return path
 
 
 def cache_schema(image_px: int) -> pa.Schema:
-    """Columns of what fills an image cache: content key, error (null when readable), HWC RGB pixels."""
+    """Columns of what fills an image cache: content key, error, more_frames (see `ImageCache`), HWC RGB pixels."""
     pixels = pa.list_(pa.uint8(), image_px * image_px * 3)
-    return pa.schema([("key", pa.string()), ("error", pa.string()), ("pixels", pixels)])
+    return pa.schema({"key": pa.string(), "error": pa.string(), "more_frames": pa.bool_(), "pixels": pixels})
 
 
 def decode_chunk(paths: list[str], *, root: str, image_px: int) -> pa.Table:
     """Decode photographs to rows of the cache; an unreadable one has zero pixels and the reason in `error`."""
-    keys, errors = [], []
+    keys, errors, more_frames = [], [], []
     pixels_BHWC = np.zeros((len(paths), image_px, image_px, 3), dtype=np.uint8)
     for row, path in enumerate(paths):
-        key, error = UNREADABLE_KEY, None
+        key, error, more = UNREADABLE_KEY, None, False
         try:
             data = read_photograph(Path(root, path))
             key = content_key(data)
-            pixels_BHWC[row] = decode_image(data, image_px)
+            with open_photograph(data) as image:
+                pixels_BHWC[row] = to_square(image, image_px)
+                more = has_more_frames(image)
         # Damaged files make decoders raise nearly anything: OSError, ValueError, SyntaxError, struct.error, ...
         except Exception as reason:
             error = escape_line(f"{type(reason).__name__}: {reason}")[:SHOWN_LETTERS]
         keys.append(key)
         errors.append(error)
+        more_frames.append(more)
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(pixels_BHWC.reshape(-1)), image_px * image_px * 3)
-    return pa.table([pa.array(keys, pa.string()), pa.array(errors, pa.string()), pixels], cache_schema(image_px))
+    columns = [pa.array(keys, pa.string()), pa.array(errors, pa.string()), pa.array(more_frames, pa.bool_()), pixels]
+    return pa.table(columns, cache_schema(image_px))
 
 
 def decode_image(data: bytes, image_px: int) -> np.ndarray:
@@ -119,6 +125,7 @@ class ImageCache:
         image_px: Width and height of every image in pixels.
         keys: Digest of each photograph's content, hexadecimal; UNREADABLE_KEY where it could not be opened.
         error: Why an image is all zeros, None where it was read.
+        more_frames: Whether the file holds other frames or pages than the one that was decoded; None: not asked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -132,6 +139,7 @@ class ImageCache:
         self.image_px = math.isqrt(table.schema.field("pixels").type.list_size // 3)
         self.keys: list[str] = table["key"].to_pylist()
         self.error: list[str | None] = table["error"].to_pylist()
+        self.more_frames: list[bool | None] = table["more_frames"].to_pylist()
         shape = (-1, self.image_px, self.image_px, 3)
         self._chunks = [c.flatten().to_numpy().reshape(shape) for c in table["pixels"].chunks if len(c)]
         self._starts = np.cumsum([0, *(len(c) for c in self._chunks)])
@@ -169,9 +177,10 @@ def _file_schema(image_px: int) -> pa.Schema:
 
 
 def _checksums(rows: pa.Table) -> pa.Array:
-    """CRC-32 of each row's key, error and pixels."""
+    """CRC-32 of each row's key, error, more_frames and pixels."""
     pixels_BP = rows["pixels"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-    texts = map(repr, zip(rows["key"].to_pylist(), rows["error"].to_pylist(), strict=True))
+    columns = (rows[name].to_pylist() for name in ("key", "error", "more_frames"))
+    texts = map(repr, zip(*columns, strict=True))
     starts = (zlib.crc32(text.encode()) for text in texts)
     return pa.array(map(zlib.crc32, pixels_BP, starts), pa.uint32())
 
@@ -185,8 +194,7 @@ def is_intact(path: Path, keys: list[str], image_px: int) -> bool:
         return False
     try:
         table = _map(path)
-        known = table.schema in (_file_schema(image_px), cache_schema(image_px))
-        if known and table["key"].to_pylist() == keys and _fits_checksums(table):
+        if table.schema == _file_schema(image_px) and table["key"].to_pylist() == keys and _fits_checksums(table):
             return True
         problem: object = "other rows than expected"
     except UserError as error:
@@ -196,8 +204,6 @@ def is_intact(path: Path, keys: list[str], image_px: int) -> bool:
 
 
 def _fits_checksums(table: pa.Table) -> bool:
-    if "checksum" not in table.column_names:  # of an earlier version
-        return True
     batches = [pa.Table.from_batches([batch]) for batch in table.to_batches()]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return all(pool.map(lambda batch: _checksums(batch).equals(batch["checksum"].chunk(0)), batches))
@@ -208,18 +214,8 @@ def _map(path: Path) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)
-        if table["key"].null_count or table["pixels"].null_count:
-            raise pa.ArrowInvalid("a row without key or pixels")
+        if table["key"].null_count or table["pixels"].null_count or "more_frames" not in table.column_names:
+            raise pa.ArrowInvalid("a row without key or pixels, or a file of an earlier version")
         return table
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:  # a name that is not UTF-8 is a ValueError
         raise UserError(f"{path}: this image cache is missing or damaged; give the command again ({error})") from error
-
-
-def _warn_of_unreadable(cache: ImageCache, root: Path, paths: list[str]) -> None:
-    unreadable = [
-        f"{escape_line(path)} ({error})" for path, error in zip(paths, cache.error, strict=True) if error is not None
-    ]
-    if unreadable:
-        more = ", ..." if len(unreadable) > 3 else ""
-        first = ", ".join(unreadable[:3])
-        logger.warning("%s: %d of %d images cannot be read: %s%s", root, len(unreadable), len(paths), first, more)

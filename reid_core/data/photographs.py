@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from reid_core.files.checksums import digest_of, file_digest
@@ -25,7 +26,23 @@ MAX_PIXELS = 178_956_970
 MAX_BYTES = 2_000_000_000  # a larger file is not read; MAX_PIXELS of 16-bit RGB take 1.1 GB
 LARGE_PIXELS = 50_000_000  # from here on one at a time: decoding and converting take up to 20 bytes per pixel
 # Formats of photographs. Pillow knows others, and hands one of them (EPS) to a program that runs what is in the file.
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "AVIF", "PPM", "HEIF")
+# What lies in photographs' folders under photographs' names: where its first bytes are, and what it is.
+NO_PHOTOGRAPHS = (
+    (0, b"\x00\x05\x16\x07", "a Mac's AppleDouble file; its photograph is the file without ._ in its name"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` brings the photograph"),
+    (0, b"<!doctype html", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"%pdf", "a PDF"),
+    (0, b"pk\x03\x04", "a ZIP archive"),
+    (0, b"\x1a\x45\xdf\xa3", "a video"),
+    (8, b"avi ", "a video"),
+    (4, b"ftypcrx", "a camera's raw image; export it as JPEG"),
+    (4, b"ftyphe", "a HEIC file that is damaged"),
+    (4, b"ftypmif1", "a HEIC or AVIF file that is damaged"),
+    (4, b"ftypav", "an AVIF file that is damaged"),
+    (4, b"ftyp", "a video"),
+)
 _one_at_a_time = threading.Lock()
 
 
@@ -65,7 +82,8 @@ def open_photograph(data: bytes) -> Iterator[Image.Image]:
     """Open a photograph of one of FORMATS, without decoding it. Large ones are open one at a time in a process.
 
     Compressed text and colour profiles of more than a megabyte, tags that add up to more than the file, and frames and
-    tiles beyond the limit are refused by Pillow (13 and newer).
+    tiles beyond the limit are refused by Pillow (13 and newer); a HEIC file that decodes to another size than its
+    header announces by libheif.
 
     Raises:
         ValueError: If it is empty, is not such a photograph, or has more than MAX_PIXELS pixels.
@@ -76,7 +94,7 @@ def open_photograph(data: bytes) -> Iterator[Image.Image]:
     try:
         image = Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError as error:  # its message names an address in memory, another one in each run
-        raise ValueError(f"no photograph that can be identified as one of {', '.join(_formats())}") from error
+        raise ValueError(_describe(data)) from error
     with image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -87,17 +105,27 @@ def open_photograph(data: bytes) -> Iterator[Image.Image]:
             yield image
 
 
+def _describe(data: bytes) -> str:
+    """Why a file is no photograph."""
+    for start, sign, what in NO_PHOTOGRAPHS:
+        if data[start : start + len(sign)].lower() == sign:
+            return f"no photograph but {what}"
+    return f"no photograph that can be identified as one of {', '.join(_formats())}"
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Those of FORMATS that this build of Pillow has."""
     Image.init()
+    pillow_heif.register_heif_opener()  # adds a format that Pillow does not know, and changes none
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 @functools.cache
 def extensions() -> frozenset[str]:
     """Ends of the names of files that `open_photograph` can read, in lower case, such as ".jpg"."""
-    return frozenset(end for end, name in Image.registered_extensions().items() if name in _formats())
+    formats = _formats()  # first: it may add to what is registered
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in formats)
 
 
 def read_date(file: Path) -> str:
@@ -119,9 +147,20 @@ def to_square(image: Image.Image, image_px: int) -> np.ndarray:
     Returns:
         Pixels, uint8, shape (image_px, image_px, 3).
     """
-    image.draft("RGB", (2 * image_px, 2 * image_px))  # JPEG only: decodes at 1/2, 1/4, 1/8, never below this size
+    if image.format in ("JPEG", "MPO"):  # of a HEIC file it would take the thumbnail, which may show something else
+        image.draft("RGB", (2 * image_px, 2 * image_px))  # decodes at 1/2, 1/4, 1/8, never below this size
     upright = _to_rgb(ImageOps.exif_transpose(image))
     return np.asarray(upright.resize((image_px, image_px), Image.Resampling.BICUBIC))
+
+
+def has_more_frames(image: Image.Image) -> bool:
+    """Whether a decoded photograph's file holds other frames or pages than the one that was decoded.
+
+    Some formats decode the next frame to find out: where that is damaged, the first may still be good.
+    """
+    with contextlib.suppress(Exception):
+        return bool(getattr(image, "is_animated", False))
+    return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
@@ -67,7 +68,7 @@ def read_json(file: Path) -> Any:
 def write_model(folder: Path, config: TrialConfig, model: ReidModel, *, refitted_epochs: int | None = None) -> None:
     """Write `MODEL_FILES`."""
     write_config(folder / "config.yaml", config)
-    save_file(model.state_dict(), folder / MODEL)
+    save_file(_separate(model.state_dict()), folder / MODEL)
     architecture = (getattr(model.backbone, "pretrained_cfg", None) or {}).get("architecture")
     about = {
         "format": FORMAT,
@@ -76,6 +77,20 @@ def write_model(folder: Path, config: TrialConfig, model: ReidModel, *, refitted
         "refitted_epochs": refitted_epochs,
     }
     write_json(folder / ABOUT, about)
+
+
+def _separate(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same values, none of which share memory: safetensors refuses what a network uses in several places.
+
+    Such a tensor is written under each of its names, so it is read like any other.
+    """
+    separate: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, value in state.items():
+        memory = value.untyped_storage().data_ptr()
+        separate[name] = value.clone(memory_format=torch.contiguous_format) if memory in taken else value.contiguous()
+        taken.add(memory)
+    return separate
 
 
 def load_model(folder: Path) -> tuple[TrialConfig, ReidModel]:

@@ -16,7 +16,7 @@ from reid_core.model.reid_model import ReidModel
 from reid_core.scoring.decision import Outputs
 from reid_core.scoring.evaluate import Decided, cosine_report, decide, sample_training
 from reid_core.training.trainer import Evaluate
-from reid_core.training.validation import classifier_report, nearest_triplet_loss
+from reid_core.training.validation import classifier_report, mean_cosine, nearest_triplet_loss
 
 
 def outputs_of(
@@ -61,13 +61,15 @@ def pair_scorer(
 
 
 def epoch_evaluation(config: TrialConfig, prepared: Prepared, place: Place) -> Evaluate:
-    """What a trial evaluates after each epoch: by the cosine alone, and on `validating` the loss."""
+    """What a trial evaluates after each epoch: by the cosine alone, on `validating` the loss, and `mean_cosine`."""
     parts, code_N = prepared.parts, prepared.codes()
+    seen = np.flatnonzero(np.isin(parts.part_N, SEEN))
     training, validating = parts.rows("training"), parts.rows("validating")
 
     def evaluate(model: ReidModel) -> dict[str, float]:
         outputs = outputs_of(config, prepared, model, place)
         report = cosine_report(config, parts, outputs, device=place.device)
+        report |= {"mean_cosine": mean_cosine(outputs.embedding_ND[seen], parts.group_N[seen])}
         if outputs.logit_NK is not None:
             of_training = classifier_report(outputs.logit_NK, code_N, sample_training(parts), "training")
             del of_training["loss_training"]  # "loss" is the mean over the epoch's steps

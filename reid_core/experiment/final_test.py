@@ -4,7 +4,6 @@ prepared data + truth + chosen model → metrics, predictions.parquet, leaks.csv
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from reid_core.experiment.bundle import Bundle, Second, write_bundle
 from reid_core.experiment.evaluation import outputs_of, pair_scorer
 from reid_core.experiment.prepared import SEEN, UNREADABLE, Prepared
 from reid_core.experiment.second_model import load_second
+from reid_core.metrics.result import Result
 from reid_core.metrics.summary import summarise
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
@@ -35,7 +35,7 @@ def run_final_test(
     place: Place,
     *,
     findings: Sequence[Finding] = (),
-) -> dict[str, dict[str, float]]:
+) -> Result:
     """Score `testSet` once and write the bundle (`out/best`) and every single answer (`out/predictions.parquet`).
 
     Args:
@@ -45,10 +45,11 @@ def run_final_test(
         model: With the chosen weights.
         out: Result folder; gets `leaks.csv` too (`leaks.leak_report`).
         place: Of the one process that does this.
-        findings: Of the training; those of the data are in `prepared`. The bundle's README has them all.
+        findings: Of the training; those of the data are in `prepared`. Result and bundle have them all.
 
     Returns:
-        Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not.
+        Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not,
+        with all findings. The caller writes it down (`result.write_result`) before anything else.
     """
     outputs = outputs_of(config, prepared, model, place, (*SEEN, "testSet"))
     score_pairs = pair_scorer(config.match, prepared.local_features, place)
@@ -58,13 +59,13 @@ def run_final_test(
     answers = {"thresholdSet": of_thresholds, "testSet": of_test}
     tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
     pq.write_table(pa.concat_tables(tables), out / "predictions.parquet", write_page_checksum=True)
-    leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, outputs.embedding_ND)
+    leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, prepared.fingerprints)
     write_leaks(out / "leaks.csv", leaks)
     test_metrics = summarise(shares_of(of_test, decision, truth))
     metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
-    bundle = _bundle(config, prepared, truth, model, decision, outputs, metrics)
-    write_bundle(out / "best", replace(bundle, findings=(*prepared.findings, *findings)))
-    return metrics
+    result = Result(metrics=metrics, findings=(*prepared.findings, *findings))
+    write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, result))
+    return result
 
 
 def _bundle(
@@ -74,7 +75,7 @@ def _bundle(
     model: ReidModel,
     decision: Decision,
     outputs: Outputs,
-    metrics: dict[str, dict[str, float]],
+    result: Result,
 ) -> Bundle:
     everything = np.flatnonzero(truth.part_N != UNREADABLE)
     second = None
@@ -89,7 +90,8 @@ def _bundle(
         embedding_GD=outputs.embedding_ND[everything],
         sides_G6=prepared.sides_N6[everything],
         features=prepared.local_features.select(everything) if prepared.local_features else None,
-        metrics=metrics,
+        metrics=result.metrics,
+        findings=result.findings,
         class_identity_K=outputs.class_identity_K,
         class_group_K=outputs.class_group_K,
         second=second,

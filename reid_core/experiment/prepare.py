@@ -19,6 +19,8 @@ from reid_core.config.values import override
 from reid_core.data.animals import positions_by_group
 from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
+from reid_core.data.near_duplicates import take_fingerprints
+from reid_core.data.photograph_findings import find_in_photographs
 from reid_core.data.requested import check_requests, notice_requests
 from reid_core.data.splits.assign import assign_parts
 from reid_core.data.splits.describe import describe_parts
@@ -92,18 +94,21 @@ def prepare(
     check_requests(database, config)
     paths = database["path"].to_pylist()
     image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks)
-    _check_same_data(folder, root, database, ImageCache(image_cache).keys)
+    images = ImageCache(image_cache)
+    _check_same_data(folder, root, database, images.keys)
+    in_photographs = find_in_photographs(database, images, take_fingerprints(images))
+    log_findings(in_photographs)
     match_cache, features = image_cache, None
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
         map_features = spread.chunks if config.match.matcher == "sift-mnn" else spread.networks
         features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_features)
     second = _embed_second_models(folder, root, paths, config, second_models, spread)
-    parts = split_database(database, ImageCache(image_cache).error, config)
+    parts = split_database(database, images.error, config)
     requested = notice_requests(database.filter(pa.array(parts.part_N != UNREADABLE)), config)
     log_findings(requested)
     logger.info("%s", describe_parts(parts))
-    _check_objective(parts, root)
+    check_objective(parts, root)
     prepared = Prepared(
         str(image_cache),
         str(match_cache),
@@ -113,7 +118,7 @@ def prepare(
         date_N=column_of(database, "date"),
         second=second,
         group=group,
-        findings=(*findings, *requested),
+        findings=(*findings, *in_photographs, *requested),
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
@@ -132,8 +137,22 @@ def _embed_second_models(
 
 def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[str]) -> None:
     """Refuse data that changed since the folder was prepared: trials before and after it could not be compared."""
-    file, photographs = folder / DATA, digest_of("".join(keys))
-    now = {"metadata.csv": digest_metadata(database), "photographs": photographs}
+    now = {"metadata.csv": digest_metadata(database), "photographs": digest_of("".join(keys))}
+    _check_unchanged(folder, root, now)
+    write_sealed(folder / DATA, now)
+
+
+def check_same_table(folder: Path, root: Path, database: pa.Table) -> None:
+    """Find out, without reading a photograph, whether a folder was prepared from this table, if it was from any.
+
+    Raises:
+        UserError: If it was prepared from another one.
+    """
+    _check_unchanged(folder, root, {"metadata.csv": digest_metadata(database)})
+
+
+def _check_unchanged(folder: Path, root: Path, now: dict[str, str]) -> None:
+    file = folder / DATA
     before = read_sealed(file) if file.exists() else now
     changed = [name for name in now if now[name] != before.get(name)]
     if changed:
@@ -141,7 +160,6 @@ def _check_same_data(folder: Path, root: Path, database: pa.Table, keys: list[st
             f"{root}: changed since {folder} was prepared from it: {', '.join(changed)}; bring back the former files, "
             "or begin with a new result folder"
         )
-    write_sealed(file, now)
 
 
 def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
@@ -164,7 +182,7 @@ def prepare_fresh_split(folder: Path, number: int, config: TrialConfig) -> Path:
     parts = resplit(prepared.parts, number=number, rule=SplitRule.of(config), date_N=prepared.date_N)
     target = folder / f"split-{number:04d}"
     logger.info("fresh split %d\n%s", number, describe_parts(parts))
-    _check_objective(parts, target)
+    check_objective(parts, target)
     target.mkdir(exist_ok=True)
     save_prepared(replace(prepared, parts=parts), target)
     return target
@@ -209,7 +227,12 @@ def read_truth(root: Path, prepared: Prepared, *, use: Use, reading: Reading = S
     return replace(parts, identity_N=identity_N)
 
 
-def _check_objective(parts: Parts, where: Path) -> None:
+def check_objective(parts: Parts, where: Path | str) -> None:
+    """Find out whether there is anything to maximise.
+
+    Raises:
+        UserError: If no group has both known and new animals in `thresholdSet`.
+    """
     queries = parts.rows("thresholdSet")
     known_Q, group_Q = parts.known(queries), parts.group_N[queries]
     if not any(0 < known_Q[rows].mean() < 1 for _, rows in positions_by_group(group_Q)):

@@ -14,13 +14,15 @@ from reid_core.files.checksums import read_sealed, write_sealed
 
 RESULT = "result.json"  # in OUT: which trial was scored on `testSet`, and how
 
+SINGLE = "single run"  # name of the only trial of `python -m reid_core`
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What became of a trial that was scored on `testSet`."""
 
-    trial: str  # its name
     metrics: dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics (`summary.summarise`)
+    trial: str = SINGLE  # its name
     findings: tuple[Finding, ...] = ()  # of data and training: what was dropped, changed, or looks wrong
     confirmation: dict[str, Any] | None = None  # of a sweep: what JSON can hold of it
 

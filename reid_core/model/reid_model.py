@@ -10,8 +10,10 @@ from torch import nn
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.errors import UserError
-from reid_core.model.backbone import Part, find_parts, make_backbone, skip_modules
+from reid_core.model.frozen.replay import Halves
 from reid_core.model.heads import NUM_SIDES, Heads, make_heads
+from reid_core.model.sizes import make_fitting
+from reid_core.model.stages import Cut, Part, cut_backbone
 
 
 class ReidModel(nn.Module):
@@ -19,7 +21,7 @@ class ReidModel(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        cut: Cut,
         heads: Heads,
         *,
         num_identities: int,
@@ -28,23 +30,29 @@ class ReidModel(nn.Module):
         std: list[float],
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.classifier = backbone, heads.embedding, heads.classifier
+        self.backbone, self.head, self.classifier = cut.backbone, heads.embedding, heads.classifier
         self.num_identities = num_identities if heads.classifier is not None else 0  # K
         self.side_input, self.side_embedding = heads.side_input, heads.side_embedding
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self._parts = find_parts(backbone)
-        num_stages = len(self._parts) - 2
-        if unfrozen_stages > num_stages:
-            raise UserError(f"model.unfrozen_stages={unfrozen_stages}: the backbone has {num_stages} stages")
-        frozen_stages = num_stages - unfrozen_stages
+        self._parts = cut.parts
+        if unfrozen_stages > self.num_stages:
+            raise UserError(f"model.unfrozen_stages={unfrozen_stages}: the backbone has {self.num_stages} stages")
+        frozen_stages = self.num_stages - unfrozen_stages
         # The stem is trained only when every stage is.
         self._frozen = self._parts[: frozen_stages + 1] if frozen_stages else []
         for part in self._frozen:
             for parameter in part.parameters:
                 parameter.requires_grad_(False)
+        end = self._frozen[-1].end if self._frozen else 0
+        self._halves = Halves(self.backbone, cut.trace, end, cut.image_px) if self._frozen else None
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the backbone, frozen and trained."""
+        return len(self._parts) - 2
 
     def normalise(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
         """uint8 RGB (B, H, W, 3) → normalised float32 (B, 3, H, W)."""
@@ -74,10 +82,20 @@ class ReidModel(nn.Module):
         """The frozen part of the backbone, in the order in which it runs; empty if every stage is trained."""
         return [module for part in self._frozen for module in part.modules]
 
+    def halves(self) -> Halves:
+        """The backbone, cut at the end of the last frozen stage.
+
+        Raises:
+            UserError: If every stage is trained.
+        """
+        if self._halves is None:
+            raise UserError("model.unfrozen_stages leaves no stage frozen")
+        return self._halves
+
     def frozen_features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """What the frozen part makes of the images: the same for the same pixels in every epoch of every trial.
 
-        Only for a backbone that is a chain of its modules, which `boundary.find_boundary` proves.
+        Only for a backbone for which `boundary.find_layout` has proved that this is all that the rest needs.
 
         Args:
             images_BCHW: From `normalise`.
@@ -85,11 +103,8 @@ class ReidModel(nn.Module):
         Returns:
             Activation at the boundary between frozen and trained stages; (B, ...), without gradient.
         """
-        activation_BX = images_BCHW
         with torch.no_grad():
-            for module in self.frozen_modules():
-                activation_BX = module(activation_BX)
-        return activation_BX
+            return self.halves().until(images_BCHW)
 
     def features_from(self, activation_BX: torch.Tensor, sides_B6: torch.Tensor | None = None) -> torch.Tensor:
         """`features` from the boundary on; (B, D), float32.
@@ -100,8 +115,7 @@ class ReidModel(nn.Module):
         """
         if sides_B6 is None:
             sides_B6 = activation_BX.new_zeros(len(activation_BX), NUM_SIDES, dtype=torch.float32)
-        trained = skip_modules(self.backbone, self.frozen_modules())
-        return self._finish(trained(activation_BX), sides_B6)
+        return self._finish(self.halves().onwards(activation_BX), sides_B6)
 
     def _finish(self, feature_BF: torch.Tensor, sides_B6: torch.Tensor) -> torch.Tensor:
         if self.side_embedding is not None:
@@ -154,16 +168,19 @@ def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
     Args:
         config: Of the trial.
         num_identities: K, identities that the classifier knows; 0: no classifier, whatever the loss.
+
+    Raises:
+        UserError: If the backbone cannot be made, does not take images of that size, cannot be cut into stages, or has
+            fewer than are to be trained.
     """
     torch.manual_seed(config.seed)
-    backbone = make_backbone(config.model, config.data.image_px)
-    num_features = int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)  # type: ignore[arg-type]
-    pretrained = getattr(backbone, "pretrained_cfg", None) or {}
+    cut = cut_backbone(*make_fitting(config.model, config.data.image_px), config)
+    pretrained = getattr(cut.backbone, "pretrained_cfg", None) or {}
     mean = config.data.mean if config.data.mean is not None else pretrained.get("mean", (0.485, 0.456, 0.406))
     std = config.data.std if config.data.std is not None else pretrained.get("std", (0.229, 0.224, 0.225))
     return ReidModel(
-        backbone,
-        make_heads(config, num_features, num_identities),
+        cut,
+        make_heads(config, int(cut.trace.output.shape[1]), num_identities),
         num_identities=num_identities,
         unfrozen_stages=config.model.unfrozen_stages,
         mean=np.broadcast_to(mean, 3).tolist(),
@@ -179,6 +196,15 @@ def outline_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
     """
     with torch.device("meta"):
         return make_model(override(config, {"model.weights": "random"}), num_identities=num_identities)
+
+
+def num_stages(config: TrialConfig) -> int:
+    """How many stages the backbone of a configuration has, found out without its weights.
+
+    Raises:
+        UserError: If it cannot be made, or cannot be cut.
+    """
+    return outline_model(override(config, {"model.unfrozen_stages": 0})).num_stages
 
 
 def describe_model(config: TrialConfig, *, num_identities: int = 0) -> str:

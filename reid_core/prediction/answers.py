@@ -51,8 +51,12 @@ def predict(bundle: Bundle, root: Path, queries: pa.Table, cache_folder: Path) -
         queries: Rows of `metadata.read_metadata`.
         cache_folder: Where decoded pixels and local features are kept.
     """
+    return name_described(bundle, queries, describe_photographs(bundle, root, queries, cache_folder))
+
+
+def name_described(bundle: Bundle, queries: pa.Table, described: Described) -> list[Prediction]:
+    """`predict` for photographs that the same bundle, or one with a smaller gallery, has described."""
     config, place = bundle.config, local_place(bundle.config)
-    described = describe_photographs(bundle, root, queries, cache_folder)
     parts, outputs = _join_parts(bundle, queries, described), _join_outputs(bundle, described)
     score_pairs = pair_scorer(config.match, described.features, place, gallery=bundle.features)
     rows = parts.rows("query")

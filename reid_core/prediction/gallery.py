@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
+from reid_core.data.photograph_findings import find_in_files
 from reid_core.data.photographs import file_key
 from reid_core.data.table.findings import Finding, make_finding
+from reid_core.data.table.names import fold_name
 from reid_core.errors import UserError
 from reid_core.experiment.bundle import Bundle
 from reid_core.matching.local_features import LocalFeatures
@@ -62,9 +65,12 @@ def fit_gallery(
     if not len(database):
         return bundle, []
     if bundle.key_G is None:
-        what = f"{len(database)} database rows are not used: this bundle, of an earlier version, does not say whether "
+        what = (
+            f"{len(database)} database row(s) are not used: this bundle, of an earlier version, does not say whether "
+        )
         return bundle, [make_finding(WHERE, f"{what}its gallery holds them", _names(database))]
     unseen, findings = find_unseen(bundle, root, database)
+    findings += _find_alike(bundle, unseen)
     if extend and len(unseen):
         bundle, more = extend_gallery(bundle, root, unseen, cache_folder)
         findings += more
@@ -86,7 +92,8 @@ def find_unseen(bundle: Bundle, root: Path, database: pa.Table) -> tuple[pa.Tabl
         database: Rows of `metadata.read_metadata` with identities.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        keys = list(pool.map(lambda path: file_key(root / path), database["path"].to_pylist()))
+        found = pool.map(lambda path: file_key(root / path), database["path"].to_pylist())
+        keys = list(tqdm(found, total=len(database), desc="database rows", unit="image", disable=None))
     assert bundle.key_G is not None
     names: dict[tuple[str, str], list[str]] = {}
     for group, key, identity in zip(bundle.group_G, bundle.key_G, bundle.identity_G, strict=True):
@@ -99,7 +106,7 @@ def find_unseen(bundle: Bundle, root: Path, database: pa.Table) -> tuple[pa.Tabl
     ]
     findings = []
     if renamed:
-        what = f"{len(renamed)} database rows name a photograph otherwise than the bundle, whose name is used"
+        what = f"{len(renamed)} database row(s) name a photograph otherwise than the bundle, whose name is used"
         findings.append(make_finding(WHERE, what, renamed))
     return database.filter(pa.array([held is None for held in held_N], pa.bool_())), findings
 
@@ -114,19 +121,15 @@ def extend_gallery(bundle: Bundle, root: Path, rows: pa.Table, cache_folder: Pat
         cache_folder: Where decoded pixels and local features are kept.
     """
     described = describe_photographs(bundle, root, rows, cache_folder)
-    errors = described.images.error
-    readable = np.flatnonzero([error is None for error in errors])
-    damaged = [f"{path!r} ({error})" for path, error in zip(rows["path"].to_pylist(), errors, strict=True) if error]
-    findings = []
-    if damaged:
-        findings.append(make_finding(WHERE, f"{len(damaged)} photographs that cannot be read are not added", damaged))
+    readable = np.flatnonzero([error is None for error in described.images.error])
+    findings = find_in_files(rows["path"].to_pylist(), described.images, consequence="are not added to the gallery")
     added = rows.take(pa.array(readable))
     new = _new_animals(bundle, added)
     what = (
-        f"{len(added)} photographs are added for this call, {len(new)} animals with them that the bundle does not "
+        f"{len(added)} photograph(s) are added for this call, with {len(new)} animal(s) that the bundle does not "
         "know; its thresholds and calibrators were chosen without them"
     )
-    return _join(bundle, added, described, readable), [*findings, make_finding(WHERE, what, new, len(new))]
+    return _join(bundle, added, described, readable), [*findings, make_finding(WHERE, what, [name for _, name in new])]
 
 
 def _join(bundle: Bundle, added: pa.Table, described: Described, rows: np.ndarray) -> Bundle:
@@ -150,21 +153,33 @@ def _join(bundle: Bundle, added: pa.Table, described: Described, rows: np.ndarra
 
 def _report_unused(bundle: Bundle, unseen: pa.Table, num_rows: int) -> Finding:
     new = _new_animals(bundle, unseen)
-    remedy = "--extend-gallery adds them for this call"
+    remedy = "--extend-gallery adds those that can be read, for this call"
     if bundle.config.predict.rule != "threshold":
         remedy = "this bundle's classifier names only the animals that it was trained on"
     what = (
-        f"{len(unseen)} of {num_rows} database rows are not in it and are not used, {len(new)} animals among them that "
+        f"{len(unseen)} of {num_rows} database row(s) are not in it and are not used, with {len(new)} animal(s) that "
         f"the bundle does not know; {remedy}"
     )
     return make_finding(WHERE, what, _names(unseen))
 
 
-def _new_animals(bundle: Bundle, rows: pa.Table) -> list[str]:
-    """Names of the animals of some rows that the gallery does not hold."""
+def _find_alike(bundle: Bundle, unseen: pa.Table) -> list[Finding]:
+    """What is said of new animals whose names people would take for those of animals that the bundle knows."""
+    known = {(group, fold_name(name)): name for group, name in zip(bundle.group_G, bundle.identity_G, strict=True)}
+    alike = [
+        f"{identity!r} and {known[group, fold_name(identity)]!r}"
+        for group, identity in _new_animals(bundle, unseen)
+        if (group, fold_name(identity)) in known
+    ]
+    what = f"{len(alike)} new animal(s) have names like those of the bundle's, and are taken for others"
+    return [make_finding(WHERE, what, alike)] if alike else []
+
+
+def _new_animals(bundle: Bundle, rows: pa.Table) -> list[tuple[str, str]]:
+    """Group and name of the animals of some rows that the gallery does not hold."""
     known = set(zip(bundle.group_G, bundle.identity_G, strict=True))
     animals = dict.fromkeys(zip(rows["group"].to_pylist(), rows["identity"].to_pylist(), strict=True))
-    return [identity for group, identity in animals if (group, identity) not in known]
+    return [animal for animal in animals if animal not in known]
 
 
 def _names(rows: pa.Table) -> Sequence[str]:

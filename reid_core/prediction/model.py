@@ -11,12 +11,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reid_core.data.animals import NEW
+from reid_core.data.photograph_findings import find_in_files
 from reid_core.data.table.findings import Finding, make_finding
 from reid_core.data.table.sides import parse_sides
 from reid_core.experiment.bundle import Bundle, read_bundle
 from reid_core.experiment.routing import is_routing, read_routing
-from reid_core.prediction.answers import Prediction, answer_new, predict
+from reid_core.prediction.answers import Prediction, answer_new, name_described
 from reid_core.prediction.gallery import WHERE, check_extensible, fit_gallery
+from reid_core.prediction.photographs import describe_photographs
 from reid_core.prediction.request import Request
 
 Answered = tuple[list[Prediction], list[Finding]]  # of every query in the order of the request; what was noticed
@@ -56,7 +59,9 @@ def answer_all(bundle: Bundle, request: Request, cache_folder: Path, *, extend: 
     database, findings = _relevant(request, set(bundle.group_G))
     bundle, of_gallery = fit_gallery(bundle, request.root, database, cache_folder, extend=extend)
     findings += [*of_gallery, *_check_sides(bundle, request.queries)]
-    return predict(bundle, request.root, request.queries, cache_folder), findings
+    described = describe_photographs(bundle, request.root, request.queries, cache_folder)
+    findings += find_in_files(request.queries["path"].to_pylist(), described.images, consequence=f"are answered {NEW}")
+    return name_described(bundle, request.queries, described), findings
 
 
 def answer_by_group(
@@ -102,7 +107,7 @@ def _relevant(request: Request, groups: set[str]) -> tuple[pa.Table, list[Findin
         rows = _of_groups(request.database, unused)
         if len(rows):
             names = list(dict.fromkeys(rows["group"].to_pylist()))
-            findings.append(make_finding(WHERE, f"{len(rows)} database rows are of groups {why}: not used", names))
+            findings.append(make_finding(WHERE, f"{len(rows)} database row(s) are of groups {why}: not used", names))
     return _of_groups(request.database, groups & asked), findings
 
 

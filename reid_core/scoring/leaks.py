@@ -1,8 +1,8 @@
 """Leak report: how much of the queries the gallery gives away by scene rather than by animal (paper §3.4, §7.2).
 
-part, identity, group, date (N,), embedding (N, D) → table, one row per group and query set.
+part, identity, group, date and fingerprint (N,) → table, one row per group and query set.
 
-Letters: N images, Q queries, G gallery, D embedding.
+Letters: N images, Q queries, G gallery.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from reid_core.data.animals import positions_by_group
+from reid_core.data.near_duplicates import Fingerprints, have_near_duplicate
 from reid_core.data.splits.encounters import QUERY_SETS
 from reid_core.data.table.dates import day_of
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_cell, escape_line
 from reid_core.files.text_table import format_table
-from reid_core.scoring.shortlist import find_most_similar
 
 SCHEMA = pa.schema(
     [
@@ -36,9 +36,7 @@ def leak_report(
     identity_N: np.ndarray,
     group_N: np.ndarray,
     date_N: Sequence[str | None] | np.ndarray,
-    embedding_ND: np.ndarray,
-    *,
-    near_duplicate: float = 0.99,
+    fingerprints: Fingerprints,
 ) -> pa.Table:
     """Count the query images that share identity and date, or nearly the pixels, with a gallery image of their group.
 
@@ -47,13 +45,13 @@ def leak_report(
         identity_N: Identity of each image, None where it is unknown or locked.
         group_N: Species group of each image.
         date_N: ISO dates, None where there is none.
-        embedding_ND: Embeddings; shape (N, D), NaN where an image has none. They need not have length 1.
-        near_duplicate: Cosine similarity from which two images are near-duplicates, in [-1, 1].
+        fingerprints: What the images look like; near duplicates are found by pixels, so that a report does not depend
+            on the model.
 
     Returns:
         Columns group, part ("thresholdSet", "testSet"), num_queries, and two shares of the query images in [0, 1]:
         same_encounter is null where queries or gallery have no date, or the queries' identities are locked;
-        near_duplicate, of the queries with an embedding, is null where queries or gallery have none.
+        near_duplicate, of the queries on which something can be seen, is null where queries or gallery have none.
     """
     day_N = np.array([day_of(date) for date in date_N], dtype=object)
     rows = []
@@ -62,7 +60,7 @@ def leak_report(
         for part in QUERY_SETS:
             query_Q = images[part_N[images] == part]
             encounter = _share_of_encounters(query_Q, gallery_G, identity_N, day_N)
-            duplicate = _share_of_duplicates(embedding_ND[query_Q], embedding_ND[gallery_G], near_duplicate)
+            duplicate = _share_of_duplicates(query_Q, gallery_G, fingerprints)
             rows.append((group, part, len(query_Q), encounter, duplicate))
     return pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], schema=SCHEMA)
 
@@ -77,18 +75,11 @@ def _share_of_encounters(
     return float(np.mean([(identity_N[row], day_N[row]) in met for row in query_Q]))
 
 
-def _share_of_duplicates(query_QD: np.ndarray, gallery_GD: np.ndarray, near_duplicate: float) -> float | None:
-    query_QD, gallery_GD = _of_length_one(query_QD), _of_length_one(gallery_GD)
-    if not len(query_QD) or not len(gallery_GD):
+def _share_of_duplicates(query_Q: np.ndarray, gallery_G: np.ndarray, fingerprints: Fingerprints) -> float | None:
+    query_Q, gallery_G = (rows[fingerprints.comparable_N[rows]] for rows in (query_Q, gallery_G))
+    if not len(query_Q) or not len(gallery_G):
         return None
-    _, cosine_Q1 = find_most_similar(query_QD, gallery_GD, 1)
-    return float(np.mean(cosine_Q1 >= near_duplicate))
-
-
-def _of_length_one(embedding_ND: np.ndarray) -> np.ndarray:
-    """Embeddings scaled to length 1, as float32, without those that hold a NaN."""
-    there_ND = embedding_ND[~np.isnan(embedding_ND).any(axis=1)].astype(np.float32)
-    return there_ND / np.maximum(np.linalg.norm(there_ND, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return float(np.mean(have_near_duplicate(fingerprints, query_Q, gallery_G)))
 
 
 def format_leaks(table: pa.Table) -> str:

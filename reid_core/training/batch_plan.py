@@ -161,10 +161,8 @@ def make_plan(config: TrialConfig, pool: Pool, *, world_size: int = 1) -> pa.Tab
     Raises:
         UserError: If the batch cannot be divided among workers, or into identities of M images, or holds no triplet.
     """
+    check_batches(config, pool, world_size=world_size)
     size = config.optim.batch_size
-    if config.optim.epochs:
-        _check_batch(size, config.data.images_per_identity, len(pool.rows_of), world_size)
-        _check_triplets(config, pool)
     num_steps, share = count_steps(count_images(pool, config.data.undersample_to), size), size // world_size
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     for epoch in range(config.optim.epochs):
@@ -177,6 +175,13 @@ def make_plan(config: TrialConfig, pool: Pool, *, world_size: int = 1) -> pa.Tab
                 for name, value in zip(SCHEMA.names, values, strict=True):
                     columns[name].append(value)
     return pa.table(columns, schema=SCHEMA)
+
+
+def check_batches(config: TrialConfig, pool: Pool, *, world_size: int = 1) -> None:
+    """Find out whether batches can be drawn, without drawing any; arguments and errors of `make_plan`."""
+    if config.optim.epochs:
+        _check_batch(config.optim.batch_size, config.data.images_per_identity, len(pool.rows_of), world_size)
+        _check_triplets(config, pool)
 
 
 def _check_batch(size: int, per_identity: int | None, num_identities: int, world_size: int) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from reid_core.config.parameters import TrialConfig
+from reid_core.data.table.findings import log_findings
 from reid_core.errors import TrainingError, UserError
 from reid_core.files.checksums import verify_checksums, write_checksums
 from reid_core.model.place import Place
@@ -24,9 +25,11 @@ from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.loss import Loss, make_loss
 from reid_core.training.optim import make_optimizer, make_schedule
+from reid_core.training.training_findings import find_in_training
 
 KEPT_CHECKPOINTS = 2  # the last one, and the one before it in case that is damaged
 CHECKPOINT = ("last.safetensors", "best.safetensors", "trainer.pt")
+MEASURED = ("loss", "gradient_norm", "loss_spread")  # of an epoch's steps
 SCORE = "geo_mean_cosine"  # per epoch: decides the best epoch, early stopping and pruning
 logger = logging.getLogger(__name__)
 Evaluate = Callable[[ReidModel], dict[str, float]]
@@ -89,7 +92,9 @@ class Trainer:
         return max(self.history, key=lambda report: report[SCORE])
 
     def fit(self, batches: Iterator[Batch | KeptBatch], evaluate: Evaluate) -> Iterator[dict[str, Any]]:
-        """Train from the epoch after the last finished one to the end, or until patience runs out.
+        """Train from the epoch after the last finished one to the end, or until patience runs out or the caller stops.
+
+        What is wrong with the training (`find_in_training`) is logged once, at its end.
 
         Args:
             batches: Of this rank, from the first unfinished epoch on.
@@ -97,23 +102,30 @@ class Trainer:
                 report.
 
         Yields:
-            One report per epoch: `epoch` (from 1), `loss` (mean over steps), `seconds`, and what `evaluate` gave.
+            One report per epoch: `epoch` (from 1), what `_train_epoch` measured, `seconds`, and what `evaluate` gave.
 
         Raises:
             TrainingError: If the loss or `SCORE` is not finite.
         """
-        for epoch in range(len(self.history) + 1, self.config.optim.epochs + 1):
-            if self._out_of_patience():
-                return
-            started = time.monotonic()
-            loss = self._train_epoch(epoch, islice(batches, self.steps_per_epoch))
-            report = {"epoch": epoch, "loss": loss, **evaluate(self.model)}
-            if not math.isfinite(report[SCORE]):
-                raise TrainingError(f"{SCORE} is {report[SCORE]} after epoch {epoch}")
-            self.history.append({**report, "seconds": time.monotonic() - started})
-            if self.best["epoch"] == epoch:
-                self.best_state = self.model.trainable_state()
-            yield self.history[-1]
+        try:
+            for epoch in range(len(self.history) + 1, self.config.optim.epochs + 1):
+                if self._out_of_patience():
+                    return
+                self._fit_epoch(epoch, batches, evaluate)
+                yield self.history[-1]
+        finally:
+            if self.place.rank == 0:
+                log_findings(find_in_training(self.history))
+
+    def _fit_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch], evaluate: Evaluate) -> None:
+        started = time.monotonic()
+        measured = self._train_epoch(epoch, islice(batches, self.steps_per_epoch))
+        report = {"epoch": epoch, **measured, **evaluate(self.model)}
+        if not math.isfinite(report[SCORE]):
+            raise TrainingError(f"{SCORE} is {report[SCORE]} after epoch {epoch}")
+        self.history.append({**report, "seconds": time.monotonic() - started})
+        if self.best["epoch"] == epoch:
+            self.best_state = self.model.trainable_state()
 
     def _out_of_patience(self) -> bool:
         patience, key = self.config.optim.patience_epochs, self.config.optim.patience_on
@@ -124,22 +136,30 @@ class Trainer:
         values = [sign * report[key] if math.isfinite(report[key]) else -math.inf for report in self.history]
         return len(values) - 1 - values.index(max(values)) >= patience
 
-    def _train_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch]) -> float:
-        """Mean loss of one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same."""
+    def _train_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch]) -> dict[str, float]:
+        """Train one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same.
+
+        Returns:
+            `loss` and `gradient_norm` (of what has a learning rate above 0, before clipping), means over steps, and
+            `loss_spread`, largest less smallest loss of a step, if there are several; means over ranks.
+        """
         torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
         self.wrapped.train()
-        losses = [self._train_step(batch) for batch in batches]
-        if len(losses) != self.steps_per_epoch:
-            raise TrainingError(f"epoch {epoch} got {len(losses)} of {self.steps_per_epoch} batches")
-        mine = torch.stack(losses).mean().item() / self.loss_scale  # the only wait for the device in an epoch
-        loss = float(
-            np.mean(self.place.gather(np.array([mine])))
-        )  # the same on all ranks, so that all stop if it is NaN
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} in epoch {epoch}; a smaller learning rate may help")
-        return loss
+        steps = [self._train_step(batch) for batch in batches]
+        if len(steps) != self.steps_per_epoch:
+            raise TrainingError(f"epoch {epoch} got {len(steps)} of {self.steps_per_epoch} batches")
+        loss_S, norm_S = torch.stack(steps).cpu().numpy().T.astype(float)  # the only wait for the device in an epoch
+        mine = np.array([[loss_S.mean() / self.loss_scale, norm_S.mean(), np.ptp(loss_S) / self.loss_scale]])
+        # The same on all ranks, so that all stop if the loss is NaN.
+        measured = dict(zip(MEASURED, self.place.gather(mine).mean(axis=0).tolist(), strict=True))
+        if not math.isfinite(measured["loss"]):
+            raise TrainingError(f"the loss is {measured['loss']} in epoch {epoch}; a smaller learning rate may help")
+        if len(steps) == 1:
+            del measured["loss_spread"]
+        return measured
 
     def _train_step(self, batch: Batch | KeptBatch) -> torch.Tensor:
+        """Loss, and norm of the gradient of what has a learning rate above 0."""
         identity, sides = (
             torch.from_numpy(array).to(self.place.device, non_blocking=True)
             for array in (batch.identity_B, batch.sides_B6)
@@ -150,11 +170,19 @@ class Trainer:
             loss = self.wrapped(self.model.images_from(batch.pixels_BHWC), sides, identity, kept=False)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        norm = self._gradient_norm()
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return loss.detach()
+        return torch.stack([loss.detach().float(), norm])
+
+    def _gradient_norm(self) -> torch.Tensor:
+        moved = [parameter for group in self.optimizer.param_groups if group["lr"] > 0 for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
+        if not gradients:
+            return torch.zeros((), device=self.place.device)
+        return nn.utils.get_total_norm(gradients).float()
 
     def save(self, folder: Path) -> None:
         """Write what `load` needs into a folder: trained parameters (last, best), optimiser, schedule, reports."""

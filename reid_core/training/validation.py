@@ -40,6 +40,30 @@ def classifier_report(logit_NK: np.ndarray, code_N: np.ndarray, row_V: np.ndarra
     }
 
 
+def mean_cosine(embedding_RD: np.ndarray, group_R: np.ndarray) -> float:
+    """Mean cosine of two images of a group, over all pairs of each and over groups by their images; 1: all are alike.
+
+    Args:
+        embedding_RD: Rows of length 1.
+        group_R: Group of each image.
+
+    Returns:
+        In [-1, 1]; NaN where no group has two images.
+
+    Example:
+        >>> mean_cosine(np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), np.array(["cow", "cow", "pig"]))
+        0.6...
+    """
+    means, numbers = [], []
+    for _, rows in positions_by_group(group_R):
+        num = len(rows)
+        if num > 1:
+            total = float(np.square(embedding_RD[rows].sum(axis=0, dtype=np.float64)).sum())
+            means.append((total - num) / (num * (num - 1)))
+            numbers.append(num)
+    return float(np.average(means, weights=numbers)) if means else float("nan")
+
+
 def nearest_triplet_loss(
     embedding_ND: np.ndarray,
     code_N: np.ndarray,

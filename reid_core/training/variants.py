@@ -94,5 +94,6 @@ def augment_chunk(
     chosen = np.asarray(extras)
     pixels_BHWC = Augmenter(config)(cache.pixels(source_E[chosen]), seed_E[chosen])
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(pixels_BHWC.reshape(-1)), cache.image_px * cache.image_px * 3)
-    columns = [pa.array([keys[e] for e in extras], pa.string()), pa.nulls(len(chosen), pa.string()), pixels]
+    nulls = pa.nulls(len(chosen), pa.string()), pa.nulls(len(chosen), pa.bool_())
+    columns = [pa.array([keys[e] for e in extras], pa.string()), *nulls, pixels]
     return pa.table(columns, schema=cache_schema(cache.image_px))

@@ -4,6 +4,7 @@ command line → trials, one per row → metrics and a model of each → tables 
 """
 
 import argparse
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,17 +15,20 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.data.synthetic import SYNTHETIC, resolve_data
 from reid_core.data.table.metadata import Reading
-from reid_core.experiment.prepare import Spread, prepare
+from reid_core.experiment.prepare import Spread, load_database, prepare
 from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.numbers import Metrics
 from sweeps.comparison.outcome import Outcome, write_outcome
 from sweeps.comparison.rows import ROWS, choose_base, configure_row, describe_scale, parse_rows
-from sweeps.machines.connect import add_resource_flags, find_shortage, ray_at_work, start_ray
+from sweeps.machines.connect import Machines, add_resource_flags, find_machines, ray_at_work, start_ray
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
 from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, open_out
-from sweeps.results.result_folder import claim_out
+from sweeps.results.result_folder import CACHE, PAIR_STORE, check_claim, claim_out
 from sweeps.search.suggestion import Suggestion
+from sweeps.stages.checks.all_checks import check_out
+from sweeps.stages.checks.data import check_split
+from sweeps.stages.checks.models import check_config, check_files
 from sweeps.stages.final_test import score_test_set
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import open_pair_store
@@ -53,17 +57,21 @@ def run_comparison(options: argparse.Namespace) -> int:
     """Run every row, and write tables and figures; the exit status is 0 if every row has a result."""
     fixed, small = cli.parse_fixed(options.set), options.scale == "small"
     configs = {row: configure_row(row, fixed, small=small, seed=options.seed) for row in parse_rows(options.rows)}
-    if options.plan:
-        return print_dry_run(configs, options)
-    out, mirror = open_out(options)
     data = options.data if options.data == SYNTHETIC else str(Path(options.data).resolve())
     settings = {"script": "paper", "data": data, **cli.reading_of(options).settings(), "scale": options.scale}
-    claim_out(out, settings | {"seed": choose_base(configs).seed}, resume=options.resume)
-    resources = start_ray(options)
+    settings["seed"] = choose_base(configs).seed
     with ray_at_work(), continue_when_freed():
+        working, machines = check_out(options), find_machines(options)
+        check_claim(working, settings, resume=options.resume)
+        if options.plan:
+            return print_dry_run(configs, data, machines, reading=cli.reading_of(options))
+        out, mirror = open_out(options)
+        root = resolve_data(data, out / "data")
+        check_rows(configs, root, machines, reading=cli.reading_of(options))
+        claim_out(out, settings, resume=options.resume)
+        start_ray(machines)
         with blame_storage(mirror):
-            root = resolve_data(data, out / "data")
-            context = prepare_rows(configs, root, out, options, resources, mirror)
+            context = prepare_rows(configs, root, out, options, machines.resources, mirror)
             outcome = run_rows(configs, root, context, reading=cli.reading_of(options))
             note = describe_scale(configs, small=small)
             text = write_outcome(outcome, out, root, note, reading=cli.reading_of(options))
@@ -74,14 +82,31 @@ def run_comparison(options: argparse.Namespace) -> int:
     return 1 if outcome.failures else 0
 
 
-def print_dry_run(configs: dict[str, TrialConfig], options: argparse.Namespace) -> int:
-    """Print the rows and whether the cluster can hold them; nothing is run."""
+def check_rows(configs: Mapping[str, TrialConfig], root: Path, machines: Machines, *, reading: Reading) -> None:
+    """Find out what would end the comparison later, before anything costs time.
+
+    Raises:
+        UserError: If the data cannot be divided, or a row cannot be trained.
+    """
+    parts = check_split(load_database(root, reading=reading), choose_base(configs), root, num_fresh=0)
+    for config in configs.values():
+        check_config(config, parts, machines.resources)
+        check_files(config)
+
+
+def print_dry_run(configs: Mapping[str, TrialConfig], data: str, machines: Machines, *, reading: Reading) -> int:
+    """Print the rows, and make every check that the run makes; nothing is run.
+
+    Raises:
+        UserError: If the run would end with it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        check_rows(configs, resolve_data(data, Path(scratch)), machines, reading=reading)
     for row, config in configs.items():
         recipe = f"{config.loss.name}, batch {config.optim.batch_size}, {config.optim.epochs} epochs"
         print(f"{row:<24}{config.model.backbone}, {recipe}, {config.match.matcher}")
-    shortage = find_shortage(options)
-    print(f"cannot start: {shortage}" if shortage else "it fits; nothing was run")
-    return 2 if shortage else 0
+    print(f"{machines.describe()}\nit fits; nothing was run")
+    return 0
 
 
 def prepare_rows(
@@ -94,17 +119,18 @@ def prepare_rows(
 ) -> SweepContext:
     """Prepare the data for all rows and open the store of match scores; what every row's trial gets."""
     base = choose_base(configs)
+    chunks = partial(ray_map, patience_s=resources.patience_s)
     prepared = prepare(
         root,
-        out / "cache",
+        out / CACHE,
         base,
         reading=cli.reading_of(options),
-        spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
+        spread=Spread(chunks, partial(chunks, gpus_per_worker=resources.gpus_per_worker)),
     )
     for config in configs.values():
         plan_of(config, prepared, world_size=resources.workers)  # fails now if a row's batches cannot be made
-    store = open_pair_store(base, prepared, options.share_store or out / "store", device=resources.device)
-    return SweepContext(base, str(out), str(out / "cache"), resources, store, mirror)
+    store = open_pair_store(base, prepared, options.share_store or out / PAIR_STORE, resources)
+    return SweepContext(base, str(out), str(out / CACHE), resources, store, mirror)
 
 
 def run_rows(configs: Mapping[str, TrialConfig], root: Path, context: SweepContext, *, reading: Reading) -> Outcome:

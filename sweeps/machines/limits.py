@@ -41,7 +41,7 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_time(text: str) -> float:
+def parse_time(text: str, *, flag: str = "--time-budget") -> float:
     """Seconds of a time such as 90m, 8h, 1.5d; a number alone is seconds.
 
     Raises:
@@ -54,7 +54,7 @@ def parse_time(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     seconds = float(found[1]) * UNITS_S[found[2] or "s"] if found else 0.0
     if seconds <= 0:
-        raise UserError(f"--time-budget {text}: expected a time such as 90m, 8h or 2d")
+        raise UserError(f"{flag} {text}: expected a time such as 90m, 8h or 2d")
     return seconds
 
 

@@ -55,8 +55,7 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
         UserError: If one of them cannot be used, another process has the folder, or it is another storage's.
     """
     if not command.is_uri(options.out):
-        if options.work is not None:
-            raise UserError(f"--work {options.work}: is for an --out that is a URI, as s3://bucket/runs")
+        check_no_work(options)
         return hold_out(command.make_out(Path(options.out))), None
     storage = open_storage(options.out)
     folder = command.make_out(options.work or work_folder(options.out), flag="--work")
@@ -66,6 +65,16 @@ def open_out(options: argparse.Namespace) -> tuple[Path, "Mirror | None"]:
     logger.info("results are kept in %s; working in %s", storage.uri, folder)
     mirror.pull()
     return folder, mirror
+
+
+def check_no_work(options: argparse.Namespace) -> None:
+    """Refuse --work where --out is a folder itself.
+
+    Raises:
+        UserError: If it is given.
+    """
+    if options.work is not None:
+        raise UserError(f"--work {options.work}: is for an --out that is a URI, as s3://bucket/runs")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ ANSWERS = "predictions.parquet"
 FINISHED = "finished.json"  # of a group: what was asked of its sweep, which has ended
 GROUPS = "groups"  # a result folder for each group
 PAIR_STORE = "store"
+CACHE = "cache"  # the prepared data
 # Result folders in OUT, of trials that the search did not suggest
 CONFIRM = "confirm"
 ONLINE = "then_online"
@@ -86,6 +87,16 @@ def hold_out(out: Path, *, patience_s: float = 30.0) -> Path:
 def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
     """Mark a result folder as that of a sweep with these settings, to be continued by the same only.
 
+    Raises:
+        UserError: As `check_claim`.
+    """
+    check_claim(out, settings, resume=resume)
+    write_sealed(out / SETTINGS, settings)
+
+
+def check_claim(out: Path, settings: dict[str, Any], *, resume: str) -> None:
+    """Find out whether a result folder is new, or that of a sweep with these settings; nothing is written.
+
     Args:
         out: Result folder.
         settings: What JSON can hold, by name.
@@ -107,7 +118,6 @@ def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
         if different:
             changes = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)
             raise UserError(f"--out {out} holds a sweep with other settings ({changes}); choose another folder")
-    write_sealed(file, settings)
 
 
 def write_best(out: Path, config: TrialConfig, *, num_unreadable: int) -> None:
@@ -127,7 +137,6 @@ def format_result(
     result: Result,
     *,
     objective: str,
-    num_unreadable: int,
     notes: Sequence[str] = (),
 ) -> str:
     """Leaderboard, best configuration, its metrics with intervals on both sets, and where everything lies.
@@ -138,7 +147,6 @@ def format_result(
         best: The trial that was chosen.
         result: What it reached, and what was noticed in the data.
         objective: Name of the metric that was maximised.
-        num_unreadable: Photographs that were left out.
         notes: How the trial was chosen: paragraphs that come before the best configuration.
     """
     from reid_core.data.table.findings import format_findings
@@ -155,8 +163,6 @@ def format_result(
     lines += [f"{OPTIMISTIC} {describe_uses(read_uses(out))}"]
     lines += ["", format_leaks(read_leaks(out / "leaks.csv")), ""]
     lines += [format_findings(result.findings), ""] if result.findings else []
-    if num_unreadable:
-        lines += [f"{num_unreadable} unreadable photographs were left out."]
     for name, file in (
         ("trials", TRIAL_TABLE),
         ("best configuration", BEST_CONFIG),

@@ -16,7 +16,7 @@ FINAL = "final"  # marks the driver's last one
 UNSCORED = "unscored"  # in the last one of a trial that only trains
 FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
 REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
-REPORTED = ("epoch", "loss", "seconds", SCORE)
+REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()
 

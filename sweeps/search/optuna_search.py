@@ -3,6 +3,7 @@
 journal → Optuna study → suggestions; results → journal and study.
 """
 
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ STUDY = "sweep"
 TRIAL = "trial-"  # beginning of the names
 PRESET = f"{TRIAL}0000"  # the base's own values
 SOURCE = "source"  # Optuna user attribute: where a prior, or the point of a trial, comes from
+PATIENCE = 10  # proposals in a row whose results are known
+DRAWS = 1000  # by chance, from a space too large to be counted
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 STATES = {
     "completed": TrialState.COMPLETE,
@@ -81,6 +84,9 @@ class JournalSearch(OptunaSearch):
             )
         for record in known:
             self._remember(record, space.distributions(record.parameters))
+        self._searched, self._random = space, random.Random(space.base.seed + len(known))
+        # Name of the first trial of each configuration.
+        self._tried = {space.identify(record.parameters): record.name for record in reversed(known)}
         self._next = 1 + max((int(record.name.removeprefix(TRIAL)) for record in known), default=-1)
         self._enqueue_first(space.base_point(), known, priors)
 
@@ -111,16 +117,61 @@ class JournalSearch(OptunaSearch):
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        """Name and searched values of the next trial; it is in the journal before it starts."""
+        """Name and searched values of the next trial; it is in the journal before it starts.
+
+        No configuration is trained twice; the search ends when all have been.
+        """
         if self._writer.is_over():
             return Searcher.FINISHED
-        parameters = super().suggest(trial_id) or {}
+        parameters = self._propose(trial_id)
+        if parameters is None:
+            return Searcher.FINISHED
         attributes = self._ot_trials[trial_id].user_attrs
         name = attributes.get(NAME)
         if name is None:
             name, self._next = f"{TRIAL}{self._next:04d}", self._next + 1
+        self._tried.setdefault(self._searched.identify(parameters), name)
         self._writer.begin(trial_id, Record(name, parameters, source=attributes.get(SOURCE, "")))
         return Suggestion(name=name, parameters=parameters).to_tune()
+
+    def _propose(self, trial_id: str) -> dict[str, Any] | None:
+        """Values that no trial has, or those of an interrupted one; None if there are no others.
+
+        What Optuna proposes again is answered with the known result. A small space is soon so well known that its
+        sampler proposes little else: then one of the others is taken by chance.
+        """
+        num_known = 0
+        while True:
+            parameters = super().suggest(trial_id) or {}
+            twin = self._tried.get(self._searched.identify(parameters))
+            if twin is None or NAME in self._ot_trials[trial_id].user_attrs:
+                return parameters
+            self._answer(self._ot_trials.pop(trial_id), self._writer.journal.by_name().get(twin))
+            num_known += 1
+            if num_known == PATIENCE:
+                other = self._draw_untried()
+                if other is None:
+                    return None
+                self._ot_study.enqueue_trial(other)
+
+    def _answer(self, trial: optuna.Trial, known: Record | None) -> None:
+        """Report a known result to Optuna; nothing is known of a trial that is running, or whose record was deleted."""
+        values, state = None, TrialState.FAIL
+        if known is not None and known.has_ended:
+            values, state = self._goals.values(known), STATES[known.status]
+            for report in known.reports if not self._goals.groups else ():
+                trial.report(report[SCORE], report["epoch"])
+        self._ot_study.tell(trial, values, state=state)
+
+    def _draw_untried(self) -> dict[str, Any] | None:
+        """Values that no trial has, by chance; None if there are none, or hardly any can be left."""
+        space = self._searched
+        if space.num_configurations() is not None:
+            others = [values for values in space.configurations() if space.identify(values) not in self._tried]
+            return self._random.choice(others) if others else None
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self._random.randrange(2**32)))
+        drawn = (space.suggest(study.ask()) for _ in range(DRAWS))
+        return next((values for values in drawn if space.identify(values) not in self._tried), None)
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Write down an epoch's report; the final report is taken at completion."""

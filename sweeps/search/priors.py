@@ -54,6 +54,17 @@ def add_warm_start_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_sources(sources: Sequence[str]) -> None:
+    """Find out whether sweeps to begin with are there.
+
+    Raises:
+        UserError: If a folder holds no sweep, or a damaged one.
+    """
+    for source in sources:
+        if source != PAPER:
+            _settings_of(Path(source))
+
+
 def load_priors(out: Path, sources: Sequence[str], space: SearchSpace, goals: Goals) -> list[Prior]:
     """The priors of a sweep: read once, kept in `out`, and the same whenever it is resumed.
 
@@ -94,12 +105,16 @@ Result = tuple[str, dict[str, Any], list[float]]  # source, whole configuration 
 
 def _results_of(other: Path, goals: Goals) -> list[Result]:
     """Completed trials of a sweep's result folder."""
+    base = {key: value for key, value in _settings_of(other).items() if key in flatten(TrialConfig())}
+    records = read_records(other, "")
+    return [(f"{other} {record.name}", base | record.parameters, values) for record, values in _valued(records, goals)]
+
+
+def _settings_of(other: Path) -> dict[str, Any]:
     settings = other / SETTINGS
     if not settings.is_file():
         raise UserError(f"--warm-start {other}: holds no sweep ({SETTINGS} is missing)")
-    base = {key: value for key, value in read_sealed(settings).items() if key in flatten(TrialConfig())}
-    records = read_records(other, "")
-    return [(f"{other} {record.name}", base | record.parameters, values) for record, values in _valued(records, goals)]
+    return read_sealed(settings)
 
 
 def _valued(records: Iterable[Record], goals: Goals) -> Iterable[tuple[Record, list[float]]]:

@@ -3,9 +3,11 @@
 The same space goes to Ray's OptunaSearch and, in tests, to `optuna.trial.FixedTrial`.
 """
 
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -14,10 +16,11 @@ from optuna.trial import BaseTrial, FixedTrial
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten, get
 from reid_core.errors import UserError
-from sweeps.search.candidates import Choices, Range, Searched, Suggester
+from sweeps.search.candidates import Choices, LeftOut, Range, Searched, Suggester
 
 # Decides which keys are searched, and from what. Importable by name: a sweep's searcher is pickled.
 SpaceFunction = Callable[[Suggester], None]
+MOST_COUNTED = 2000  # configurations; no sweep has as many trials
 
 
 def metric_space(suggest: Suggester) -> None:
@@ -91,10 +94,11 @@ class SearchSpace:
     base: TrialConfig
     fixed: frozenset[str] = frozenset()  # dotted keys that are not searched
     searched: Searched = ()  # further keys, or other candidates for the function's own (`search_flag.parse_searched`)
+    left_out: LeftOut = ()  # values that no trial can have here (`stages.checks.values`)
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """The trial's values of the searched keys."""
-        suggester = Suggester(trial, self.base, self.fixed, self.searched)
+        suggester = Suggester(trial, self.base, self.fixed, self.searched, self.left_out)
         self.function(suggester)
         return suggester.values
 
@@ -138,6 +142,40 @@ class SearchSpace:
                     todo += [values | {key: choice} for choice in getattr(distribution, "choices", ())]
         return found
 
+    def identify(self, values: dict[str, Any]) -> str:
+        """A text for the configuration that a trial with these values has: equal ones have equal texts."""
+        return json.dumps(flatten(self.base) | values, sort_keys=True)
+
+    def configurations(self) -> Iterator[dict[str, Any]]:
+        """The values of every trial that there can be, one after the other.
+
+        Raises:
+            _EndlessError: If a range of real numbers is searched.
+        """
+        path: list[int] = []
+        while True:
+            walk = _Walk(path)
+            yield self.suggest(walk)  # type: ignore[arg-type]
+            path = walk.next_path()
+            if not path:
+                return
+
+    def num_configurations(self) -> int | None:
+        """How many different trials there can be; None if they are countless, or more than `MOST_COUNTED`.
+
+        Example:
+            >>> def schedules(suggest):
+            ...     suggest("optim.schedule", Choices(("constant", "cosine")))
+            >>> SearchSpace(schedules, TrialConfig()).num_configurations()
+            2
+            >>> SearchSpace(metric_space, TrialConfig()).num_configurations()
+        """
+        try:
+            number = sum(1 for _ in islice(self.configurations(), MOST_COUNTED + 1))
+        except _EndlessError:
+            return None
+        return None if number > MOST_COUNTED else number
+
     def most_epochs(self) -> int:
         """The largest number of epochs that a trial can have."""
         found: Any = self.all_distributions().get("optim.epochs")
@@ -156,3 +194,38 @@ class SearchSpace:
                 text = f"{distribution.low:g} … {distribution.high:g}" + (" (log)" if distribution.log else "")  # type: ignore[attr-defined]
             lines.append(f"  {key:<24}{text:<32}first trial: {get(self.base, key)}")
         return "\n".join(lines) or "  nothing is searched: every key is fixed"
+
+
+class _EndlessError(Exception):
+    """There are more configurations than one can count."""
+
+
+class _Walk:
+    """In the place of an Optuna trial: takes the choices of a path, and the first ones beyond its end."""
+
+    def __init__(self, path: Sequence[int]) -> None:
+        self._path = list(path)
+        self._taken: list[tuple[int, int]] = []  # index of each choice, and how many there were
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        index = self._path[len(self._taken)] if len(self._taken) < len(self._path) else 0
+        self._taken.append((index, len(choices)))
+        return choices[index]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """One of the numbers."""
+        return self.suggest_categorical(name, range(low, high + 1))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """The only number of the range."""
+        if low != high:
+            raise _EndlessError
+        return self.suggest_categorical(name, [low])
+
+    def next_path(self) -> list[int]:
+        """The path behind this one; empty behind the last."""
+        taken = list(self._taken)
+        while taken and taken[-1][0] == taken[-1][1] - 1:
+            taken.pop()
+        return [index for index, _ in taken[:-1]] + [taken[-1][0] + 1] if taken else []

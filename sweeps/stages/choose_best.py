@@ -16,6 +16,7 @@ from sweeps.results.trial_table import best_record, describe_online, format_fail
 from sweeps.search.goals import Goals, format_front, pick
 from sweeps.stages.confirm_best import Confirmation, UnconfirmedError, confirm_best, format_confirmation
 from sweeps.stages.definition import Sweep
+from sweeps.stages.run_search import count_left
 from sweeps.stages.train_online import continue_online
 from sweeps.trials.context import SweepContext
 
@@ -65,7 +66,7 @@ def choose_best(sweep: Sweep, context: SweepContext, records: list[Record], limi
     """
     table = Path(context.out) / TRIAL_TABLE
     write_trials(table, records, sweep.base)
-    reason = _why_ended(sweep, records, limits)
+    reason = why_ended(sweep, records, limits)
     best = pick(records, goals)
     if best is None:
         raise UserError(f"no trial was completed{f' ({reason})' if reason else ''}:\n{format_failures(records)}")
@@ -85,11 +86,14 @@ def choose_best(sweep: Sweep, context: SweepContext, records: list[Record], limi
     return Found(records=records, best=best, confirmation=confirmation, unconfirmed=unconfirmed, ended=reason)
 
 
-def _why_ended(sweep: Sweep, records: list[Record], limits: Limits) -> str | None:
+def why_ended(sweep: Sweep, records: list[Record], limits: Limits) -> str | None:
     """Why the search ended before its last trial; None if it did not."""
     if sum(record.has_ended for record in records) >= sweep.num_trials:
         return None
     reason = sweep.search_limits(limits).reached(records)
+    if reason is None and count_left(sweep, records) <= 0:
+        number = sweep.space.num_configurations()
+        reason = "the only configuration was tried" if number == 1 else f"all {number} configurations were tried"
     if reason:
         logger.warning("the search has ended: %s", reason)
     return reason
@@ -97,7 +101,7 @@ def _why_ended(sweep: Sweep, records: list[Record], limits: Limits) -> str | Non
 
 def describe_choice(found: Found, goals: Goals) -> list[str]:
     """How the best configuration was chosen, for people."""
-    notes = [f"the search ended early: {found.ended}"] if found.ended else []
+    notes = [f"the search ended before --trials: {found.ended}"] if found.ended else []
     if goals.groups:
         notes.append(format_front(found.records, goals))
     if found.confirmation:

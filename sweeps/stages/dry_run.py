@@ -1,7 +1,8 @@
-"""The dry run, `--plan`: what a sweep would do and whether the cluster can hold it; nothing is run."""
+"""The dry run, `--plan`: what a sweep would do, and every check that the run makes; nothing is run."""
 
-import argparse
 import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +12,50 @@ from reid_core.data.animals import positions_by_group
 from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.parts import Parts
 from reid_core.data.synthetic import resolve_data
-from reid_core.experiment.prepare import load_database, split_database
+from reid_core.data.table.findings import log_findings
 from reid_core.metrics.advice import advise, expected_noise
 from reid_core.model.reid_model import describe_model
-from reid_core.training.batch_plan import count_images, count_steps, make_pool
-from sweeps.machines.connect import find_shortage
+from reid_core.training.batch_plan import count_images, count_steps
+from sweeps.machines.connect import Machines
+from sweeps.stages.checks.all_checks import check_sweep
+from sweeps.stages.checks.data import pool_of_parts
 from sweeps.stages.confirm_best import ConfirmSettings
 from sweeps.stages.definition import Sweep
+from sweeps.stages.groups.claim import divide_sweep
+from sweeps.stages.groups.run import print_dry_runs
 
 SPREAD_STD = 0.03  # of true scores between configurations, where nothing is known of them
 
 
-def print_dry_run(sweep: Sweep, options: argparse.Namespace) -> int:
-    """Print split, space, trials, steps and resources of a sweep; the status is 2 if they cannot be had."""
-    base = sweep.base
+def print_dry_run(sweep: Sweep, names: Sequence[str], out: Path, machines: Machines) -> int:
+    """Print split, space, trials, steps and what is needed of machines; the exit status.
+
+    Args:
+        sweep: Its definition.
+        names: Of `--group`: each is a sweep of its own.
+        out: Result folder; it is not made.
+        machines: What the trials would run on.
+
+    Raises:
+        UserError: If the run would end with it.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        database = load_database(resolve_data(sweep.data, Path(scratch)), reading=sweep.reading, group=sweep.group)
-    parts = split_database(database, [None] * len(database), base)
-    rows = parts.rows("training")
-    pool = make_pool(base.data, parts.animals(rows), rows, len(database))
+        root = resolve_data(sweep.data, Path(scratch))
+        print_one = partial(print_plan, root=root, machines=machines)
+        if names:
+            print_dry_runs(divide_sweep(out, sweep, names, root), print_one)
+        else:
+            print_one(sweep, out)
+    print(f"{machines.describe()}\nit fits; nothing was run")
+    return 0
+
+
+def print_plan(sweep: Sweep, out: Path, *, root: Path, machines: Machines) -> None:
+    """Check one sweep, and print what it would do."""
+    checked = check_sweep(sweep, root, out, machines)
+    log_findings(checked.findings)
+    sweep, parts, base = checked.sweep, checked.parts, sweep.base
+    pool = pool_of_parts(base, parts)
     steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)
     epochs = sweep.space.most_epochs()
     print(f"base: {cli.describe_config(base)}\n")
@@ -42,9 +68,7 @@ def print_dry_run(sweep: Sweep, options: argparse.Namespace) -> int:
     if sweep.then_online is not None:
         more = base.optim.epochs if sweep.then_online == "winner" else sweep.then_online
         print(f"then the best one is trained on for {more} epochs with online augmentation, as a trial of its own")
-    shortage = find_shortage(options)
-    print(f"cannot start: {shortage}" if shortage else "it fits; nothing was run")
-    return 2 if shortage else 0
+    print("\n".join(checked.notes))
 
 
 def describe_confirmation(confirm: ConfirmSettings, num_trials: int, parts: Parts) -> str:

@@ -17,6 +17,8 @@ from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import local_place
+from reid_core.training.training_findings import find_in_training
+from sweeps.machines.waiting import wait_for
 from sweeps.results.journal import Record
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
@@ -40,7 +42,9 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: 
         # Where a worker's GPU is: the script itself may run on a head node that has none.
         gpus = context.resources.gpus_per_worker
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
-        result = ray.get(task.remote(best, context, root, use=use, reading=reading))
+        scored = task.remote(best, context, root, use=use, reading=reading)
+        what = f"{best.name} is scored on testSet, by a task of 1 CPU and {gpus:g} GPU"
+        result = wait_for(scored, what, patience_s=context.resources.patience_s)
         write_result(out, result)
         context.push()
     return result
@@ -55,5 +59,6 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, re
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, reading=reading)
-    metrics = run_final_test(config, prepared, truth, trainer.restore_best(), Path(context.out), place)
-    return Result(trial=best.name, metrics=metrics, findings=prepared.findings)
+    found, model = find_in_training(trainer.history), trainer.restore_best()
+    result = run_final_test(config, prepared, truth, model, Path(context.out), place, findings=found)
+    return replace(result, trial=best.name)

@@ -20,6 +20,7 @@ from reid_core.experiment.refit import check_refittable, choose_epochs, export_r
 from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.files.checksums import CHECKSUMS
 from reid_core.model.place import local_place
+from sweeps.machines.waiting import wait_for
 from sweeps.results.journal import Record
 from sweeps.results.result_folder import BEST_BUNDLE, REFIT_BUNDLE, REFIT_TRIAL, open_journal
 from sweeps.search.suggestion import Suggestion
@@ -65,14 +66,17 @@ def refit_best(
     context.push()
     # Ray would try again by itself, and `testSet` be used again without a record.
     prepare_task: Any = ray.remote(num_cpus=1, max_retries=0)(open_refit)  # type: ignore[arg-type]
-    cache = ray.get(prepare_task.remote(context, root, use=use, reading=reading))
+    opened = prepare_task.remote(context, root, use=use, reading=reading)
+    patience_s = context.resources.patience_s
+    cache = wait_for(opened, "the data of the refit, by a task of 1 CPU", patience_s=patience_s)
     suggestion = Suggestion(name=name, parameters=best.parameters, cache=cache, only_train=epochs)
     trained = run_fixed([suggestion], replace(context, out=str(out / REFIT_TRIAL)))[name]
     if trained.status != "completed":
         return f"{trained.status}: {trained.reason}"
     gpus = context.resources.gpus_per_worker
     export_task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(export_trained)  # type: ignore[arg-type]
-    ray.get(export_task.remote(trained, context, cache, epochs))
+    what = f"the refitted model's bundle, by a task of 1 CPU and {gpus:g} GPU"
+    wait_for(export_task.remote(trained, context, cache, epochs), what, patience_s=patience_s)
     return None
 
 

@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
 from sweeps.results.mirror import Mirror
-from sweeps.results.result_folder import PAIR_STORE, open_journal
+from sweeps.results.result_folder import CACHE, PAIR_STORE, open_journal
 from sweeps.search.goals import Goals
 from sweeps.search.optuna_search import JournalSearch, epoch_scores
 from sweeps.search.priors import load_priors
@@ -38,20 +39,22 @@ def prepare_trials(
     sweep: Sweep, root: Path, out: Path, resources: Resources, mirror: Mirror | None
 ) -> tuple[Prepared, SweepContext]:
     """What is done once before the first trial, and what the trials share."""
+    chunks = partial(ray_map, patience_s=resources.patience_s)
     prepared = prepare(
         root,
-        out / "cache",
+        out / CACHE,
         sweep.base,
         reading=sweep.reading,
         group=sweep.group,
         second_models=[name for name in choices_of(sweep.space.searched, "fusion.second_model") if name],
-        spread=Spread(ray_map, partial(ray_map, gpus_per_worker=resources.gpus_per_worker)),
+        spread=Spread(chunks, partial(chunks, gpus_per_worker=resources.gpus_per_worker)),
     )
-    plan_of(sweep.base, prepared, world_size=resources.workers)  # fails now if its batches cannot be made
+    # They were checked before (`checks`), but some photographs may have turned out to be unreadable.
+    plan_of(sweep.base, prepared, world_size=resources.workers)
     logger.info("%s", describe_model(sweep.base, num_identities=len(prepared.classes()[0])))
     folder = Path(sweep.pair_store) if sweep.pair_store else out / PAIR_STORE
-    pair_store = open_pair_store(sweep.base, prepared, folder, device=resources.device)
-    return prepared, SweepContext(sweep.base, str(out), str(out / "cache"), resources, pair_store, mirror)
+    pair_store = open_pair_store(sweep.base, prepared, folder, resources)
+    return prepared, SweepContext(sweep.base, str(out), str(out / CACHE), resources, pair_store, mirror)
 
 
 def make_goals(sweep: Sweep, prepared: Prepared) -> Goals:
@@ -68,23 +71,42 @@ def run_search(sweep: Sweep, context: SweepContext, limits: Limits, goals: Goals
     """Run what is left of the sweep's trials, within the search's share of its limits; the records of all trials."""
     journal, limits = open_journal(Path(context.out)), sweep.search_limits(limits)
     before = reopen(journal)
-    left = sweep.num_trials - sum(record.has_ended for record in before)
+    left, num_ended = count_left(sweep, before), sum(record.has_ended for record in before)
     if left <= 0 or limits.reached(before):
         return before
+    num_trials = num_ended + left
+    if num_trials < sweep.num_trials:
+        logger.info("--trials %d: the search space has no more than %d", sweep.num_trials, num_trials)
     if before:
-        logger.info("resuming: %d of %d trials have ended", sweep.num_trials - left, sweep.num_trials)
+        logger.info("resuming: %d of %d trials have ended", num_ended, num_trials)
     priors = load_priors(Path(context.out), sweep.warm_start, sweep.space, goals)
     priors += load_tried(Path(context.out), sweep)
     run_tuner(
         JournalSearch(sweep.space, journal, limits, goals, priors),
         context,
         num_left=left,
-        num_trials=sweep.num_trials,
+        num_trials=num_trials,
         limits=limits,
         # With several goals no single score says which trial is hopeless.
         scheduler=None if goals.groups else make_scheduler(sweep.space.most_epochs(), before),
     )
     return journal.read()
+
+
+def count_left(sweep: Sweep, records: Sequence[Record]) -> int:
+    """How many trials are left to be run, or to be ended: no configuration is tried twice.
+
+    Args:
+        sweep: Its definition.
+        records: Of its search.
+    """
+    num_unended = sum(not record.has_ended for record in records)
+    left = sweep.num_trials - (len(records) - num_unended)
+    num_configurations = sweep.space.num_configurations()
+    if num_configurations is None:
+        return left
+    tried = {sweep.space.identify(record.parameters) for record in records}
+    return min(left, num_configurations - len(tried) + num_unended)
 
 
 def make_scheduler(epochs: int, before: list[Record]) -> TrialScheduler:

@@ -4,13 +4,14 @@
 """
 
 import argparse
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from reid_core.data.synthetic import resolve_data
 from reid_core.metrics.result import write_result
-from sweeps.machines.connect import ray_at_work, start_ray
+from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
 from sweeps.machines.limits import Limits, make_limits
 from sweeps.machines.resources import Resources
 from sweeps.results.mirror import Mirror, blame_storage, open_out
@@ -25,16 +26,19 @@ from sweeps.results.result_folder import (
 )
 from sweeps.results.trial_table import describe_hours, write_trials
 from sweeps.search.space import SpaceFunction
+from sweeps.stages.checks.all_checks import check_flags, check_out, check_sweep
 from sweeps.stages.choose_best import choose_best, describe_choice
 from sweeps.stages.command_line import make_sweep
 from sweeps.stages.definition import Sweep
 from sweeps.stages.dry_run import print_dry_run
 from sweeps.stages.final_test import score_test_set
 from sweeps.stages.groups.claim import claim_groups
-from sweeps.stages.groups.run import print_dry_runs, run_groups
+from sweeps.stages.groups.run import run_groups
 from sweeps.stages.refit_best import refit_best
 from sweeps.stages.run_search import make_goals, prepare_trials, run_search
 from sweeps.trials.failures import continue_when_freed
+
+logger = logging.getLogger(__name__)
 
 
 def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> int:
@@ -44,19 +48,23 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
         UserError: If a flag or the data are wrong, the cluster is too small, or no trial completes.
     """
     sweep = make_sweep(name, space, options)
-    if options.plan:
-        print_one = partial(print_dry_run, options=options)
-        return print_dry_runs(sweep, options.group, print_one) if options.group else print_one(sweep)
-    out, mirror = open_out(options)
-    groups = claim_groups(out, sweep, options.group, resume=options.resume) if options.group else {}
-    if not groups:
-        claim_out(out, sweep.settings(), resume=options.resume)
-    resources = start_ray(options)
     with ray_at_work(), continue_when_freed():
-        limits = make_limits(options, resources)
-        run_one = partial(complete_group if groups else complete, resources=resources, mirror=mirror)
+        working = check_out(options)
+        machines = find_machines(options)
+        check_flags(sweep, options, working, machines.resources)
+        if options.plan:
+            return print_dry_run(sweep, options.group, working, machines)
+        out, mirror = open_out(options)
+        groups = claim_groups(out, sweep, options.group, resume=options.resume) if options.group else {}
+        if not groups:
+            sweep = claim_checked(sweep, out, machines, resume=options.resume)
+        start_ray(machines)
+        limits = make_limits(options, machines.resources)
         with blame_storage(mirror):
-            text = run_groups(groups, out, limits, run_one) if groups else run_one(sweep, out, limits)
+            if groups:
+                text = run_groups(groups, out, limits, partial(complete_group, machines=machines, mirror=mirror))
+            else:
+                text = complete(sweep, out, limits, resources=machines.resources, mirror=mirror)
         if mirror:
             mirror.push(everything=True)
             text += f"\n{'all of it':<20}{mirror.storage.uri}"
@@ -64,11 +72,24 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
     return 0
 
 
+def claim_checked(sweep: Sweep, out: Path, machines: Machines, *, resume: str) -> Sweep:
+    """A sweep that can be run, as far as can be known before; its result folder is marked as its own only then.
+
+    Raises:
+        UserError: If it cannot be run, or the folder holds another sweep.
+    """
+    checked = check_sweep(sweep, resolve_data(sweep.data, out / "data"), out, machines)
+    for note in checked.notes:
+        logger.info("%s", note)
+    claim_out(out, sweep.settings(), resume=resume)
+    return checked.sweep
+
+
 @continue_when_freed()  # else it would be this group's failure, and the next group's too
-def complete_group(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, mirror: Mirror | None) -> str:
+def complete_group(sweep: Sweep, out: Path, limits: Limits, *, machines: Machines, mirror: Mirror | None) -> str:
     """The sweep of one group, in a folder of its own, begun or continued; the result as text."""
-    claim_out(out, sweep.settings(), resume="auto")
-    return complete(sweep, out, limits, resources=resources, mirror=mirror)
+    sweep = claim_checked(sweep, out, machines, resume="auto")
+    return complete(sweep, out, limits, resources=machines.resources, mirror=mirror)
 
 
 def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, mirror: Mirror | None = None) -> str:
@@ -104,6 +125,5 @@ def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, m
         found.best,
         result,
         objective=sweep.base.threshold.objective,
-        num_unreadable=prepared.num_unreadable,
         notes=notes,
     )

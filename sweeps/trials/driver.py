@@ -95,7 +95,7 @@ def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepCon
         cache=context.cache,
         filesystem=context.filesystem,
         checkpoint_folder=context.checkpoint_folder(suggestion.name),
-        data_cpus=context.resources.data_cpus_per_worker,
+        resources=context.resources,
         pair_store=context.pair_store,
         start=suggestion.start,
         only_train=suggestion.only_train,
@@ -166,13 +166,16 @@ def make_torch_trainer(settings: WorkerSettings, resources: Resources) -> TorchT
     )
 
 
-def open_pair_store(config: TrialConfig, prepared: Prepared, folder: Path, *, device: str) -> Any:
+def open_pair_store(config: TrialConfig, prepared: Prepared, folder: Path, resources: Resources) -> Any:
     """The pair store of a sweep whose trials score on a device, or None where nothing is matched."""
     if config.match.matcher == "none" or prepared.features is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    digest = store_name(score_settings(config.match, device=device))
-    return start_pair_store(folder, digest, symmetric=config.match.matcher in SYMMETRIC)
+    digest, symmetric = (
+        store_name(score_settings(config.match, device=resources.device)),
+        config.match.matcher in SYMMETRIC,
+    )
+    return start_pair_store(folder, digest, symmetric=symmetric, patience_s=resources.patience_s)
 
 
 def _describe_trial(context: SweepContext, name: str, config: TrialConfig) -> None:

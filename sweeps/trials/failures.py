@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from reid_core.errors import UserError
+from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.storage import CONTINUES, StorageError
 
 # Another attempt would end in the same way: the configuration cannot be run here, or the program has a fault.
@@ -52,10 +53,11 @@ def judge(error: TrainingFailedError) -> Verdict:
     Returns:
         "infeasible" if its configuration is wrong or does not fit into a GPU's memory, "failed" if the program raised
         what it would raise again, "again" for all that another attempt may survive: a worker that was lost, a broken
-        connection, a file that could not be read. "stop" if the disk is full: no trial can go on until there is room.
+        connection, a file that could not be read. "stop" if the disk is full, or CPUs were not to be had:
+        no trial can go on until that is mended.
     """
     causes = find_causes(error)
-    if any(is_full_disk(cause) for cause in causes):
+    if any(is_full_disk(cause) or isinstance(cause, WaitedTooLongError) for cause in causes):
         return "stop"
     if any(isinstance(cause, UserError) or _is_gpu_memory(cause) for cause in causes):
         return "infeasible"

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from reid_core.errors import UserError
 from reid_core.files.checksums import digest_of
 from reid_core.matching.pairs.store import PairStore
+from sweeps.machines.waiting import wait_for
 
 LEASE_S = 600.0
 ANSWER_S = 60.0  # a store that does not answer within this time counts as lost
@@ -116,7 +117,9 @@ class PairActor:
                 return
 
 
-def start_pair_store(folder: Path, digest: str, *, symmetric: bool, lease_s: float = LEASE_S) -> Any:
+def start_pair_store(
+    folder: Path, digest: str, *, symmetric: bool, lease_s: float = LEASE_S, patience_s: float | None = None
+) -> Any:
     """Start the pair store of one matcher on this node, or find it if this Ray session has it.
 
     Args:
@@ -124,6 +127,7 @@ def start_pair_store(folder: Path, digest: str, *, symmetric: bool, lease_s: flo
         digest: Digest of the matcher's settings (`store.store_name`).
         symmetric: Whether the score of (a, b) is the score of (b, a), to the last bit.
         lease_s: How long an owner may be silent before those that wait take its pairs over.
+        patience_s: How long its process may find no place; None: for ever.
 
     Returns:
         Handle of the actor, for `SharedScorer`; it may be sent to other processes. The actor ends with this session.
@@ -143,7 +147,7 @@ def start_pair_store(folder: Path, digest: str, *, symmetric: bool, lease_s: flo
         .remote(str(folder), digest, symmetric=symmetric, lease_s=lease_s)
     )
     try:
-        ray.get(handle.open.remote())
+        wait_for(handle.open.remote(), "the pair store's process", patience_s=patience_s)
     except RayTaskError as error:
         ray.kill(handle)
         if isinstance(error.cause, UserError):

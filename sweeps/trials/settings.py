@@ -6,6 +6,7 @@ from typing import Any
 from pyarrow.fs import FileSystem
 
 from reid_core.config.parameters import TrialConfig
+from sweeps.machines.resources import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class WorkerSettings:
     cache: str  # folder of the prepared data
     filesystem: FileSystem  # where the checkpoints are
     checkpoint_folder: str  # on `filesystem`
-    data_cpus: float  # logical CPUs of a worker's batches
+    resources: Resources  # of the trial
     pair_store: Any = None  # handle of its actor; None: every pair is scored here
     start: str = ""  # checkpoint of another trial whose best weights this one begins with
     only_train: int | None = None  # train for so many epochs of the schedule and measure nothing

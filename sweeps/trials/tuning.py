@@ -21,6 +21,7 @@ from reid_core.errors import UserError
 from reid_core.training.trainer import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import driver_resources
+from sweeps.machines.waiting import Watch, watching
 from sweeps.results.journal import Journal, Record
 from sweeps.results.mirror import Mirror
 from sweeps.results.result_folder import open_journal
@@ -58,9 +59,10 @@ def run_tuner(
 
     Raises:
         KeyboardInterrupt: If the user ended it.
-        UserError: If the disk is full.
+        UserError: If the disk is full, or what the trials need was not to be had.
     """
     journal, out = open_journal(Path(context.out)), Path(context.out)
+    watch = Watch(what=lambda: describe_running(journal.read()), patience_s=context.resources.patience_s)
     random.seed(context.base.seed)
     np.random.seed(context.base.seed)  # Ray's scheduler draws from the global generator
     trainable = ray.tune.with_parameters(_drive_suggested, drive=drive, context=context)
@@ -77,11 +79,15 @@ def run_tuner(
         ),
         run_config=_run_config(
             out / "tune",
-            EndOfSweep(limits, journal),
-            [Progress(num_trials, context.base, journal, out), Pushing(context.mirror)],
+            EndOfSweep(limits, journal, watch),
+            [Progress(num_trials, context.base, journal, out), Pushing(context.mirror), Moving(watch)],
         ),
     )
-    fit(tuner)
+    watch.progressed()
+    with watching(watch):
+        fit(tuner)
+    if watch.gave_up is not None:
+        raise watch.gave_up
     _check_end(journal.read(), num_trials, limits)
 
 
@@ -150,11 +156,29 @@ class Pushing(ray.tune.Callback):
     on_trial_start = on_trial_result = on_trial_complete = on_trial_error = on_experiment_end = _push
 
 
+class Moving(ray.tune.Callback):
+    """Tells a watch of every sign of life of a trial."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def _note(self, *args: Any, **info: Any) -> None:
+        self.watch.progressed()
+
+    on_trial_start = on_trial_result = on_trial_complete = on_trial_error = _note
+
+
+def describe_running(records: Sequence[Record]) -> str:
+    """What is waited for while trials run, in words."""
+    running = [f"{record.name} (epoch {len(record.reports) + 1})" for record in records if not record.has_ended]
+    return f"the next report of {', '.join(running)}" if running else "the first trial's start"
+
+
 class EndOfSweep(ray.tune.Stopper):
     """Stops all trials when a limit is reached; looked at once a second, which is often enough for hours."""
 
-    def __init__(self, limits: Limits, journal: Journal) -> None:
-        self.limits, self.journal = limits, journal
+    def __init__(self, limits: Limits, journal: Journal, watch: Watch) -> None:
+        self.limits, self.journal, self.watch = limits, journal, watch
         self._next_s, self._ended = 0.0, False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -166,7 +190,7 @@ class EndOfSweep(ray.tune.Stopper):
         now_s = time.monotonic()
         if not self._ended and now_s >= self._next_s:
             self._next_s = now_s + 1.0
-            self._ended = self.limits.reached(self.journal.read()) is not None
+            self._ended = self.watch.gave_up is not None or self.limits.reached(self.journal.read()) is not None
         return self._ended
 
 

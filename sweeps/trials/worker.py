@@ -66,7 +66,7 @@ def train_worker(settings: WorkerSettings) -> None:
     for report in trainer.history:
         ray.train.report(report | retries | {REPEATED: True})
     kept = kept_batches(rest, data.source, trainer.model, place)
-    batches = kept or stream_batches(rest, data.source, rank=place.rank, data_cpus=settings.data_cpus)
+    batches = kept or stream_batches(rest, data.source, rank=place.rank, resources=settings.resources)
     only_train = settings.only_train
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     num_left = None if only_train is None else max(0, only_train - len(trainer.history))

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -10,8 +11,10 @@ import zlib
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import pillow_heif
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from reid_core.data import photographs
 from reid_core.data.image_cache import decode_image
@@ -20,8 +23,11 @@ from reid_core.data.photographs import (
     MAX_PIXELS,
     UNREADABLE_KEY,
     content_key,
+    extensions,
     file_key,
+    has_more_frames,
     open_photograph,
+    read_date,
     read_photograph,
 )
 
@@ -169,7 +175,7 @@ def test_other_formats_are_not_opened(kind):
         assert Image.open(BytesIO(data)).format == "EPS"  # so it is one
     else:
         data = encode(Image.new("RGB", (16, 16)), kind)
-    with pytest.raises(ValueError, match="no photograph that can be identified as one of JPEG, PNG"):
+    with pytest.raises(ValueError, match=r"no photograph (that can be identified as one of JPEG, PNG|but a PDF)"):
         decode_image(data, PX)
 
 
@@ -204,3 +210,119 @@ def test_the_digest_of_a_file_is_that_of_its_content(tmp_path: Path):
     assert file_key(tmp_path / "a") == content_key(b"abc") == content_key(read_photograph(tmp_path / "a"))
     assert len(content_key(b"")) == len(UNREADABLE_KEY)
     assert file_key(tmp_path / "gone") == UNREADABLE_KEY
+
+
+def heic(image: Image.Image, **options: object) -> bytes:
+    pillow_heif.register_heif_opener()
+    return encode(image, "HEIF", **options)
+
+
+SCENE = Image.new("RGB", (64, 40), (200, 30, 30))
+SCENE.paste((20, 20, 220), (0, 0, 32, 20))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_is_upright_and_turned_once(orientation):
+    """As phones write it: the file says how its pixels are turned, and so does its EXIF tag."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = heic(SCENE, exif=exif.tobytes(), quality=95)
+    turned = ImageOps.exif_transpose(Image.open(BytesIO(encode(SCENE, exif=exif))))
+    expected = np.asarray(turned.resize((PX, PX), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(decode_image(data, PX) - expected).max() <= 12
+    assert np.abs(decode_image(data, PX) - expected[::-1, ::-1]).max() > 100
+
+
+def test_a_thumbnail_in_a_heic_file_is_not_taken_for_the_photograph():
+    small, large = (heic(Image.new("RGB", (512, 512), (90, 90, 90)), thumbnails=sizes) for sizes in ([], [64]))
+    assert len(large) > len(small)
+    with open_photograph(large) as image:
+        assert image.info["thumbnails"]
+        photographs.to_square(image, PX)
+        assert image.size == (512, 512)
+
+
+def test_the_date_of_a_heic_file_is_read(tmp_path: Path):
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2015:07:02 11:04:59"
+    (tmp_path / "a.heic").write_bytes(heic(SCENE, exif=exif.tobytes()))
+    assert read_date(tmp_path / "a.heic") == "2015:07:02 11:04:59"
+    assert {".heic", ".heif"} <= extensions()
+
+
+def test_the_first_question_of_a_process_may_be_that_of_extensions(monkeypatch):
+    monkeypatch.setattr(Image, "EXTENSION", {end: name for end, name in Image.EXTENSION.items() if name != "HEIF"})
+    photographs._formats.cache_clear()
+    extensions.cache_clear()
+    assert ".heic" in extensions()
+
+
+def announce(data: bytes, width: int, height: int) -> bytes:
+    """A HEIC file whose header says another size."""
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: announce(data, 60_000, 60_000), "pixels"),
+        (lambda data: announce(data, 16, 16), "[Ss]ecurity limit|size"),
+        (lambda data: data[: len(data) // 2], "a HEIC file that is damaged|end of file"),
+        (lambda data: data[:36] + bytes(4000), "no photograph but a HEIC file that is damaged"),
+    ],
+    ids=["huge", "small", "cut", "header only"],
+)
+def test_a_damaged_heic_is_refused_in_little_memory(damage, reason):
+    data = damage(heic(Image.effect_noise((640, 480), 90).convert("RGB")))
+    tracemalloc.start()
+    with pytest.raises(Exception, match=reason):
+        decode_image(data, PX)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\0\x05\x16\x07\0\x02\0\0Mac OS X        " + bytes(100), "a Mac's AppleDouble file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS; `git lfs pull`"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"\0\0\0\x18ftypmp42" + bytes(100), "a video"),
+        (b"\0\0\0\x18ftypcrx " + bytes(100), "a camera's raw image"),
+    ],
+    ids=["AppleDouble", "Git LFS", "html", "pdf", "mp4", "raw"],
+)
+def test_what_lies_there_in_a_photographs_place_is_named(data, what):
+    with pytest.raises(ValueError, match=f"no photograph but {what}"):
+        decode_image(data, PX)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "AVIF", "MPO", "HEIF"])
+def test_further_frames_are_noticed_and_the_first_is_read(kind):
+    pillow_heif.register_heif_opener()
+    first, second = Image.new("RGB", (64, 64), (90, 90, 90)), Image.new("RGB", (64, 64), (200, 9, 9))
+    several = encode(first, kind, save_all=True, append_images=[second])
+    for data, expected in ((encode(first, kind), False), (several, True)):
+        with open_photograph(data) as image:
+            assert abs(int(photographs.to_square(image, PX).mean()) - 90) <= 2
+            assert has_more_frames(image) == expected
+
+
+def test_a_damaged_second_frame_does_not_cost_the_first():
+    first, other = (Image.effect_noise((10, 10), 90) for _ in range(2))
+    data = encode(first, "GIF", save_all=True, append_images=[other])
+    second = data.rindex(b",\0\0\0\0")
+    assert second > data.index(b",\0\0\0\0")
+    for broken in (data[: second + 3], data[: second + 5] + struct.pack("<HH", 60_000, 60_000) + data[second + 9 :]):
+        with open_photograph(broken) as image:
+            photographs.to_square(image, PX)
+            assert has_more_frames(image) in (True, False)
+
+
+def test_the_ends_of_names_can_be_asked_for_before_anything_was_opened():
+    """In a process of its own: opening a photograph registers formats, and tests before this one have."""
+    code = "from reid_core.data.photographs import extensions; print(*sorted(extensions()))"
+    ends = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert {".jpg", ".png", ".heic"} <= set(ends) == extensions()

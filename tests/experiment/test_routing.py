@@ -74,6 +74,32 @@ def test_every_query_is_answered_bit_by_bit_as_by_its_groups_model_alone(experim
         assert predict(read_bundle(other), experiment.data, rows, tmp_path / "cache") != alone  # it matters who answers
 
 
+def test_each_groups_gallery_is_extended_by_its_own_rows(experiment, bundles, routed, tmp_path):
+    """Each bundle gets its group's further photograph, as by itself; rows on which no answer depends are counted."""
+    queries = queries_of(experiment.data, SPOTS, SCALES)
+    first = {group: queries_of(experiment.data, group).slice(0, 1) for group in (SPOTS, SCALES, STRIPES)}
+    database = pa.concat_tables(rows.set_column(1, "identity", pa.array(["Ída"])) for rows in first.values())
+    model = open_model(routed, extend=True)
+    found, findings = model.answer(Request(experiment.data, queries, database), tmp_path)
+    assert [(finding.where, finding.count) for finding in findings] == [
+        ("gallery", 1),
+        (f"gallery of {SPOTS}", 1),
+        (f"gallery of {SCALES}", 1),
+    ]
+    assert f"1 database row(s) are of groups that the model does not know: not used: {STRIPES}" in str(findings[0])
+    for group, folder in bundles.items():
+        alone, _ = open_model(folder, extend=True).answer(
+            Request(experiment.data, queries_of(experiment.data, group), database), tmp_path
+        )
+        assert [prediction for prediction in found if prediction.group == group] == alone
+        assert alone[0].candidates[0][0] == "Ída"
+    only, findings = open_model(routed).answer(
+        Request(experiment.data, queries_of(experiment.data, SPOTS), database), tmp_path
+    )
+    assert f"1 database row(s) are of groups in which nothing is asked: not used: {SCALES}" in str(findings[1])
+    assert only[0].candidates[0][0] != "Ída"
+
+
 def test_a_query_of_a_group_without_a_model_is_new_and_says_why(experiment, routed, tmp_path):
     out = tmp_path / "answers" / "submission.csv"
     assert predict_main([str(routed), "--data", str(experiment.data), "--out", str(out)]) == 0

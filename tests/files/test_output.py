@@ -92,11 +92,10 @@ def opened_as_the_locale_says(source: str) -> list[int]:
         positional = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
         is_binary = any(isinstance(value, str) and "b" in value for value in positional)
         is_ours = owner[:1].isupper() or owner == "os"  # `LocalFeatures.open`, `os.open`
-        is_text = name in ("read_text", "write_text") or (name in ("open", "fdopen") and not is_binary and not is_ours)
-        if (is_text and not {"encoding"} & given and "utf-8" not in positional) or {
-            "text",
-            "universal_newlines",
-        } & given:
+        is_path = isinstance(call.func, ast.Attribute) and name in ("read_text", "write_text")
+        is_opened = name in ("open", "fdopen") and not is_binary and not is_ours
+        says_which = "encoding" in given or "utf-8" in positional
+        if ((is_path or is_opened) and not says_which) or {"text", "universal_newlines"} & given:
             lines.append(call.lineno)
     return lines
 

@@ -10,9 +10,10 @@ from reid_core.config.parameters import ModelConfig, TrialConfig
 from reid_core.config.presets import make_preset, tiny
 from reid_core.config.values import override
 from reid_core.errors import UserError
-from reid_core.model.backbone import find_parts, make_backbone, skip_modules
+from reid_core.model.backbone import make_backbone
+from reid_core.model.frozen.replay import replaced
 from reid_core.model.heads import make_head
-from reid_core.model.reid_model import ReidModel, describe_parts, make_model
+from reid_core.model.reid_model import ReidModel, describe_parts, make_model, num_stages
 
 SWIN = "swin_micro_patch4_window4_64"
 SMALL = {
@@ -40,54 +41,6 @@ def step(model: ReidModel) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.1)
     (model(random_images(4)) * torch.randn(24, generator=torch.Generator().manual_seed(1))).sum().backward()
     optimizer.step()
-
-
-def test_swin_large_has_the_papers_stages():
-    """Paper, table 5.2: 234, 29 and 2 tensors; its stage 2 is counted without the 3 of the downsampling before it."""
-    with torch.device("meta"):
-        parts = find_parts(timm.create_model("swin_large_patch4_window12_384", num_classes=0))
-    tensors = {part.name: len(part.parameters) for part in parts}
-    assert (tensors["stage 2"], tensors["stage 3"], tensors["norm"]) == (237, 29, 2)
-    assert sum(parameter.numel() for part in parts for parameter in part.parameters) == pytest.approx(195.2e6, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "num_stages"),
-    [
-        (SWIN, 4),
-        ("convnext_tiny", 4),
-        ("efficientnet_b4", 5),
-        ("mobilenetv2_100", 5),
-        ("resnet18", 4),
-        ("vit_tiny_patch16_224", 1),
-    ],
-)
-def test_parts_cover_every_parameter_exactly_once(name, num_stages):
-    with torch.device("meta"):
-        backbone = timm.create_model(name, num_classes=0)
-    parts = find_parts(backbone)
-    covered = [id(parameter) for part in parts for parameter in part.parameters]
-    assert sorted(covered) == sorted(id(parameter) for parameter in backbone.parameters())
-    assert [part.name for part in parts] == ["stem", *(f"stage {i}" for i in range(num_stages)), "norm"]
-    assert all(part.parameters for part in parts[1:-1])
-
-
-def test_what_comes_after_the_last_stage_counts_as_norm():
-    with torch.device("meta"):
-        parts = find_parts(timm.create_model("efficientnet_b4", num_classes=0))
-    assert len(parts[-1].parameters) == 3  # conv_head's weight, bn2's weight and bias
-    assert len(parts[0].parameters) == 3  # conv_stem and bn1
-
-
-def test_a_stride_is_one_stage():
-    """EfficientNet-B4 has seven groups of blocks at five strides; its stage 3 is the two groups at stride 16."""
-    with torch.device("meta"):
-        backbone = timm.create_model("efficientnet_b4", num_classes=0)
-    strides = [info["reduction"] for info in backbone.feature_info]
-    assert len(backbone.blocks) == 7
-    assert len(set(strides)) == len(find_parts(backbone)) - 2
-    in_stages = [len(part.modules) for part in find_parts(backbone)[1:-1]]
-    assert in_stages == [1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("unfrozen_stages", [0, 1, 3, 4])
@@ -121,6 +74,12 @@ def test_batch_norm_keeps_its_statistics():
 def test_more_stages_than_there_are_is_an_error():
     with pytest.raises(UserError, match=r"model\.unfrozen_stages=5: the backbone has 4 stages"):
         make(model__unfrozen_stages=5)
+
+
+def test_the_number_of_stages_is_found_without_weights():
+    config = override(TrialConfig(), SMALL | {"model.unfrozen_stages": 9, "model.weights": "nowhere.safetensors"})
+    assert num_stages(config) == 4
+    assert num_stages(override(config, {"model.backbone": "test_vit", "model.block_groups": 6})) == 6
 
 
 def test_a_local_file_is_loaded_exactly(tmp_path):
@@ -314,7 +273,7 @@ def small_parts(config):
 
 
 @pytest.mark.parametrize("unfrozen_stages", [0, 1])
-@pytest.mark.parametrize("name", [SWIN, "convnext_micro_64", "test_efficientnet", "mobilenetv2_100"])
+@pytest.mark.parametrize("name", [SWIN, "convnext_micro_64", "test_efficientnet", "mobilenetv2_100", "test_vit3"])
 def test_features_and_gradients_are_the_same_from_the_boundary_on(name, unfrozen_stages):
     model = make(model__backbone=name, model__unfrozen_stages=unfrozen_stages, model__orientation="embedding")
     sides = torch.eye(6)[:3]
@@ -345,14 +304,16 @@ def test_a_failure_behind_the_boundary_leaves_the_frozen_modules_whole():
     assert torch.equal(model.features(random_images(2)), expected)
 
 
-def test_the_copy_without_the_frozen_modules_shares_the_trained_ones():
+def test_replaced_modules_leave_the_network_as_it_is():
     model = make(model__unfrozen_stages=1)
     names = list(model.state_dict())
-    rest = skip_modules(model.backbone, model.frozen_modules())
-    trained = [p for part in model.parts() if part.name in ("stage 3", "norm") for p in part.parameters]
+    others = {"patch_embed": nn.Identity(), "layers.0": nn.Identity(), "layers.1": nn.Identity()}
+    rest = replaced(model.backbone, others)
+    trained = [p for part in model.parts()[3:6] for p in part.parameters]  # stages 2 and 3, norm
     assert {id(p) for p in rest.parameters()} == {id(p) for p in trained}
     assert list(model.state_dict()) == names
-    assert not any(module in model.frozen_modules() for module in rest.modules())
+    assert rest.layers[0] is others["layers.0"]
+    assert rest.layers[3] is model.backbone.layers[3]
 
 
 def test_no_module_is_frozen_when_every_stage_is_trained():

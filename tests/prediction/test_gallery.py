@@ -82,7 +82,7 @@ def test_an_extended_gallery_answers_as_a_bundle_built_with_it(experiment, bundl
     database, queries = tables
     extended, findings = fit_gallery(smaller, experiment.data, database, cache, extend=True)
     new = set(bundle.identity_G) - set(smaller.identity_G)
-    assert f"{len(lacked)} photographs are added for this call, {len(new)} animals with them" in findings[0].what
+    assert f"{len(lacked)} photograph(s) are added for this call, with {len(new)} animal(s)" in findings[0].what
     assert sorted(extended.key_G) == sorted(bundle.key_G)
     order = [extended.key_G.tolist().index(key) for key in bundle.key_G]
     again = keep(extended, np.array(order))
@@ -106,8 +106,8 @@ def test_without_being_asked_nothing_is_added_and_the_rows_are_counted(experimen
     same, (finding,) = fit_gallery(smaller, experiment.data, database, cache, extend=False)
     assert same is smaller
     new = set(bundle.identity_G) - set(smaller.identity_G)
-    assert finding.what.startswith(f"{len(lacked)} of {len(database)} database rows are not in it and are not used, ")
-    assert f"{len(new)} animals among them that the bundle does not know; --extend-gallery adds" in finding.what
+    assert finding.what.startswith(f"{len(lacked)} of {len(database)} database row(s) are not in it and are not used, ")
+    assert f"with {len(new)} animal(s) that the bundle does not know; --extend-gallery adds" in finding.what
     assert list(finding.examples) == lacked["image_id"].to_pylist()[:5]
 
 
@@ -126,8 +126,19 @@ def test_a_photograph_that_the_bundle_calls_otherwise_keeps_its_name(experiment,
     for extend in (False, True):
         same, findings = fit_gallery(bundle, experiment.data, changed, cache, extend=extend)
         assert same is bundle
-        assert "1 database rows name a photograph otherwise than the bundle" in findings[0].what
+        assert "1 database row(s) name a photograph otherwise than the bundle" in findings[0].what
         assert findings[0].examples == (f"{database['image_id'][0].as_py()!r}: 'Ída', in the bundle {names[0]!r}",)
+
+
+def test_a_new_animal_whose_name_looks_like_a_known_ones_is_reported(experiment, bundle, tables, cache):
+    _, queries = tables
+    known = bundle.identity_G[0]
+    new = queries.filter(pc.equal(queries["group"], bundle.group_G[0])).slice(0, 2)
+    rows = new.set_column(1, "identity", pa.array([known.upper(), "Ída"]))
+    _, findings = fit_gallery(bundle, experiment.data, rows, cache, extend=False)
+    assert known.upper() != known
+    assert findings[0].what.startswith("1 new animal(s) have names like those of the bundle's")
+    assert findings[0].examples == (f"{known.upper()!r} and {known!r}",)
 
 
 def test_the_same_photograph_in_another_group_is_another_gallerys(experiment, bundle, tables):
@@ -146,9 +157,10 @@ def test_what_cannot_be_read_is_not_added(experiment, bundle, tables, cache, tmp
     (data / paths[2]).write_bytes((data / paths[2]).read_bytes()[:300])
     extended, findings = fit_gallery(smaller, data, lacked, cache, extend=True)
     assert len(extended.key_G) == len(bundle.key_G) - 2
-    assert findings[0].what == "2 photographs that cannot be read are not added"
-    assert findings[0].examples[0].startswith(f"{paths[0]!r} (ValueError: no photograph")
-    assert f"{len(lacked) - 2} photographs are added" in findings[1].what
+    for finding, row in zip(findings, (0, 2), strict=False):
+        assert finding.what.startswith(f"1 of {len(lacked)} cannot be read and are not added to the gallery (")
+        assert finding.examples == (paths[row],)
+    assert f"{len(lacked) - 2} photograph(s) are added" in findings[2].what
 
 
 def test_a_bundle_that_does_not_say_what_its_gallery_holds(experiment, bundle, tables, cache, tmp_path):
@@ -159,7 +171,7 @@ def test_a_bundle_that_does_not_say_what_its_gallery_holds(experiment, bundle, t
     database, queries = tables
     same, (finding,) = fit_gallery(old, experiment.data, database, cache, extend=False)
     assert same is old
-    assert f"{len(database)} database rows are not used" in finding.what
+    assert f"{len(database)} database row(s) are not used" in finding.what
     with pytest.raises(UserError, match=r"does not say which photographs its gallery holds.*export it again"):
         fit_gallery(old, experiment.data, database, cache, extend=True)
     few = queries.slice(0, 9)

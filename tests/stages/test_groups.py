@@ -33,7 +33,7 @@ from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
 from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.definition import Sweep
-from sweeps.stages.groups.claim import choose_groups, claim_groups
+from sweeps.stages.groups.claim import choose_groups, claim_groups, divide_sweep
 from sweeps.stages.groups.exchange import choose_points, load_tried
 from sweeps.stages.groups.result import combine
 from sweeps.stages.groups.run import print_dry_runs, run_groups, share_limits
@@ -474,13 +474,19 @@ def test_a_refit_of_some_groups_is_routed_with_the_models_of_the_others(small_da
     assert f"refitted models     {out / 'refit'}" in text
 
 
-def test_a_dry_run_is_printed_for_each_group(small_data, capsys):
-    seen = []
+def test_a_dry_run_is_printed_for_each_group(small_data, out, capsys):
+    def print_one(sweep: Sweep, folder: Path) -> None:
+        if sweep.group in refused:
+            raise UserError(f"{folder.name} is too small")
+        print(f"plan of {sweep.group}")
 
-    def print_one(sweep: Sweep) -> int:
-        seen.append(sweep.group)
-        return 2 * (sweep.group == SPOTS)
-
-    assert print_dry_runs(make(small_data), ["all"], print_one) == 2
-    assert seen == ALL
-    assert "3 sweeps, one after the other" in capsys.readouterr().out
+    sweeps, refused = divide_sweep(out, make(small_data), ["all"], small_data), {SPOTS}
+    print_dry_runs(sweeps, print_one)
+    shown = capsys.readouterr().out
+    assert "3 sweeps, one after the other" in shown
+    assert [line.split()[-1] for line in shown.splitlines() if line.startswith("plan of")] == [SCALES, STRIPES]
+    assert f"the others are: {SPOTS} is too small" in shown
+    refused |= set(ALL)
+    with pytest.raises(UserError, match=r"no group has a result:\n.*ScalesID is too small\n.*SpotsID is too small"):
+        print_dry_runs(sweeps, print_one)
+    assert not list(out.iterdir())

@@ -1,5 +1,7 @@
 """What a sweep's script does before it runs: its flags, the dry run, and whose result folder it is."""
 
+from dataclasses import replace
+
 import pytest
 
 from reid_core.config.presets import tiny
@@ -7,8 +9,13 @@ from reid_core.config.values import override
 from reid_core.config.yaml_files import write_config
 from reid_core.errors import UserError
 from sweeps import metric
+from sweeps.machines.limits import Limits
+from sweeps.results.journal import Record
 from sweeps.results.result_folder import claim_out
+from sweeps.search.candidates import Choices
+from sweeps.stages.choose_best import why_ended
 from sweeps.stages.command_line import make_parser, make_sweep
+from sweeps.stages.run_search import count_left
 
 
 def test_a_dry_run_shows_everything_and_runs_nothing(small_data, tmp_path, capsys):
@@ -19,12 +26,6 @@ def test_a_dry_run_shows_everything_and_runs_nothing(small_data, tmp_path, capsy
     assert "optim.lr_head" in shown
     assert "5 logical CPUs" in shown
     assert not (tmp_path / "out").exists()
-
-
-def test_a_dry_run_says_if_gpus_are_missing(small_data, tmp_path, capsys):
-    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--gpus-per-worker", "64", "--plan"]
-    assert metric.main(flags) == 2
-    assert "128 GPUs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,31 @@ def test_an_out_of_another_sweep_is_refused_by_what_differs(small_data, tmp_path
         claim_out(tmp_path, settings("--seed", "1"), resume="auto")
     with pytest.raises(UserError, match="--resume auto"):
         claim_out(tmp_path, settings(), resume="never")
+
+
+def aggregates(suggest):
+    suggest("predict.aggregate", Choices(("max", "mean")))
+
+
+def test_no_configuration_is_tried_twice_however_many_trials_are_asked_for(small_data, tmp_path):
+    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "4"]
+    sweep = make_sweep("metric", aggregates, make_parser("").parse_args(flags))
+    first, second = (Record(f"trial-000{n}", {"predict.aggregate": name}) for n, name in enumerate(("max", "mean")))
+    assert count_left(sweep, []) == 2
+    assert count_left(replace(sweep, num_trials=1), []) == 1
+    assert count_left(sweep, [first]) == 2  # to be ended, and to be begun
+    first.status, second.status = "completed", "failed"
+    assert count_left(sweep, [first]) == 1
+    assert count_left(sweep, [first, second]) == 0
+    twice = replace(first, name="trial-0002")  # by an earlier version
+    assert count_left(sweep, [first, twice]) == 1
+    assert why_ended(sweep, [first], Limits()) is None
+    assert why_ended(sweep, [first, second], Limits()) == "all 2 configurations were tried"
+    assert why_ended(sweep, [first, second], Limits(max_failures=1)).startswith("--max-failures 1")
+    assert why_ended(replace(sweep, num_trials=2), [first, second], Limits()) is None
+    fixed = make_sweep("metric", aggregates, make_parser("").parse_args([*flags, "--set", "predict.aggregate=max"]))
+    assert count_left(fixed, []) == 1
+    assert why_ended(fixed, [replace(first, parameters={})], Limits()) == "the only configuration was tried"
 
 
 def test_a_config_file_starts_the_sweep_from_there(small_data, tmp_path, capsys):

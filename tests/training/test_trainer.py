@@ -247,6 +247,59 @@ def test_reported_loss_is_that_of_the_global_batch():
     assert report["loss"] == pytest.approx(expected["loss"] + 0.5, rel=0.02)
 
 
+def test_what_an_epoch_measures_by_hand(monkeypatch):
+    config = override(CONFIG, {"optim.epochs": 1, "optim.clip_norm": 1e-3})
+    trainer, norms, losses = make_trainer(config), [], []
+    inner, forward = trainer._gradient_norm, trainer.wrapped.forward
+
+    def norm_by_hand() -> torch.Tensor:
+        gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+        return inner()
+
+    def keep(*given, **options):
+        loss = forward(*given, **options)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(trainer, "_gradient_norm", norm_by_hand)
+    monkeypatch.setattr(trainer.wrapped, "forward", keep)
+    (report,) = trainer.fit(endless_batches(), scores(0.5))
+    assert len(norms) == len(losses) == STEPS
+    assert report["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+    assert report["loss_spread"] == pytest.approx(max(losses) - min(losses), abs=1e-6)
+    assert report["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"optim.lr_head": 0.0, "optim.lr_stages": 0.0, "optim.lr_norm": 0.0}, ["nothing was learned in epoch 1, 2:"]),
+        ({"loss.margin_cosine": 0.01, "loss.miner": "hard"}, []),
+    ],
+    ids=["learns", "no rates", "hard"],
+)
+def test_an_epoch_that_teaches_nothing_is_noticed_once(changes, said, caplog):
+    trainer = make_trainer(override(CONFIG, {"optim.epochs": 2, **changes}))
+    list(trainer.fit(endless_batches(), scores(0.5, 0.5)))
+    logged = [record.getMessage() for record in caplog.records]
+    assert [text.startswith(f"training: {start}") for text, start in zip(logged, said, strict=True)] == [True] * len(
+        said
+    )
+
+
+@pytest.mark.parametrize("loss", ["triplet", "cross_entropy"])
+def test_black_photographs_give_a_loss_that_cannot_move_or_teaches_nothing(loss, caplog):
+    config = override(CONFIG, {"optim.epochs": 2, "model.head_dropout": 0.0, "loss.name": loss, "optim.lr_head": 1.0})
+    black = (Batch(np.zeros_like(b.pixels_BHWC), b.identity_B, b.sides_B6) for b in endless_batches())
+    list(make_trainer(config).fit(black, scores(0.5, 0.5)))
+    # A classifier still learns how often each animal is asked for; its embeddings are alike (`find_in_training`).
+    assert any("the loss was the same" in text or "nothing was learned" in text for text in caplog.messages) == (
+        loss == "triplet"
+    )
+
+
 def test_gradients_are_clipped():
     config = override(CONFIG, {"optim.clip_norm": 1e-3, "optim.warmup_epochs": 0.0})
     trainer = make_trainer(config)

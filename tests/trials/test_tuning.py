@@ -1,6 +1,7 @@
 """Ray's traps on plain, tiny trials; Ray Data gives what plain Python gives."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -18,19 +19,25 @@ from reid_core.training.batch_plan import make_plan, make_pool
 from reid_core.training.batches import local_batches, make_source
 from reid_core.training.trainer import SCORE
 from reid_core.training.variants import build_variants
+from sweeps.machines import waiting
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources, driver_resources
+from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.journal import Journal
 from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
+from sweeps.search.suggestion import Suggestion
 from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.run_search import make_scheduler
 from sweeps.stages.sweep import complete
+from sweeps.trials.context import SweepContext
 from sweeps.trials.progress import Progress
 from sweeps.trials.stream import ray_map, stream_batches
+from sweeps.trials.tuning import run_fixed
 
 EPOCHS = 4
+HALF_A_CPU = Resources(data_cpus_per_worker=0.5)
 SCORES = {  # per epoch; the best is not the last
     "trial-0000": [0.5, 0.9, 0.6, 0.5],
     "trial-0001": [0.1, 0.9, 0.9, 0.9],
@@ -126,11 +133,45 @@ def test_ray_data_decodes_what_plain_python_decodes(local_ray, cached, small_dat
     assert np.array_equal(ImageCache(spread).pixels(rows), ImageCache(path).pixels(rows))
 
 
+@contextmanager
+def hold_cpus(amount):
+    """Other trials have so many CPUs."""
+
+    class Holder:
+        def ready(self):
+            return True
+
+    holder = ray.remote(num_cpus=amount)(Holder).remote()
+    ray.get(holder.ready.remote())
+    try:
+        yield
+    finally:
+        ray.kill(holder)
+
+
+def starve(suggestion, *, context):
+    """A trial that waits for what is nowhere."""
+    ray.get(ray.remote(num_cpus=100, scheduling_strategy="DEFAULT")(pretend).remote({}))
+
+
+def test_trials_that_wait_in_vain_end_the_run_with_what_they_waited_for(local_ray, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "LOOK_S", 0.5)
+    monkeypatch.setattr(waiting, "QUIET_S", 2.0)
+    resources = Resources(workers=1, patience_s=6.0)
+    context = SweepContext(tiny(), str(tmp_path), str(tmp_path / "cache"), resources)
+    message = r"the next report of first \(epoch 1\); not to be had: 1 × 100 CPU; free: 3\.99 CPU"
+    with pytest.raises(WaitedTooLongError, match=message):
+        run_fixed([Suggestion(name="first", parameters={})], context, drive=starve)
+    assert "waiting for" in caplog.text
+    assert Journal(tmp_path / "trials").by_name()["first"].status == "running"  # the next session continues it
+
+
 @pytest.mark.parametrize("gpus_per_worker", [0, 0.5])
 def test_chunks_come_back_in_order_from_tasks_and_from_gpu_actors(local_ray, gpus_per_worker):
     chunks = [[3, 1], [2], [9, 8, 7]]
-    found = ray_map(_with_its_gpus, chunks, gpus_per_worker=gpus_per_worker)
-    rows = [row for table in found for row in table.to_pylist()]
+    with hold_cpus(3):
+        found = ray_map(_with_its_gpus, chunks, gpus_per_worker=gpus_per_worker)
+        rows = [row for table in found for row in table.to_pylist()]
     assert [row["n"] for row in rows] == [3, 1, 2, 9, 8, 7]
     assert {row["gpus"] for row in rows} == {1 if gpus_per_worker else 0}
 
@@ -158,7 +199,8 @@ def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, ca
     plan = make_plan(config, pool, world_size=2)
     for rank in (0, 1):
         plain = list(local_batches(plan, source, rank=rank))
-        streamed = list(stream_batches(plan, source, rank=rank, data_cpus=1))
+        with hold_cpus(3.5):  # of 4: nothing may ask for more than the half CPU that the stream is allowed
+            streamed = list(stream_batches(plan, source, rank=rank, resources=HALF_A_CPU))
         assert len(plain) == len(streamed) == len(plan) // 2
         for one, other in zip(plain, streamed, strict=True):
             assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))

@@ -7,8 +7,10 @@ Row i of the table is row i of everything that follows: image cache, parts, feat
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -74,7 +76,11 @@ def load_metadata(
 
 
 def read_metadata(
-    root: Path, reading: Reading = STRICT, *, needs: Literal["database", "query"] = "database"
+    root: Path,
+    reading: Reading = STRICT,
+    *,
+    needs: Literal["database", "query"] = "database",
+    absent: Mapping[str, str] = MappingProxyType({}),
 ) -> Metadata:
     """Read and check `metadata.csv` of a data folder.
 
@@ -83,6 +89,7 @@ def read_metadata(
         reading: Which rows and files are taken.
         needs: The value of `split` of which there must be at least one row. Without database rows, and for queries,
             the file needs no column `identity`.
+        absent: Values of columns for a file that has no such column, e.g. {"dataset": "lynx"}.
 
     Returns:
         Rows: table of strings `image_id, identity, path, date, orientation, species, split, dataset, group`, in the
@@ -96,7 +103,8 @@ def read_metadata(
     file = root / METADATA
     if not root.is_dir():
         raise UserError(f"{root}: no such data folder")
-    table = read_table(file, REQUIRED if needs == "database" else QUERY_REQUIRED)
+    required = REQUIRED if needs == "database" else QUERY_REQUIRED
+    table = _fill_absent(read_table(file, [name for name in required if name not in absent]), absent)
     values, findings = read_values(table)
     found_N, of_paths = _find_photographs(root, table, reading)
     values |= {"path": [found.path for found in found_N], "group": values["dataset"]}
@@ -109,7 +117,7 @@ def read_metadata(
         raise UserError(f"{file}: no {needs} row (split={needs}) with a photograph: {lacking}")
     if needs == "database":
         findings += _find_groups_of_queries(rows)
-    return Metadata(rows, (*findings, *_find_other_tables(file)))
+    return Metadata(rows, (*findings, *find_other_tables(file)))
 
 
 def digest_metadata(table: pa.Table) -> str:
@@ -122,33 +130,73 @@ def digest_metadata(table: pa.Table) -> str:
     return digest_of(canonical)
 
 
+class SubmissionOrder(NamedTuple):
+    """What `sample_submission.csv` asks for."""
+
+    ids: list[str] | None  # image_ids in its order; None where the data folder has no such file
+    findings: tuple[Finding, ...] = ()
+
+
 def load_submission_order(root: Path) -> list[str] | None:
-    """Read the image_ids of `sample_submission.csv` in its order; None where the data folder has no such file.
+    """The image_ids of `read_submission_order`; its findings are logged."""
+    order = read_submission_order(root)
+    log_findings(order.findings)
+    return order.ids
+
+
+def read_submission_order(root: Path) -> SubmissionOrder:
+    """Read the image_ids of `sample_submission.csv` in its order.
 
     Raises:
         UserError: If its columns are not `image_id,identity`, or an id is repeated or not a query's in metadata.csv.
     """
     file = Path(root) / "sample_submission.csv"
     if not file.exists():
-        return None
+        return SubmissionOrder(None)
     table = read_table(file, ("image_id", "identity"))
     if [*table.columns] != ["image_id", "identity"]:
         raise UserError(f"{file}: its columns are {escape_line(','.join(table.columns))}; expected image_id,identity")
-    log_findings(table.findings)
-    metadata = read_table(Path(root) / METADATA, ("image_id", "split"))
-    splits = [SPLITS.get(strip_blanks(split).casefold()) for split in metadata.columns["split"]]
-    pairs = zip(map(strip_blanks, metadata.columns["image_id"]), splits, strict=True)
-    queries = {image_id for image_id, split in pairs if split == "query"}
+    queries = _read_query_ids(Path(root) / METADATA)
     ids = [strip_blanks(image_id) for image_id in table.columns["image_id"]]
     refuse(file, table.lines, ids, lambda image_id: not image_id, "image_id is empty")
     unknown = "image_id is not that of a query in metadata.csv"
     refuse(file, table.lines, ids, lambda image_id: image_id not in queries, unknown)
     check_unique(file, ids, table.lines)
     lacking = sorted(queries - set(ids))
+    findings = list(table.findings)
     if lacking:
         what = f"{len(lacking)} queries of metadata.csv are not in it, and get no row in the submission"
-        log_findings([make_finding(file.name, what, [repr(image_id) for image_id in lacking])])
-    return ids
+        findings.append(make_finding(file.name, what, [repr(image_id) for image_id in lacking]))
+    return SubmissionOrder(ids, tuple(findings))
+
+
+def _read_query_ids(file: Path) -> set[str]:
+    """image_ids of all queries, of those too whose photograph is missing; without a column split all rows are."""
+    columns = read_table(file, ("image_id",)).columns
+    ids = map(strip_blanks, columns["image_id"])
+    splits = columns.get("split") or ["query"] * len(columns["image_id"])
+    return {
+        image_id
+        for image_id, split in zip(ids, splits, strict=True)
+        if SPLITS.get(strip_blanks(split).casefold()) == "query"
+    }
+
+
+def _fill_absent(table: TextTable, absent: Mapping[str, str]) -> TextTable:
+    """The table with a value in every row of each column that it lacks."""
+    lacking = {name: value for name, value in absent.items() if name not in table.columns}
+    if "split" in lacking and "identity" in table.columns:
+        raise UserError(
+            f"{table.file}: missing column(s) split, which says what rows are to be named (query) and what rows name "
+            "an animal (database); without both split and identity all are to be named"
+        )
+    num_rows = len(table.lines)
+    findings = [
+        make_finding(table.file.name, f"no column {name}: {num_rows} row(s) taken for {value!r}", [], num_rows)
+        for name, value in lacking.items()
+    ]
+    columns = table.columns | {name: [value] * num_rows for name, value in lacking.items()}
+    return replace(table, columns=columns, findings=[*table.findings, *findings])
 
 
 def _find_photographs(root: Path, table: TextTable, reading: Reading) -> tuple[list[Found], list[Finding]]:
@@ -183,7 +231,7 @@ def _find_groups_of_queries(rows: pa.Table) -> list[Finding]:
     return [make_finding(METADATA, what, [f"{group!r}: {count} queries" for group, count in nameless.items()])]
 
 
-def _find_other_tables(file: Path) -> list[Finding]:
+def find_other_tables(file: Path) -> list[Finding]:
     """Tables beside metadata.csv that may be thought to be read."""
     names = sorted(
         other.name for other in file.parent.iterdir() if other.name != file.name and _OTHER_TABLE.fullmatch(other.name)

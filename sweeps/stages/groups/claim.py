@@ -69,10 +69,16 @@ def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) 
     Raises:
         UserError: If a group is unknown, every group is a goal, or the folder holds another sweep or other groups.
     """
+    sweeps = divide_sweep(out, sweep, names, resolve_data(sweep.data, out / "data"))
+    claim_out(out, sweep.settings() | {"by_group": True}, resume=resume)
+    write_sealed(out / GROUP_NAMES, {"groups": {str(each.group): folder.name for folder, each in sweeps.items()}})
+    return sweeps
+
+
+def divide_sweep(out: Path, sweep: Sweep, names: Sequence[str], root: Path) -> dict[Path, Sweep]:
+    """What `claim_groups` returns, with its errors, from a data folder; nothing is written."""
     if sweep.each_group:
         raise UserError("--objective each_group: with --group every sweep has one group, and that is its goal already")
-    claim_out(out, sweep.settings() | {"by_group": True}, resume=resume)
-    root = resolve_data(sweep.data, out / "data")
     groups = choose_groups(root, names, reading=sweep.reading)
     file = out / GROUP_NAMES
     before = list(read_sealed(file)["groups"]) if file.exists() else []
@@ -80,7 +86,6 @@ def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) 
         flags = " ".join(f"--group {escape_line(group)}" for group in before)
         raise UserError(f"--out {out} holds the sweeps of {flags}; give these first, or choose another folder")
     slugs = make_slugs(groups)
-    write_sealed(file, {"groups": slugs})
     pair_store = sweep.pair_store or str(out / PAIR_STORE)  # pairs are known by content: one store is enough
     folders = {group: out / GROUPS / slug for group, slug in slugs.items()}
     return {

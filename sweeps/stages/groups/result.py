@@ -36,6 +36,12 @@ def has_result(folder: Path) -> bool:
     return (folder / RESULT).is_file() and is_bundle(folder / BEST_BUNDLE)
 
 
+def no_result(failures: Mapping[str, str]) -> UserError:
+    """The error of a job in which no group has a result, from why each has none."""
+    reasons = "\n".join(f"group {escape_line(group)}: {reason}" for group, reason in failures.items())
+    return UserError(f"no group has a result:\n{reasons}")
+
+
 def is_bundle(folder: Path) -> bool:
     """Whether a folder has a bundle that was written to its end; from a storage its checksums come last."""
     return (folder / CHECKSUMS).is_file()
@@ -75,8 +81,7 @@ def finish_groups(out: Path, folders: Mapping[str, Path], failures: Mapping[str,
     """
     done = {group: folder for group, folder in folders.items() if has_result(folder)}
     if not done:
-        reasons = "\n".join(f"group {escape_line(group)}: {reason}" for group, reason in failures.items())
-        raise UserError(f"no group has a result:\n{reasons}")
+        raise no_result(failures)
     write_all_trials(out / TRIAL_TABLE, folders)
     predictions = pa.concat_tables([read_rows(folder, ANSWERS) for folder in done.values()])
     with new_file(out / ANSWERS) as part:

@@ -7,14 +7,12 @@ says how to run one.
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from reid_core.data.synthetic import resolve_data
 from reid_core.errors import UserError
 from reid_core.files.checksums import read_sealed, write_sealed
 from reid_core.files.escape import escape_line
@@ -22,8 +20,7 @@ from sweeps.machines.limits import Limits
 from sweeps.results.result_folder import CONFIRM, FINISHED, FURTHER_TRIALS, read_records
 from sweeps.results.storage import StorageError
 from sweeps.stages.definition import Sweep
-from sweeps.stages.groups.claim import choose_groups
-from sweeps.stages.groups.result import finish_groups, has_result
+from sweeps.stages.groups.result import finish_groups, has_result, no_result
 
 RunOne = Callable[[Sweep, Path, Limits], str]  # runs a sweep in a folder, or continues it; gives its result as text
 logger = logging.getLogger(__name__)
@@ -108,14 +105,20 @@ def is_finished(folder: Path, sweep: Sweep) -> bool:
     return False
 
 
-def print_dry_runs(sweep: Sweep, names: Sequence[str], print_one: Callable[[Sweep], int]) -> int:
-    """Print what each group's sweep would do; the largest status."""
-    with tempfile.TemporaryDirectory() as scratch:
-        root = resolve_data(sweep.data, Path(scratch))
-        groups = choose_groups(root, names, reading=sweep.reading)
-        print(f"{len(groups)} sweeps, one after the other; budgets are divided between them")
-        statuses = []
-        for group in groups:
-            print(f"\ngroup {escape_line(group)}")
-            statuses.append(print_one(replace(sweep, group=group, data=str(root))))
-    return max(statuses)
+def print_dry_runs(sweeps: Mapping[Path, Sweep], print_one: Callable[[Sweep, Path], None]) -> None:
+    """Print what each group's sweep would do, or why it would not.
+
+    Raises:
+        UserError: If not one of them would be run.
+    """
+    print(f"{len(sweeps)} sweeps, one after the other; budgets are divided between them")
+    failures: dict[str, str] = {}
+    for folder, sweep in sweeps.items():
+        print(f"\ngroup {escape_line(str(sweep.group))}")
+        try:
+            print_one(sweep, folder)
+        except UserError as error:
+            failures[str(sweep.group)] = str(error)
+            print(f"cannot be run, and the others are: {error}")
+    if len(failures) == len(sweeps):
+        raise no_result(failures)

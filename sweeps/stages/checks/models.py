@@ -1,0 +1,85 @@
+"""Whether a trial's model, and the published weights that it needs, can be had; nothing large is loaded.
+
+configuration → the model without weights, or why it cannot be had.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import override
+from reid_core.data.splits.parts import Parts
+from reid_core.experiment.prepared import SEEN
+from reid_core.experiment.second_model import second_config
+from reid_core.matching.extractors import Extractor
+from reid_core.matching.lightglue import lightglue_file
+from reid_core.model.frozen.activations import KeptActivations
+from reid_core.model.frozen.boundary import find_layout
+from reid_core.model.hub import check_weights
+from reid_core.model.place import local_place
+from reid_core.model.reid_model import ReidModel, make_model, outline_model
+from sweeps.machines.resources import Resources
+from sweeps.stages.checks.data import check_training, pool_of_parts
+from sweeps.trials.driver import check_model
+
+
+def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> ReidModel:
+    """All that a trial with this configuration could fail at before its first step, but for its weights.
+
+    Returns:
+        The model, without weights (on torch's device "meta").
+
+    Raises:
+        UserError: If batches cannot be drawn, or the model cannot be made as asked.
+    """
+    check_training(config, parts, workers=resources.workers)
+    check_model(config)
+    num_identities = len(np.unique(parts.animals(parts.rows("training"))))
+    return outline_model(config, num_identities=num_identities)
+
+
+def check_activations(config: TrialConfig, parts: Parts, folder: Path) -> None:
+    """Find out whether the frozen stages' activations can be kept, if they are to be, and have room on the disk.
+
+    Args:
+        config: Of the trials; only the model's weights do not count.
+        parts: Of the data.
+        folder: Where they would be kept.
+
+    Raises:
+        UserError: If the backbone cannot be cut, or there is no room.
+    """
+    if not config.model.keep_activations:
+        return
+    place = local_place(config)
+    model = make_model(override(config, {"model.weights": "random"})).to(place.device)
+    kept = KeptActivations(folder / "activations", find_layout(model, config, place))
+    num_extra = len(pool_of_parts(config, parts).source_E) if config.data.variants is not None else 0
+    num_images = int(np.isin(parts.part_N, SEEN).sum()) + num_extra
+    kept.check_room([str(number) for number in range(num_images)], config.model.activations_gb, log=False)
+
+
+def check_files(config: TrialConfig) -> None:
+    """Find out whether the weights of the backbone and of the matcher can be had.
+
+    Raises:
+        UserError: If a file is missing or of another network, or the hub that has it does not answer.
+    """
+    check_weights(config.model, config.data.image_px)
+    if config.match.matcher != "none":
+        Extractor.of(config.match)
+    if config.match.matcher == "aliked-lightglue":
+        lightglue_file(config.match.weights)
+
+
+def check_second_model(config: TrialConfig) -> None:
+    """Find out whether the second model that a configuration names can be had.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    settings = second_config(config)
+    if not Path(config.fusion.second_model or "").is_dir():  # of a bundle the files were read and checked
+        outline_model(settings)
+        check_weights(settings.model, settings.data.image_px)

@@ -1,0 +1,169 @@
+"""What a sweep needs of disk and memory, as far as it is known before.
+
+`Sweep`, sizes of data and model, machines → lines for people, or an error where it is certainly too much.
+"""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from reid_core.config.parameters import TrialConfig
+from reid_core.data.splits.parts import Parts
+from reid_core.errors import UserError
+from reid_core.matching.feature_files import DESCRIPTOR_LENGTH
+from reid_core.model.reid_model import ReidModel
+from reid_core.training.trainer import KEPT_CHECKPOINTS
+from sweeps.machines.connect import Machines
+from sweeps.machines.resources import Node
+from sweeps.results.result_folder import CACHE
+from sweeps.stages.checks.data import pool_of_parts
+from sweeps.stages.definition import Sweep
+from sweeps.trials.stream import ROWS_PER_TASK
+
+PROCESS_BYTES = 400e6  # of a process that has imported torch, timm and Ray
+FLOAT_BYTES = 4
+CHECKPOINT_STATES = 4  # last and best weights, two moments of AdamW
+TRAINED_STATES = 3  # gradient, two moments of AdamW
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes on disk by what they hold."""
+
+    caches: float  # photographs at each size, and offline variants of the base
+    features: float  # local features
+    checkpoint: float  # one, of the base
+    num_checkpoints: int  # if no trial is pruned before its second epoch
+
+    @property
+    def least(self) -> float:
+        """What the first trial cannot do without."""
+        return self.caches + self.checkpoint
+
+    @property
+    def all(self) -> float:
+        """What the whole search takes, if no trial is pruned in its first epoch."""
+        return self.caches + self.features + self.num_checkpoints * self.checkpoint
+
+    def describe(self) -> str:
+        """One line for people."""
+        parts = (("photographs", self.caches), ("local features", self.features), ("a checkpoint", self.checkpoint))
+        shown = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size)
+        return (
+            f"{format_bytes(self.all)} on disk if no trial is pruned early ({shown}, {self.num_checkpoints} of these)"
+        )
+
+
+def check_room(sweep: Sweep, parts: Parts, model: ReidModel, out: Path, machines: Machines) -> list[str]:
+    """Compare what is needed with what there is; lines that say so.
+
+    Args:
+        sweep: Its definition.
+        parts: Of the data.
+        model: Of the base, without weights.
+        out: Result folder; what it holds already is not needed again.
+        machines: What the trials run on.
+
+    Raises:
+        UserError: If disk, memory or object store are certainly too small.
+    """
+    lines = check_disk(measure_disk(sweep.base, parts, model, sweep.num_trials), out)
+    lines += check_memory(model, machines)
+    check_object_store(sweep.base, machines)
+    return lines
+
+
+def measure_disk(config: TrialConfig, parts: Parts, model: ReidModel, num_trials: int) -> Sizes:
+    """What the sweep of a base configuration writes."""
+    num_images, matched = len(parts.part_N), config.match.matcher != "none"
+    sizes_px = {config.data.image_px, *([config.match.image_px] if matched else [])}
+    num_extra = len(pool_of_parts(config, parts).source_E)
+    caches = sum(num_images * image_bytes(px) for px in sizes_px) + num_extra * image_bytes(config.data.image_px)
+    features = num_images * config.match.num_keypoints * (2 * FLOAT_BYTES + 2 * DESCRIPTOR_LENGTH) if matched else 0
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    kept = min(KEPT_CHECKPOINTS, config.optim.epochs)
+    return Sizes(caches, features, CHECKPOINT_STATES * FLOAT_BYTES * trained, num_trials * kept)
+
+
+def image_bytes(image_px: int) -> int:
+    """Of one photograph in an image cache."""
+    return 3 * image_px**2
+
+
+def check_disk(sizes: Sizes, out: Path) -> list[str]:
+    """A line about the disk.
+
+    Raises:
+        UserError: If there is no room for the photographs and one checkpoint.
+    """
+    existing = next(path for path in (out, *out.parents) if path.is_dir())
+    free, held = shutil.disk_usage(existing).free, _bytes_in(out / CACHE)
+    needed = sizes.least - min(held, sizes.caches)
+    if needed > free:
+        raise UserError(
+            f"--out {out}: the first trial needs {format_bytes(needed)} ({sizes.describe()}), and "
+            f"{format_bytes(free)} are free; make room, choose another folder, or lower data.image_px"
+        )
+    warning = "; IT MAY BECOME FULL" if sizes.all - min(held, sizes.caches + sizes.features) > free else ""
+    return [f"{sizes.describe()}; {format_bytes(free)} are free{warning}"]
+
+
+def check_memory(model: ReidModel, machines: Machines) -> list[str]:
+    """A line about memory: processes, weights, and on a CPU their gradients and moments; activations come on top.
+
+    Raises:
+        UserError: If a node, or all of them together, have less than that.
+    """
+    resources = machines.resources
+    weights = sum(each.numel() for each in model.parameters())
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    on_cpu = 0 if resources.gpus_per_worker else TRAINED_STATES * trained
+    worker = PROCESS_BYTES + FLOAT_BYTES * (weights + on_cpu)
+    all_bytes = resources.concurrent * (PROCESS_BYTES + resources.workers * worker)
+    largest, there = max(map(_memory_of, machines.nodes)), sum(map(_memory_of, machines.nodes))
+    if worker > largest or all_bytes > there:
+        raise UserError(
+            f"the sweep needs at least {format_bytes(all_bytes)} of memory, {format_bytes(worker)} for each worker "
+            f"({resources.describe()}); the cluster has {format_bytes(there)}, the largest node "
+            f"{format_bytes(largest)}; lower --concurrent or --workers, or choose a smaller backbone"
+        )
+    heap = sum(node.get("memory", math.inf) for node in machines.nodes)
+    warning = "; RAY MAY END PROCESSES FOR WANT OF MEMORY" if all_bytes > heap else ""
+    return [f"at least {format_bytes(all_bytes)} of memory, of {format_bytes(there)}{warning}"]
+
+
+def check_object_store(config: TrialConfig, machines: Machines) -> None:
+    """Ray keeps batches there on their way to the workers.
+
+    Raises:
+        UserError: If the batches that one task makes do not fit into any node's.
+    """
+    share = config.optim.batch_size // machines.resources.workers
+    block = ROWS_PER_TASK * share * image_bytes(config.data.image_px)
+    largest = max(node.get("object_store_memory", math.inf) for node in machines.nodes)
+    if block > largest:
+        raise UserError(
+            f"Ray's object store has {format_bytes(largest)} on the largest node, and {ROWS_PER_TASK} batches of "
+            f"{share} images take {format_bytes(block)}; start Ray with a larger --object-store-memory, or lower "
+            "optim.batch_size or data.image_px"
+        )
+
+
+def format_bytes(size: float) -> str:
+    """For people.
+
+    Example:
+        >>> format_bytes(2.5e9), format_bytes(3e6), format_bytes(12)
+        ('2.5 GB', '3 MB', '0.01 MB')
+    """
+    return f"{size / 1e9:.3g} GB" if size >= 999.5e6 else f"{max(size / 1e6, 0.01):.3g} MB"
+
+
+def _memory_of(node: Node) -> float:
+    """Of a node that says nothing of its memory nothing is known."""
+    return node["memory"] + node.get("object_store_memory", 0.0) if "memory" in node else math.inf
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0

@@ -1,0 +1,215 @@
+"""`--plan` and the run refuse the same with the same words, and the run does so before it starts anything."""
+
+import re
+import shutil
+
+import pyarrow.csv
+import pytest
+
+from reid_core.command import CLAIM
+from reid_core.errors import UserError
+from reid_core.experiment.prepare import DATA
+from reid_core.files.checksums import write_sealed
+from sweeps import metric, paper
+from sweeps.results.result_folder import claim_out
+from sweeps.stages import sweep as sweep_stage
+from sweeps.stages.checks import room
+
+SMALL = ["--set", "match.num_keypoints=32", "--set", "match.image_px=64"]
+SWEEPS = {
+    "no trials": ("--trials 0", r"--trials 0"),
+    "no workers": ("--workers 0", r"--workers 0"),
+    "no data CPUs": ("--data-cpus 0.05", r"--data-cpus 0\.05"),
+    "odd data CPUs": ("--data-cpus nan", r"--data-cpus nan"),
+    "missing GPUs": ("--gpus-per-worker 64", r"needs 128 GPUs .* the cluster has 0"),
+    "shared GPU": ("--gpus-per-worker 0.5", r"--workers 1.*NCCL"),
+    "odd GPUs": ("--gpus-per-worker 1.5", r"only whole GPUs"),
+    "no time": ("--time-budget soon", r"--time-budget soon"),
+    "no patience": ("--give-up-after soon", r"--give-up-after soon: expected a time"),
+    "negative failures": ("--max-failures -1", r"--max-failures -1"),
+    "negative hours": ("--max-gpu-hours -2", r"--max-gpu-hours -2"),
+    "negative confirmation": ("--confirm -1", r"--confirm -1"),
+    "one run": ("--confirm-runs 1", r"--confirm-runs 1"),
+    "unknown key": ("--set optim.lr=1", r"unknown key 'optim\.lr'"),
+    "wrong type": ("--set optim.epochs=many", r"wrong type"),
+    "no value": ("--set optim.epochs", r"KEY=VALUE"),
+    "no such data": ("--data NOWHERE", r"NOWHERE"),
+    "batch and workers": ("--set optim.batch_size=32 --workers 3", r"cannot be divided among 3 workers"),
+    "batch and images": ("--set optim.batch_size=30", r"not a multiple of data\.images_per_identity"),
+    "large batch": ("--set optim.batch_size=4096", r"needs 1024 identities; training has"),
+    "no pairs": ("--set data.undersample_to=1", r"needs two images of one identity"),
+    "stages": ("--set model.unfrozen_stages=9", r"unfrozen_stages=9: the backbone has 4 stages"),
+    "searched stages": (
+        "--search model.unfrozen_stages=0,9",
+        r"--search model\.unfrozen_stages: no trial can have .*=9",
+    ),
+    "searched batch": ("--search optim.batch_size=16..18", r"--search optim\.batch_size: .*=17: .* 2 workers"),
+    "unknown backbone": ("--set model.backbone=no_such_net", r"model\.backbone=no_such_net"),
+    "untrained backbone": ("--set model.weights=pretrained", r"has no pretrained weights"),
+    "unreachable weights": ("--set model.backbone=resnet18 --set model.weights=pretrained", r"resnet18 cannot be had"),
+    "missing weights": ("--set model.weights=gone.safetensors", r"gone\.safetensors cannot be read"),
+    "other weights": ("--set model.backbone=resnet18 --set model.weights=JUNK", r"junk\.safetensors cannot be made"),
+    "kept activations": ("--set model.keep_activations=true", r"model\.keep_activations with"),
+    "activations of a ViT": (
+        "--set model.keep_activations=true --set model.unfrozen_stages=0 --set model.backbone=test_vit",
+        r"test_vit cannot be cut",
+    ),
+    "room for activations": (
+        "--set model.keep_activations=true --set model.unfrozen_stages=1 --set model.activations_gb=1e-6",
+        r"model\.activations_gb=1e-06: the activations of \d+ images need",
+    ),
+    "matcher's weights": ("--set match.matcher=aliked-lightglue --set match.weights=EMPTY", r"aliked-n16\.pth"),
+    "second folder": ("--set fusion.second_model=/nowhere/at/all", r"fusion\.second_model=.*no such folder"),
+    "second backbone": ("--set fusion.second_model=no_such_net", r"no_such_net"),
+    "cut-off": ("--set data.split=time_cutoff --set data.cutoff_date=1900-01-01", r"data\.cutoff_date=1900-01-01"),
+    "unknown group": ("--group lynx", r"--group lynx: .* has no such group"),
+    "groups as goals": ("--group all --objective each_group", r"--objective each_group: with --group"),
+    "warm start": ("--warm-start NOWHERE", r"--warm-start .*: holds no sweep"),
+    "locked key": ("--search data.split", r"cannot be searched"),
+    "online already": ("--then-online", r"augments online in the search already"),
+    "refit and online": ("--refit --then-online --set data.variants=2", r"--refit and --then-online"),
+    "work": ("--work EMPTY", r"--work .*: is for an --out that is a URI"),
+    "file": ("--out FILE/out", r"--out .*: cannot be written: Not a directory"),
+    "another sweep": ("--out OTHER", r"--out .* holds a sweep with other settings"),
+    "single run": ("--out SINGLE", r"holds a single run"),
+    "resumed": ("--out OTHER --resume never", r"--resume auto continues it"),
+    "groups of another sweep": ("--out OTHER --group all", r"by_group: None before, True now"),
+}
+HERDS = {  # images of each animal
+    "six animals": ([4] * 6, "", r"needs 8 identities; training has"),
+    "nothing to find": ([1] * 12, "", r"no group has both known and new animals"),
+}
+
+
+class StartedError(Exception):
+    """The run has passed its checks."""
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """Nothing is started: what would be is an error of the test's own."""
+
+    def start(machines):
+        raise StartedError
+
+    monkeypatch.setattr(sweep_stage, "start_ray", start)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """What flags name."""
+    folder = tmp_path_factory.mktemp("flags")
+    for name in ("empty", "other", "single"):
+        (folder / name).mkdir()
+    (folder / "file").touch()
+    (folder / "junk.safetensors").write_bytes(b"no weights")
+    (folder / "single" / CLAIM).touch()
+    claim_out(folder / "other", {"script": "metric"}, resume="auto")
+    return {
+        "NOWHERE": folder / "NOWHERE",
+        "EMPTY": folder / "empty",
+        "FILE": folder / "file",
+        "OTHER": folder / "other",
+        "SINGLE": folder / "single",
+        "JUNK": folder / "junk.safetensors",
+    }
+
+
+def refusal(main, flags) -> str:
+    with pytest.raises(UserError) as error:
+        main(flags)
+    return str(error.value)
+
+
+def answers(data, out, *more: str) -> tuple[str, str]:
+    """Why the plan, and why the run refuses a sweep."""
+    flags = ["--data", str(data), "--out", str(out), *([] if "--preset" in more else ["--preset", "tiny"]), *SMALL]
+    planned = refusal(metric.main, [*flags, *more, "--plan"])
+    assert not out.exists()
+    return planned, refusal(metric.main, [*flags, *more])
+
+
+@pytest.mark.parametrize(("flags", "message"), SWEEPS.values(), ids=SWEEPS.keys())
+def test_the_plan_refuses_what_the_run_refuses(flags, message, small_data, tmp_path, folders, starts, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, folder in folders.items():
+        flags = flags.replace(name, str(folder))
+    planned, run = answers(small_data, tmp_path / "out", *flags.split())
+    assert planned == run
+    assert re.search(message, run), run
+    assert not (tmp_path / "out" / "sweep.json").exists()  # what was refused is nobody's: with other flags it is free
+
+
+@pytest.mark.parametrize(("counts", "flags", "message"), HERDS.values(), ids=HERDS.keys())
+def test_the_plan_refuses_data_that_the_run_refuses(counts, flags, message, small_data, tmp_path, starts):
+    root = copy_herd(small_data, tmp_path / "herd", counts)
+    planned, run = answers(root, tmp_path / "out", *flags.split())
+    assert planned == run
+    assert re.search(message, run), run
+
+
+def copy_herd(data, root, counts):
+    """Photographs of drawn animals under other names: so many of each."""
+    rows = pyarrow.csv.read_csv(data / "metadata.csv").to_pylist()
+    root.mkdir()
+    lines = ["image_id,identity,path,date,orientation,species,split,dataset"]
+    animals = [animal for animal, count in enumerate(counts) for _ in range(count)]
+    for number, (animal, row) in enumerate(zip(animals, rows, strict=False)):
+        shutil.copy(data / row["path"], root / f"{number}.png")
+        lines.append(f"{number},animal-{animal},{number}.png,,,,database,herd")
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_a_good_sweep_is_planned_and_started(small_data, tmp_path, starts, capsys):
+    flags = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *SMALL]
+    assert metric.main([*flags, "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "it fits; nothing was run" in shown
+    assert "on disk if no trial is pruned early" in shown
+    with pytest.raises(StartedError):
+        metric.main(flags)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(small_data, tmp_path, starts, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    planned, run = answers(small_data, tmp_path / "out")
+    assert planned == run
+    assert "--out" in run
+    assert "0.1 MB are free" in run
+
+
+def test_a_table_that_changed_is_refused_before_photographs_are_read(small_data, tmp_path, starts):
+    cache = tmp_path / "out" / "cache"
+    cache.mkdir(parents=True)
+    write_sealed(cache / DATA, {"metadata.csv": "of another day", "photographs": ""})
+    flags = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *SMALL]
+    planned = refusal(metric.main, [*flags, "--plan"])
+    assert planned == refusal(metric.main, flags)
+    assert re.search(r"changed since .*cache was prepared from it: metadata\.csv; bring back", planned)
+
+
+def test_a_group_that_cannot_be_swept_does_not_keep_the_others_from_it(small_data, tmp_path, starts, capsys):
+    flags = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *SMALL, "--plan"]
+    few = ["--set", "optim.batch_size=16", "--group", "all"]
+    assert metric.main([*flags, *few]) == 0
+    assert capsys.readouterr().out.count("first trial:") > 0
+    assert "no group has a result" in refusal(metric.main, [*flags, "--set", "optim.batch_size=4096", "--group", "all"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workers", "5"], r"cannot be divided among 5 workers"),
+        (["--data-cpus", "0.01"], r"--data-cpus 0\.01"),
+        (["--set", "model.unfrozen_stages=9"], r"unfrozen_stages=9"),
+    ],
+)
+def test_the_plan_of_a_comparison_refuses_what_it_refuses(flags, message, small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("sweeps.comparison.run.start_ray", lambda machines: pytest.fail("started"))
+    common = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--scale", "small", *flags]
+    planned = refusal(paper.main, [*common, "--plan"])
+    assert not (tmp_path / "out").exists()
+    assert planned == refusal(paper.main, common)
+    assert re.search(message, planned), planned

@@ -1,0 +1,95 @@
+"""Values that no trial can have are left out of the search, and the lines say so; what was asked for is refused."""
+
+import numpy as np
+import pytest
+from optuna.trial import FixedTrial
+
+from reid_core.config.presets import tiny
+from reid_core.config.values import override
+from reid_core.data.splits.parts import Parts
+from reid_core.errors import UserError
+from sweeps.machines.resources import Resources
+from sweeps.search.search_flag import parse_searched
+from sweeps.search.space import SearchSpace, metric_space
+from sweeps.stages.checks.values import Group, find_left_out, impossible_values
+
+TWO = Resources(workers=2)
+
+
+def herd(num_animals: int) -> Parts:
+    """Each animal has four photographs in training."""
+    animals = np.repeat([f"animal {number}" for number in range(num_animals)], 4).astype(object)
+    parts = np.full(len(animals), "training", dtype=object)
+    return Parts(animals, np.full(len(animals), "herd", dtype=object), parts)
+
+
+def space_of(*search: str, **values) -> SearchSpace:
+    base = override(tiny(), {"optim.batch_size": 8, **{key.replace("__", "."): value for key, value in values.items()}})
+    return SearchSpace(metric_space, base, searched=parse_searched(list(search), base))
+
+
+def test_batches_that_the_data_cannot_fill_are_left_out():
+    """8 animals, 4 photographs of each in a batch: 32 images, and not 64."""
+    space = space_of()
+    assert space.all_distributions()["optim.batch_size"].choices == (16, 32, 64, 8)
+    left_out, lines = find_left_out(space, herd(8), TWO)
+    assert left_out == (("optim.batch_size", (64,)),)
+    assert lines == [
+        "not searched: optim.batch_size=64: optim.batch_size=64 with data.images_per_identity=4 needs 16 identities; "
+        "training has 8"
+    ]
+    assert find_left_out(space, herd(16), TWO) == ((), [])
+
+
+def test_a_value_stays_if_any_value_of_another_key_goes_with_it():
+    space = space_of("data.images_per_identity=4,8")
+    left_out, lines = find_left_out(space, herd(8), TWO)
+    assert (left_out, lines) == ((), [])  # 64 images of 8 animals, 8 of each
+    left_out, _ = find_left_out(space, herd(7), TWO)
+    assert dict(left_out)["optim.batch_size"] == (64,)
+
+
+def test_a_space_suggests_what_is_left_and_keeps_what_is_first():
+    space = space_of()
+    smaller = SearchSpace(metric_space, space.base, left_out=(("optim.batch_size", (64, 16)),))
+    assert smaller.all_distributions()["optim.batch_size"].choices == (32, 8)
+    assert smaller.base_point() == space.base_point()
+    values = {**space.base_point(), "optim.batch_size": 64}
+    assert space.suggest(FixedTrial(values))["optim.batch_size"] == 64
+    with pytest.raises(UserError, match=r"'64' not in \(32, 8\)"):
+        smaller.distributions(values)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (
+            "optim.batch_size=8,64",
+            r"--search optim\.batch_size: no trial can have optim\.batch_size=64: .*16 identities",
+        ),
+        ("optim.batch_size=8..12", r"optim\.batch_size=9: .* cannot be divided among 2 workers"),
+        ("model.unfrozen_stages=0..5", r"model\.unfrozen_stages=5: the backbone has 4 stages"),
+        ("model.backbone=convnext_micro_64,nothing", r"model\.backbone=nothing: "),
+    ],
+)
+def test_what_was_asked_for_is_refused(search, message):
+    with pytest.raises(UserError, match=message):
+        find_left_out(space_of(search), herd(8), TWO)
+
+
+def test_impossible_values_by_a_slow_oracle():
+    """Every pair of values is tried: a value is impossible if each pair with it fails."""
+    rng = np.random.default_rng(0)
+    base = tiny()
+    keys = ("optim.batch_size", "data.images_per_identity")
+    candidates = {keys[0]: (8, 16, 24, base.optim.batch_size), keys[1]: (2, 3, 5, base.data.images_per_identity)}
+    for _ in range(50):
+        allowed = {(a, b) for a in candidates[keys[0]] for b in candidates[keys[1]] if rng.random() < 0.3}
+
+        def check(config, allowed=allowed):
+            if (config.optim.batch_size, config.data.images_per_identity) not in allowed:
+                raise UserError("no")
+
+        found = {value for value, _ in impossible_values(base, Group(keys, check), candidates, keys[0])}
+        expected = {value for value in candidates[keys[0]] if not any(a == value for a, _ in allowed)}
+        assert found == expected - {base.optim.batch_size}
