@@ -15,7 +15,7 @@ from reid_core.config.yaml_files import read_config
 from reid_core.data.synthetic import SYNTHETIC
 from reid_core.data.table.metadata import Reading
 from reid_core.errors import UserError
-from reid_core.files.weights_file import check_weights_file
+from reid_core.files.weights_file import check_weights_file, is_folder
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def parse_fixed(settings: list[str]) -> dict[str, object]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise UserError(f"--set {setting}: expected KEY=VALUE, e.g. --set optim.lr_head=1e-4")
+            raise UserError(f"--set {setting:.200}: expected KEY=VALUE, e.g. --set optim.lr_head=1e-4")
         fixed[key.strip()] = parse_value(value.strip())
     return fixed
 
@@ -115,8 +115,9 @@ def make_config(arguments: argparse.Namespace) -> TrialConfig:
     config = _start(arguments)
     if arguments.seed is not None:
         config = replace(config, seed=arguments.seed)
+    fixed = parse_fixed(arguments.set)
     try:
-        config = override(config, parse_fixed(arguments.set))
+        config = override(config, fixed)
     except UserError as error:
         raise UserError(f"--set: {error}") from error
     return with_absolute_files(config)
@@ -130,7 +131,7 @@ def with_absolute_files(config: TrialConfig) -> TrialConfig:
     """
     absolute: dict[str, str | None] = {
         "model.weights": absolute_weights(config.model.weights),
-        "fusion.second_weights": absolute_weights(config.fusion.second_weights),
+        "fusion.second_weights": absolute_weights(config.fusion.second_weights, "fusion.second_weights"),
         "fusion.second_model": absolute_folder(config.fusion.second_model),
     }
     if config.match.weights is not None:
@@ -140,7 +141,7 @@ def with_absolute_files(config: TrialConfig) -> TrialConfig:
 
 def absolute_folder(model: str | None) -> str | None:
     """A value of `fusion.second_model`, made absolute if it is a bundle's folder and no model's name."""
-    return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
+    return str(Path(model).absolute()) if model is not None and is_folder(model) else model
 
 
 def _start(arguments: argparse.Namespace) -> TrialConfig:
@@ -172,15 +173,15 @@ def _scaled(config: TrialConfig, scale: str | None) -> TrialConfig:
     return small
 
 
-def absolute_weights(weights: str) -> str:
-    """A value of `model.weights` with its file, if it names one, made absolute and checked.
+def absolute_weights(weights: str, key: str = "model.weights") -> str:
+    """A value of a key for weights with its file, if it names one, made absolute and checked.
 
     Raises:
         UserError: If the file cannot be read.
     """
     if weights in ("pretrained", "random"):
         return weights
-    return check_weights_file(str(Path(weights).absolute()))
+    return check_weights_file(str(Path(weights).absolute()), key)
 
 
 def describe_config(config: TrialConfig) -> str:

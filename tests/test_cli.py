@@ -59,6 +59,11 @@ def test_a_mistake_in_a_real_process(tmp_path):
         ("optim.epochs", "--set optim.epochs: expected KEY=VALUE"),
         ("=3", "--set =3: expected KEY=VALUE"),
         ("optim.epochs=", "optim.epochs='' has the wrong type"),
+        ("", "error: --set : expected KEY=VALUE"),
+        ("fusion.second_weights=/absent", "fusion.second_weights=/absent cannot be read"),
+        ("model.weights=" + "x" * 300, "cannot be read: File name too long"),
+        ("optim.lr_head=" + "1" * 5000, "optim.lr_head='111"),  # of more digits than Python reads
+        ("optim.lr_head=" + "[" * 9000, "optim.lr_head='[[["),  # deeper than Python reads
     ],
 )
 def test_wrong_settings(setting, message, small_data, tmp_path, capsys):

@@ -46,7 +46,7 @@ def parse_value(value: Any) -> Any:
     """
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of more digits than Python reads, or brackets without end
         return value
 
 
@@ -89,13 +89,13 @@ def _checked(key: str, value: Any) -> Any:
     hints = get_type_hints(TrialConfig)
     if dot:
         if not dataclasses.is_dataclass(hints.get(part)):
-            raise UserError(f"unknown key {key!r}; the parts are: {', '.join(hints)}")
+            raise UserError(f"unknown key {key!r:.200}; the parts are: {', '.join(hints)}")
         owner, hints = part, get_type_hints(hints[part])
         known = f"{owner!r} has: {', '.join(hints)}"
     else:
         name, known = part, f"known: {', '.join(hints)}"
     if name not in hints or dataclasses.is_dataclass(hints[name]):
-        raise UserError(f"unknown key {key!r}; {known}")
+        raise UserError(f"unknown key {key!r:.200}; {known}")
     return _coerce(key, value, hints[name])
 
 
@@ -118,7 +118,7 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
                 return float(value)
         elif isinstance(value, option) and isinstance(value, bool) == (option is bool):
             return value
-    raise UserError(f"{key}={value!r} has the wrong type; expected {_describe(hint)}")
+    raise UserError(f"{key}={value!r:.200} has the wrong type; expected {_describe(hint)}")
 
 
 def _describe(hint: Any) -> str:

@@ -23,6 +23,7 @@ from reid_core.errors import UserError
 from reid_core.experiment.bundle import is_refitted, read_model
 from reid_core.files.atomic import new_folder
 from reid_core.files.checksums import digest_of, file_digest, verify_checksums, write_checksums
+from reid_core.files.weights_file import is_folder
 from reid_core.model.embed import embed_rows
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import ReidModel, make_model
@@ -50,7 +51,7 @@ def second_config(config: TrialConfig) -> TrialConfig:
         UserError: If it names a folder that holds no bundle, or that of a model which has seen `testSet`.
     """
     name = config.fusion.second_model or ""
-    if Path(name).is_dir():
+    if is_folder(name):
         if is_refitted(Path(name)):
             raise UserError(
                 f"fusion.second_model={name}: a refitted model, trained on every image of its data set, maybe on those "
@@ -66,7 +67,7 @@ def second_config(config: TrialConfig) -> TrialConfig:
 def load_second(config: TrialConfig) -> tuple[TrialConfig, ReidModel]:
     """The second model and its configuration."""
     name = config.fusion.second_model or ""
-    if Path(name).is_dir():
+    if is_folder(name):
         return second_config(config), read_model(Path(name))[1]
     settings = second_config(config)
     return settings, make_model(settings)
@@ -162,7 +163,7 @@ def _embeddings(tables) -> Iterator[np.ndarray]:
 def _identify(config: TrialConfig, settings: TrialConfig) -> list:
     """What the embeddings depend on besides the photographs."""
     name = config.fusion.second_model or ""
-    if Path(name).is_dir():
+    if is_folder(name):
         return [file_digest(Path(name) / "model.safetensors")]
     weights = settings.model.weights
     content = file_digest(Path(weights)) if weights.endswith(".safetensors") else weights

@@ -1,7 +1,9 @@
 """The command line of the sweep scripts: flags → `Sweep`; each part of a sweep adds its own flags."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from reid_core import cli, command
 from reid_core.config.parameters import TrialConfig
@@ -89,6 +91,7 @@ def _make_base(options: argparse.Namespace) -> TrialConfig:
 
 def _with_absolute_files(searched: Searched) -> Searched:
     """Files and folders become absolute; files of model weights must be there."""
+    make_absolute: dict[str, Callable[[Any], Any]]
     make_absolute = {"model.weights": cli.absolute_weights, "fusion.second_model": cli.absolute_folder}
     return tuple(
         (key, Choices(tuple(map(make_absolute[key], candidates.values))))

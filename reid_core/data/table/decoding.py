@@ -67,7 +67,7 @@ def _find_encoding(data: bytes) -> str:
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             return encoding
-    beginning = data[:200]
+    beginning = data[:16]  # within the names of columns
     if len(beginning) > 1 and not any(beginning[1::2]):
         return "UTF-16-le"
     return "UTF-16-be" if len(beginning) > 1 and not any(beginning[::2]) else "UTF-8"

@@ -1,4 +1,4 @@
-"""How the file of a table is read: separators, encodings and kinds of line give the same values, and a line of how."""
+"""How the file of a table is read: any separator, encoding and kind of line gives the same values, and says how."""
 
 from pathlib import Path
 
