@@ -43,11 +43,11 @@ def check_requests(database: pa.Table, config: TrialConfig) -> None:
         )
 
 
-def check_sides(sides_N6: np.ndarray, config: TrialConfig, words: Iterable[str | None] = ()) -> None:
+def check_sides(sides_N6: np.ndarray | None, config: TrialConfig, words: Iterable[str | None] = ()) -> None:
     """Refuse a configuration that asks for sides where no photograph has one.
 
     Args:
-        sides_N6: From `sides.parse_sides`, of labelled photographs.
+        sides_N6: From `sides.parse_sides`, of labelled photographs; None: not known, and not checked.
         config: `model.orientation` and `match.same_side` are used.
         words: Values of the column, for the error.
 
@@ -55,7 +55,7 @@ def check_sides(sides_N6: np.ndarray, config: TrialConfig, words: Iterable[str |
         UserError: Names the keys, the values, and the remedy.
     """
     asked = _sides_asked(config)
-    if asked and not sides_N6.any():
+    if asked and sides_N6 is not None and not sides_N6.any():
         counts = count_words(words)
         raise UserError(
             f"{' and '.join(asked)}: no labelled row says which side is seen"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reid_core import command
 from reid_core.config.values import override
+from reid_core.data.requested import notice_requests
 from reid_core.data.splits.parts import Parts
 from reid_core.data.table.findings import Finding
 from reid_core.experiment.prepare import check_same_table, read_database
@@ -88,4 +89,9 @@ def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Chec
         check_second_model(override(base, {"fusion.second_model": name}))
     left_out, notes = find_left_out(sweep.space, parts, resources)
     notes += check_room(sweep, parts, model, out, machines)
-    return Checked(replace(sweep, space=replace(sweep.space, left_out=left_out)), parts, tuple(notes), findings)
+    return Checked(
+        replace(sweep, space=replace(sweep.space, left_out=left_out)),
+        parts,
+        tuple(notes),
+        (*findings, *notice_requests(database, base)),
+    )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten, override
+from reid_core.data.requested import check_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
 from reid_core.model.hub import check_weights
@@ -51,6 +52,7 @@ def find_left_out(space: SearchSpace, parts: Parts, resources: Resources) -> tup
         ),
         Group(("model.unfrozen_stages", "model.backbone", "model.keep_activations"), check_model),
         Group(("model.backbone", "model.weights"), lambda config: check_weights(config.model, config.data.image_px)),
+        Group(("match.same_side", "model.orientation"), lambda config: check_sides(parts.sides_N6, config)),
     )
     candidates = {key: values_of(distribution) for key, distribution in space.all_distributions().items()}
     asked, left_out, lines = {key for key, _ in space.searched}, dict[str, tuple](), list[str]()

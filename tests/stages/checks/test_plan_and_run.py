@@ -62,6 +62,7 @@ SWEEPS = {
     "second folder": ("--set fusion.second_model=/nowhere/at/all", r"fusion\.second_model=.*no such folder"),
     "second backbone": ("--set fusion.second_model=no_such_net", r"no_such_net"),
     "cut-off": ("--set data.split=time_cutoff --set data.cutoff_date=1900-01-01", r"data\.cutoff_date=1900-01-01"),
+    "idle cut-off": ("--set data.cutoff_date=2020-01-01", r"data\.cutoff_date=2020-01-01 is not used by"),
     "unknown group": ("--group lynx", r"--group lynx: .* has no such group"),
     "groups as goals": ("--group all --objective each_group", r"--objective each_group: with --group"),
     "warm start": ("--warm-start NOWHERE", r"--warm-start .*: holds no sweep"),
@@ -75,9 +76,19 @@ SWEEPS = {
     "resumed": ("--out OTHER --resume never", r"--resume auto continues it"),
     "groups of another sweep": ("--out OTHER --group all", r"by_group: None before, True now"),
 }
-HERDS = {  # images of each animal
+HERDS = {  # images of each animal, none of which has a date or a side
     "six animals": ([4] * 6, "", r"needs 8 identities; training has"),
     "nothing to find": ([1] * 12, "", r"no group has both known and new animals"),
+    "no sides to match": (
+        [4] * 12,
+        "--set match.same_side=true",
+        r"^match\.same_side=true: no labelled row says",
+    ),
+    "no sides to learn": ([4] * 12, "--set model.orientation=input", r"^model\.orientation=input: no labelled row"),
+    "no sides to search": ([4] * 12, "--search match.same_side", r"--search match\.same_side: .* no labelled row"),
+    "no days to split": ([4] * 12, "--set data.split=time_proportion", r"^data\.split=time_proportion needs dates"),
+    "no days to cut": ([4] * 12, "--set data.split=time_cutoff", r"^data\.split=time_cutoff needs dates"),
+    "no encounters": ([4] * 12, "--set data.whole_encounters=true", r"^data\.whole_encounters=true needs dates"),
 }
 
 

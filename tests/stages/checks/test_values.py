@@ -1,5 +1,7 @@
 """Values that no trial can have are left out of the search, and the lines say so; what was asked for is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from optuna.trial import FixedTrial
@@ -75,6 +77,15 @@ def test_a_space_suggests_what_is_left_and_keeps_what_is_first():
 def test_what_was_asked_for_is_refused(search, message):
     with pytest.raises(UserError, match=message):
         find_left_out(space_of(search), herd(8), TWO)
+
+
+@pytest.mark.parametrize("search", ["match.same_side", "model.orientation", "model.orientation=none,input"])
+def test_sides_are_not_searched_where_no_photograph_has_one(search):
+    key = search.partition("=")[0]
+    nowhere, left = np.zeros((32, 6), dtype=np.float32), np.eye(32, 6, dtype=np.float32)
+    with pytest.raises(UserError, match=rf"--search {key}: no trial can have .*no labelled row says"):
+        find_left_out(space_of(search), replace(herd(8), sides_N6=nowhere), TWO)
+    assert key not in dict(find_left_out(space_of(search), replace(herd(8), sides_N6=left), TWO)[0])
 
 
 def test_impossible_values_by_a_slow_oracle():
