@@ -98,6 +98,8 @@ def prepare(
     _check_same_data(folder, root, database, images.keys)
     in_photographs = find_in_photographs(database, images, take_fingerprints(images))
     log_findings(in_photographs)
+    if all(images.error):
+        raise UserError(f"{root}: none of the {len(images)} photographs can be read: {images.error[0]}")
     match_cache, features = image_cache, None
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)

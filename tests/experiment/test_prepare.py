@@ -136,6 +136,13 @@ def test_an_unreadable_photograph_is_left_out(copied, tmp_path, caplog):
     assert fresh.parts.part_N[3] == "unreadable"
 
 
+def test_a_folder_of_which_nothing_can_be_read_is_refused_for_that_reason(copied, tmp_path):
+    for path in load_database(copied)["path"].to_pylist():
+        (copied / path).write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(UserError, match=r"data: none of the \d+ photographs can be read: .* web page"):
+        prepare(copied, tmp_path / "cache", CONFIG)
+
+
 def test_truth_is_that_of_the_same_rows(copied, tmp_path, caplog):
     prepared = prepare(copied, tmp_path, CONFIG)
     use = record_use(tmp_path, trial="trial-0004", config=CONFIG)
