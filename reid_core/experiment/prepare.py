@@ -27,7 +27,7 @@ from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.fresh import resplit
 from reid_core.data.splits.parts import Parts
 from reid_core.data.splits.rule import SplitRule
-from reid_core.data.table.findings import hide_names, log_findings
+from reid_core.data.table.findings import Finding, hide_names, log_findings
 from reid_core.data.table.metadata import STRICT, Metadata, Reading, digest_metadata, read_metadata
 from reid_core.data.table.sides import parse_sides
 from reid_core.data.test_set import Use
@@ -93,14 +93,10 @@ def prepare(
     log_findings(findings)
     check_requests(database, config)
     paths = database["path"].to_pylist()
-    image_cache = build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks)
-    images = ImageCache(image_cache)
+    images = ImageCache(build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks))
     _check_same_data(folder, root, database, images.keys)
-    in_photographs = find_in_photographs(database, images, take_fingerprints(images))
-    log_findings(in_photographs)
-    if all(images.error):
-        raise UserError(f"{root}: none of the {len(images)} photographs can be read: {images.error[0]}")
-    match_cache, features = image_cache, None
+    in_photographs = _notice_photographs(root, database, images)
+    match_cache, features = images.path, None
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
         map_features = spread.chunks if config.match.matcher == "sift-mnn" else spread.networks
@@ -112,7 +108,7 @@ def prepare(
     logger.info("%s", describe_parts(parts))
     check_objective(parts, root)
     prepared = Prepared(
-        str(image_cache),
+        str(images.path),
         str(match_cache),
         str(features) if features else None,
         image_id_N=column_of(database, "image_id"),
@@ -124,6 +120,15 @@ def prepare(
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
+
+
+def _notice_photographs(root: Path, database: pa.Table, images: ImageCache) -> tuple[Finding, ...]:
+    """What is noticed in the decoded photographs, logged; an error where none can be read."""
+    findings = find_in_photographs(database, images, take_fingerprints(images))
+    log_findings(findings)
+    if all(images.error):
+        raise UserError(f"{root}: none of the {len(images)} photographs can be read: {images.error[0]}")
+    return findings
 
 
 def _embed_second_models(

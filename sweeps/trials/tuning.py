@@ -68,15 +68,7 @@ def run_tuner(
     trainable = ray.tune.with_parameters(_drive_suggested, drive=drive, context=context)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, driver_resources(ray.cluster_resources())),
-        tune_config=ray.tune.TuneConfig(
-            metric=SCORE,
-            mode="max",
-            num_samples=num_left,
-            max_concurrent_trials=context.resources.concurrent,
-            search_alg=searcher,
-            scheduler=scheduler,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
+        tune_config=_tune_config(searcher, scheduler, num_left, context.resources.concurrent),
         run_config=_run_config(
             out / "tune",
             EndOfSweep(limits, journal, watch),
@@ -89,6 +81,20 @@ def run_tuner(
     if watch.gave_up is not None:
         raise watch.gave_up
     _check_end(journal.read(), num_trials, limits)
+
+
+def _tune_config(
+    searcher: Searcher, scheduler: TrialScheduler | None, num_trials: int, concurrent: int
+) -> ray.tune.TuneConfig:
+    return ray.tune.TuneConfig(
+        metric=SCORE,
+        mode="max",
+        num_samples=num_trials,
+        max_concurrent_trials=concurrent,
+        search_alg=searcher,
+        scheduler=scheduler,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
 
 
 def _drive_suggested(config: dict[str, Any], *, drive: Drive, context: SweepContext) -> None:
