@@ -96,11 +96,7 @@ def prepare(
     images = ImageCache(build_cache(folder, root, paths, config.data.image_px, map_chunks=spread.chunks))
     _check_same_data(folder, root, database, images.keys)
     in_photographs = _notice_photographs(root, database, images)
-    match_cache, features = images.path, None
-    if config.match.matcher != "none":
-        match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
-        map_features = spread.chunks if config.match.matcher == "sift-mnn" else spread.networks
-        features = build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_features)
+    match_cache, features = _extract_features(folder, root, paths, config, spread)
     second = _embed_second_models(folder, root, paths, config, second_models, spread)
     parts = split_database(database, images.error, config)
     requested = notice_requests(database.filter(pa.array(parts.part_N != UNREADABLE)), config)
@@ -109,7 +105,7 @@ def prepare(
     check_objective(parts, root)
     prepared = Prepared(
         str(images.path),
-        str(match_cache),
+        str(match_cache or images.path),
         str(features) if features else None,
         image_id_N=column_of(database, "image_id"),
         parts=parts,
@@ -129,6 +125,17 @@ def _notice_photographs(root: Path, database: pa.Table, images: ImageCache) -> t
     if all(images.error):
         raise UserError(f"{root}: none of the {len(images)} photographs can be read: {images.error[0]}")
     return findings
+
+
+def _extract_features(
+    folder: Path, root: Path, paths: list[str], config: TrialConfig, spread: Spread
+) -> tuple[Path | None, Path | None]:
+    """The photographs at the matcher's size, and their local features; None where nothing is matched."""
+    if config.match.matcher == "none":
+        return None, None
+    match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
+    map_features = spread.chunks if config.match.matcher == "sift-mnn" else spread.networks
+    return match_cache, build_features(folder, ImageCache(match_cache), config.match, map_chunks=map_features)
 
 
 def _embed_second_models(
