@@ -98,11 +98,7 @@ def prepare(
     in_photographs = _notice_photographs(root, database, images)
     match_cache, features = _extract_features(folder, root, paths, config, spread)
     second = _embed_second_models(folder, root, paths, config, second_models, spread)
-    parts = split_database(database, images.error, config)
-    requested = notice_requests(database.filter(pa.array(parts.part_N != UNREADABLE)), config)
-    log_findings(requested)
-    logger.info("%s", describe_parts(parts))
-    check_objective(parts, root)
+    parts, requested = _split(root, database, images, config)
     prepared = Prepared(
         str(images.path),
         str(match_cache or images.path),
@@ -116,6 +112,16 @@ def prepare(
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)
+
+
+def _split(root: Path, database: pa.Table, images: ImageCache, config: TrialConfig) -> tuple[Parts, list[Finding]]:
+    """The parts, logged, and groups in which something that is asked for does nothing."""
+    parts = split_database(database, images.error, config)
+    findings = notice_requests(database.filter(pa.array(parts.part_N != UNREADABLE)), config)
+    log_findings(findings)
+    logger.info("%s", describe_parts(parts))
+    check_objective(parts, root)
+    return parts, findings
 
 
 def _notice_photographs(root: Path, database: pa.Table, images: ImageCache) -> tuple[Finding, ...]:
