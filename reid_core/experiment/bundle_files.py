@@ -104,11 +104,16 @@ def load_model(folder: Path) -> tuple[TrialConfig, ReidModel]:
         architecture, num_identities = str(about["architecture"]), int(about["num_identities"])
     if ":" in architecture and architecture not in HUB_ARCHITECTURES:
         raise UserError(f"{folder}: architecture {architecture!r} would be fetched; a bundle names one that timm has")
-    local = {"model.backbone": architecture, "model.weights": "random"}  # the bundle has the weights
+    local = {
+        "model.backbone": architecture,
+        "model.weights": "random",  # the bundle has the weights
+        "model.unfrozen_stages": 0,  # nothing of it is trained any more, so its stages do not matter
+        "model.block_groups": None,
+    }
     config = read_config(folder / "config.yaml")
     with naming(folder / MODEL):
         state = load_file(folder / MODEL)
-        model = make_model(override(config, local), num_identities=num_identities)
+        model = make_model(override(config, local), num_identities=num_identities, cropped=True)
         model.load_state_dict(state)
     return config, model.eval()
 

@@ -45,7 +45,7 @@ def describe_bundle(
         *(_describe_group(group, thresholds[group], metrics) for group in sorted(thresholds)),
     ]
     if findings:
-        lines += ["", "## What was noticed in the data", ""]
+        lines += ["", "## What was noticed", ""]
         lines += [f"* {escape_markdown(str(finding))}" for finding in findings]
     if "MegaDescriptor" in backbone:
         lines += ["", "MegaDescriptor's weights are CC BY-NC 4.0, and so is what is fine-tuned from them."]

@@ -27,7 +27,7 @@ from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.fresh import resplit
 from reid_core.data.splits.parts import Parts
 from reid_core.data.splits.rule import SplitRule
-from reid_core.data.table.findings import log_findings
+from reid_core.data.table.findings import hide_names, log_findings
 from reid_core.data.table.metadata import STRICT, Metadata, Reading, digest_metadata, read_metadata
 from reid_core.data.table.sides import parse_sides
 from reid_core.data.test_set import Use
@@ -98,6 +98,8 @@ def prepare(
     _check_same_data(folder, root, database, images.keys)
     in_photographs = find_in_photographs(database, images, take_fingerprints(images))
     log_findings(in_photographs)
+    if all(images.error):
+        raise UserError(f"{root}: none of the {len(images)} photographs can be read: {images.error[0]}")
     match_cache, features = image_cache, None
     if config.match.matcher != "none":
         match_cache = build_cache(folder, root, paths, config.match.image_px, map_chunks=spread.chunks)
@@ -118,7 +120,7 @@ def prepare(
         date_N=column_of(database, "date"),
         second=second,
         group=group,
-        findings=(*findings, *in_photographs, *requested),
+        findings=hide_names((*findings, *in_photographs, *requested), parts.locked_names()),
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)

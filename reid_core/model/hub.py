@@ -34,7 +34,7 @@ def check_weights(config: ModelConfig, image_px: int) -> None:
         return
     try:
         _find_published(config.backbone)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EntryNotFoundError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"model.weights=pretrained: the weights of model.backbone={config.backbone} cannot be had: {reason}. "
@@ -43,7 +43,7 @@ def check_weights(config: ModelConfig, image_px: int) -> None:
 
 
 def _find_published(backbone: str) -> None:
-    """Raises OSError (the hub's errors are such) or ValueError if there are none."""
+    """Raises an error of the hub or the network, or ValueError, if there are none."""
     if backbone.startswith(HUB):
         repository, _, revision = backbone.removeprefix(HUB).partition("@")
         _find_in_repository(repository, ("config.json",), revision or None)

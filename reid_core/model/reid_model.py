@@ -162,19 +162,20 @@ class ReidModel(nn.Module):
         self.load_state_dict(state, strict=False)
 
 
-def make_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
+def make_model(config: TrialConfig, *, num_identities: int = 0, cropped: bool = False) -> ReidModel:
     """The model of a trial, what is new in it initialised from the trial's seed.
 
     Args:
         config: Of the trial.
         num_identities: K, identities that the classifier knows; 0: no classifier, whatever the loss.
+        cropped: Whether patches may leave out pixels of images of this size (`sizes.make_fitting`).
 
     Raises:
         UserError: If the backbone cannot be made, does not take images of that size, cannot be cut into stages, or has
             fewer than are to be trained.
     """
     torch.manual_seed(config.seed)
-    cut = cut_backbone(*make_fitting(config.model, config.data.image_px), config)
+    cut = cut_backbone(*make_fitting(config.model, config.data.image_px, cropped=cropped), config)
     pretrained = getattr(cut.backbone, "pretrained_cfg", None) or {}
     mean = config.data.mean if config.data.mean is not None else pretrained.get("mean", (0.485, 0.456, 0.406))
     std = config.data.std if config.data.std is not None else pretrained.get("std", (0.229, 0.224, 0.225))

@@ -15,13 +15,17 @@ from reid_core.model.backbone import architecture_of, make_backbone, outline_bac
 from reid_core.model.trace import BATCH_IMAGES, Trace, trace
 
 LEAST_PX = 16  # of data.image_px
-WHOLE_PX = 32  # multiples of it are whole numbers at every stride of nearly every network
 FAR_PX = 256  # how far from a size that does not fit others are looked for
 STEPS_PX = {4: 32, 8: 64, 16: 128, 32: FAR_PX}  # multiples of 4 are tried up to 32 px away, and so on
 
 
-def make_fitting(config: ModelConfig, image_px: int) -> tuple[nn.Module, Trace]:
+def make_fitting(config: ModelConfig, image_px: int, *, cropped: bool = False) -> tuple[nn.Module, Trace]:
     """A backbone with its weights that takes images of a size, and the trace of its forward pass.
+
+    Args:
+        config: Of the model.
+        image_px: The size.
+        cropped: Whether patches may leave out pixels: a model that was trained so still answers as it did.
 
     Raises:
         UserError: If it cannot be made, does not take images of that size or leaves out some of their pixels (with
@@ -33,7 +37,7 @@ def make_fitting(config: ModelConfig, image_px: int) -> tuple[nn.Module, Trace]:
         _check_outline(config, image_px, error)
         raise
     try:
-        found = _fit(backbone, config, image_px)
+        found = _fit(backbone, config, image_px, cropped=cropped)
     except _MisfitError as misfit:
         cfg = getattr(backbone, "pretrained_cfg", None) or {}
         raise _refusal(config, str(cfg.get("architecture") or architecture_of(config)), image_px, misfit) from misfit
@@ -65,7 +69,7 @@ class _MisfitError(Exception):
         self.patch_px = patch_px
 
 
-def _fit(backbone: nn.Module, config: ModelConfig, image_px: int) -> Trace:
+def _fit(backbone: nn.Module, config: ModelConfig, image_px: int, *, cropped: bool = False) -> Trace:
     """The trace of a backbone that takes images of a size.
 
     Raises:
@@ -75,12 +79,17 @@ def _fit(backbone: nn.Module, config: ModelConfig, image_px: int) -> Trace:
         found = trace(backbone, image_px)
     except Exception as error:  # whatever a network raises for a size: assertions, shapes that do not match
         raise _MisfitError(_first_line(error)) from error
-    if found.lost_px:
+    if found.lost_px and not cropped:
         reason = f"{found.lost_px} px at the right and lower edge fit in none of its patches of {found.patch_px} px"
         raise _MisfitError(reason, found.patch_px)
-    if image_px % WHOLE_PX:
+    if image_px % _largest_stride(backbone):
         _run(backbone, config, image_px)
     return found
+
+
+def _largest_stride(backbone: nn.Module) -> int:
+    """Whose multiples are whole numbers at every stride; 32 pixels where timm lists none."""
+    return max((int(info["reduction"]) for info in getattr(backbone, "feature_info", None) or []), default=32)
 
 
 def _run(backbone: nn.Module, config: ModelConfig, image_px: int) -> None:

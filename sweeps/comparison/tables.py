@@ -79,7 +79,7 @@ def write_tables(
 
 def _findings_section(findings: Sequence[Finding]) -> str:
     lines = [f"* {escape_markdown(str(finding))}" for finding in findings]
-    return "\n".join(["## What was noticed in the data", "", *lines]) if lines else ""
+    return "\n".join(["## What was noticed", "", *lines]) if lines else ""
 
 
 def write_table_61(rows: RowMetrics, out: Path, note: str = "") -> str:

@@ -23,6 +23,7 @@ from sweeps.stages.confirm_best import ConfirmSettings
 from sweeps.stages.definition import Sweep
 from sweeps.stages.groups.claim import divide_sweep
 from sweeps.stages.groups.run import print_dry_runs
+from sweeps.stages.run_search import count_left
 
 SPREAD_STD = 0.03  # of true scores between configurations, where nothing is known of them
 
@@ -57,14 +58,16 @@ def print_plan(sweep: Sweep, out: Path, *, root: Path, machines: Machines) -> No
     sweep, parts, base = checked.sweep, checked.parts, sweep.base
     pool = pool_of_parts(base, parts)
     steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)
-    epochs = sweep.space.most_epochs()
+    num_trials, epochs = count_left(sweep, []), sweep.space.most_epochs()
     print(f"base: {cli.describe_config(base)}\n")
     print(f"{describe_parts(parts)}\n")
     print(f"{describe_model(base, num_identities=len(pool.rows_of))}\n")
     print(f"search space\n{sweep.space.describe()}\n")
-    print(f"{sweep.num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
-    print(f"= {sweep.num_trials * epochs} epochs, {sweep.num_trials * epochs * steps} steps, if none is pruned")
-    print(describe_confirmation(sweep.confirm, sweep.num_trials, parts))
+    if num_trials < sweep.num_trials:
+        print(f"--trials {sweep.num_trials}: the space has {num_trials} configurations, and each is tried once")
+    print(f"{num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
+    print(f"= {num_trials * epochs} epochs, {num_trials * epochs * steps} steps, if none is pruned")
+    print(describe_confirmation(sweep.confirm, num_trials, parts))
     if sweep.then_online is not None:
         more = base.optim.epochs if sweep.then_online == "winner" else sweep.then_online
         print(f"then the best one is trained on for {more} epochs with online augmentation, as a trial of its own")

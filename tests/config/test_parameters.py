@@ -156,6 +156,7 @@ def test_every_value_is_part_of_the_fingerprint():
         "threshold.fixed": 0.6,
         "threshold.objective": "pooled",
         "model.head_dropout": 0.2,
+        "model.block_groups": 3,
     }
     for key, value in flatten(base).items():
         if key in choices:

@@ -250,13 +250,6 @@ def test_the_date_of_a_heic_file_is_read(tmp_path: Path):
     assert {".heic", ".heif"} <= extensions()
 
 
-def test_the_first_question_of_a_process_may_be_that_of_extensions(monkeypatch):
-    monkeypatch.setattr(Image, "EXTENSION", {end: name for end, name in Image.EXTENSION.items() if name != "HEIF"})
-    photographs._formats.cache_clear()
-    extensions.cache_clear()
-    assert ".heic" in extensions()
-
-
 def announce(data: bytes, width: int, height: int) -> bytes:
     """A HEIC file whose header says another size."""
     at = data.index(b"ispe") + 8

@@ -136,6 +136,13 @@ def test_an_unreadable_photograph_is_left_out(copied, tmp_path, caplog):
     assert fresh.parts.part_N[3] == "unreadable"
 
 
+def test_a_folder_of_which_nothing_can_be_read_is_refused_for_that_reason(copied, tmp_path):
+    for path in load_database(copied)["path"].to_pylist():
+        (copied / path).write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(UserError, match=r"data: none of the \d+ photographs can be read: .* web page"):
+        prepare(copied, tmp_path / "cache", CONFIG)
+
+
 def test_truth_is_that_of_the_same_rows(copied, tmp_path, caplog):
     prepared = prepare(copied, tmp_path, CONFIG)
     use = record_use(tmp_path, trial="trial-0004", config=CONFIG)
@@ -153,6 +160,23 @@ def test_truth_is_that_of_the_same_rows(copied, tmp_path, caplog):
     (copied / "metadata.csv").write_text("".join([lines[0], *lines[2:]]))
     with pytest.raises(UserError, match=r"metadata\.csv: its rows or identities are no longer those"):
         read_truth(copied, prepared, use=use)
+
+
+def test_findings_that_are_kept_show_no_name_that_only_the_test_set_has(small_data, tmp_path, caplog):
+    names = sorted(set(load_database(small_data)["identity"].to_pylist()))
+    for name in names:  # a twin that looks alike, until one of them is locked
+        root = shutil.copytree(small_data, tmp_path / name)
+        rename(root, {name: name.upper()})
+        twin = next(other for other in names if other != name and other.split("_")[0] == name.split("_")[0])
+        rename(root, {twin: name})
+        database = load_database(root)
+        if name.upper() in split_database(database, [None] * len(database), CONFIG).locked_names():
+            break
+    caplog.clear()
+    prepared = prepare(root, tmp_path / "second", CONFIG)
+    assert repr(name.upper()) in caplog.text
+    assert [finding.count for finding in prepared.findings if "look alike" in finding.what] == [1]
+    assert name.upper() not in (tmp_path / "second" / "prepared.json").read_text("utf-8")
 
 
 def test_a_fresh_split_shares_everything_but_the_parts(prepared_folder):

@@ -210,3 +210,15 @@ def test_the_table_has_every_family_of_timms():
     assert {*SMALL, *MEDIUM, *LARGE} == families
     for family, (name, *_) in (SMALL | MEDIUM | LARGE).items():
         assert name in timm.list_models(module=family) or family == "swin_transformer"
+
+
+def test_a_bundle_of_a_model_that_would_be_refused_today_is_read(tmp_path):
+    """Patches of 16 px once took 64 of 70 px without a word, and a RegNet's stem was once a stage."""
+    config = config_of("test_vit3", 70)
+    model = make_model(config, cropped=True)
+    write_model(tmp_path, override(config, {"model.unfrozen_stages": 9}), model)
+    images = random_images(70)
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path)[1](images), model.eval()(images))
+    with pytest.raises(UserError, match="sizes near it that fit: 64, 80"):
+        make_model(config)

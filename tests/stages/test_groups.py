@@ -212,7 +212,7 @@ def test_the_trials_and_answers_of_all_groups_are_in_one_file_each(small_data, o
 
 def test_what_was_noticed_in_the_data_of_the_groups_is_said_once(small_data, out):
     text = run_groups(claim(out, small_data, SPOTS, SCALES), out, Limits(), StandIn())
-    assert text.split("noticed in the data\n")[1].split("\n") == [
+    assert text.split("what was noticed\n")[1].split("\n") == [
         "  metadata.csv: 1 empty row left out: line 3",
         "  photographs: 1 of SpotsID is black: 7.jpg",
         "  photographs: 1 of ScalesID is black: 7.jpg",

@@ -5,7 +5,7 @@ what a reader noticed → `Finding`s → log, result.json, and the result's text
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from reid_core.files.escape import escape_line
@@ -71,7 +71,22 @@ def format_findings(findings: Sequence[Finding]) -> str:
     """All findings as a paragraph of the result's text; "" if there are none."""
     if not findings:
         return ""
-    return "\n".join(["what was noticed in the data", *(f"  {finding}" for finding in findings)])
+    return "\n".join(["what was noticed", *(f"  {finding}" for finding in findings)])
+
+
+def hide_names(findings: Iterable[Finding], names: Iterable[str]) -> tuple[Finding, ...]:
+    """The same without the examples that show some names; their counts stay.
+
+    Example:
+        >>> found = make_finding("metadata.csv", "2 names that look alike", ["'ada' / 'Ada'", "'bo' / 'Bo'"])
+        >>> hide_names([found], ["Ada"])[0].examples
+        ("'bo' / 'Bo'",)
+    """
+    shown = {spell(name) for name in names for spell in (repr, ascii)}
+    return tuple(
+        replace(finding, examples=tuple(each for each in finding.examples if not any(name in each for name in shown)))
+        for finding in findings
+    )
 
 
 def findings_to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:

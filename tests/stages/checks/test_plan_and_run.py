@@ -50,9 +50,9 @@ SWEEPS = {
     "missing weights": ("--set model.weights=gone.safetensors", r"gone\.safetensors cannot be read"),
     "other weights": ("--set model.backbone=resnet18 --set model.weights=JUNK", r"junk\.safetensors cannot be made"),
     "kept activations": ("--set model.keep_activations=true", r"model\.keep_activations with"),
-    "activations of a ViT": (
-        "--set model.keep_activations=true --set model.unfrozen_stages=0 --set model.backbone=test_vit",
-        r"test_vit cannot be cut",
+    "activations of sides": (
+        "--set model.keep_activations=true --set model.unfrozen_stages=0 --set model.orientation=input",
+        r"model\.keep_activations with model\.orientation=input",
     ),
     "room for activations": (
         "--set model.keep_activations=true --set model.unfrozen_stages=1 --set model.activations_gb=1e-6",
