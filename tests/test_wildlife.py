@@ -139,7 +139,7 @@ def test_animalclefs_own_metadata_is_read_and_stays(small_data):
         ("image_id,identity,path,split,dataset\n7,ada,a.jpg,database,Hyenas\n", "1 images, the dataset has 2"),
         ("image_id,identity,path,split,dataset\n7,bo,a.jpg,database,Hyenas\n8,,b.jpg,query,Hyenas\n", "'bo'.*'ada'"),
         ("image_id,identity,path,split,dataset\n6,ada,a.jpg,database,Hyenas\n8,,b.jpg,query,Hyenas\n", "'7' is not in"),
-        ("image_id,identity,path,split,dataset\n7\n8\n", "identity of image_id '7' is None"),
+        ("image_id,identity,path,split,dataset\n7\n8\n", "identity of image_id '7' is ''"),
     ],
 )
 def test_other_metadata_is_never_overwritten(root, content, problem):

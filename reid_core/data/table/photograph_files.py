@@ -170,7 +170,7 @@ def describe_changes(
             changed.setdefault(_describe_change(path, found.path), []).append(row)
     findings = []
     for what, rows in changed.items():
-        shown = [f"line {line_N[row]}: {paths[row]!r} is {found_N[row].path!r}" for row in rows[:SHOWN]]
+        shown = [f"line {line_N[row]}: {_compare(paths[row], found_N[row].path)}" for row in rows[:SHOWN]]
         findings.append(make_finding(where, f"{len(rows)} path(s) {what}", shown, len(rows)))
     return findings
 
@@ -178,6 +178,12 @@ def describe_changes(
 def _normal(path: str) -> str:
     """Without "./" and "//"."""
     return "/".join(part for part in path.split("/") if part not in ("", ".")) or path
+
+
+def _compare(path: str, read: str) -> str:
+    """Both spellings; by codes, where they are the same to the eye."""
+    spell = ascii if unicodedata.normalize("NFC", path) == unicodedata.normalize("NFC", read) else repr
+    return f"{spell(path)} is {spell(read)}"
 
 
 def _describe_change(path: str, read: str) -> str:

@@ -49,9 +49,10 @@ CHANGES = [
 
 @pytest.mark.parametrize(("path", "file", "what"), CHANGES)
 def test_a_photograph_under_another_spelling_is_found_and_reported(tmp_path, path, file, what):
+    spell = ascii if path in (NFC, NFD) else repr  # by codes, where both look the same
     assert read(tmp_path, path, file, "images/z.jpg") == (
         [file],
-        [f"1 path(s) {what}: line 2: {path!r} is {file!r}"],
+        [f"1 path(s) {what}: line 2: {spell(path)} is {spell(file)}"],
     )
 
 
