@@ -62,7 +62,8 @@ def watch_output() -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if hasattr(stream, "reconfigure"):  # None where it was closed, another class in a notebook
+        is_plain = hasattr(stream, "reconfigure")  # None where it was closed, another class in a notebook
+        if is_plain and not isinstance(stream, Watched):
             stream.reconfigure(errors=PRINTS_ANYTHING)
             setattr(sys, name, Watched(stream))
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

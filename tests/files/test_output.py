@@ -43,6 +43,11 @@ def test_processes_that_a_command_starts_print_every_character_too():
     assert run(PRINTED.format(child), LATIN_1).stdout == rb"\u9e7f" + b"\n"
 
 
+def test_a_process_may_run_any_number_of_commands():
+    again = "[output.watch_output() for _ in range(5000)]; print('S\\xe6l')"
+    assert run(PRINTED.format(again), LATIN_1).stdout == "Sæl\n".encode("latin-1")
+
+
 def test_names_of_files_are_utf_8_in_every_locale(tmp_path):
     (tmp_path / "Sæl").mkdir()
     look = f"import pathlib; print(pathlib.Path('{tmp_path}/S\\xe6l').is_dir())"

@@ -17,6 +17,7 @@ SPECS = {  # of the keys that have no default candidates; values other than the 
     "data.mean": "0.5,[0.4, 0.5, 0.6]",
     "data.std": "0.2,0.5",
     "model.backbone": "swin_tiny,convnext_tiny",
+    "model.block_groups": "6,12",
     "model.weights": "random,pretrained",
     "optim.epochs": "3..9",
     "optim.patience_epochs": "null,3",

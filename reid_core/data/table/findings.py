@@ -4,10 +4,12 @@ what a reader noticed → `Finding`s → log, result.json, and the result's text
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from reid_core.errors import UserError
 from reid_core.files.escape import escape_line
 
 SHOWN = 5  # examples that a finding keeps
@@ -65,6 +67,16 @@ def log_findings(findings: Iterable[Finding]) -> None:
     """One warning per finding."""
     for finding in findings:
         logger.warning("%s", finding)
+
+
+@contextmanager
+def logged_with_error(findings: Iterable[Finding]) -> Iterator[None]:
+    """Log findings if an error follows: what was noticed may be its cause."""
+    try:
+        yield
+    except UserError:
+        log_findings(findings)
+        raise
 
 
 def format_findings(findings: Sequence[Finding]) -> str:

@@ -7,11 +7,13 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from reid_core import command
 from reid_core.config.values import override
 from reid_core.data.requested import notice_requests
 from reid_core.data.splits.parts import Parts
-from reid_core.data.table.findings import Finding
+from reid_core.data.table.findings import Finding, logged_with_error
 from reid_core.experiment.prepare import check_same_table, read_database
 from sweeps.machines.connect import Machines
 from sweeps.machines.limits import make_limits
@@ -78,8 +80,14 @@ def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Chec
     Raises:
         UserError: If no trial could run, or none could be confirmed; it is the error that the run would end with.
     """
-    resources, base = machines.resources, sweep.base
     database, findings = read_database(root, sweep.reading, sweep.group)
+    with logged_with_error(findings):
+        checked = _check_rows(sweep, database, root, out, machines)
+    return replace(checked, findings=(*findings, *checked.findings))
+
+
+def _check_rows(sweep: Sweep, database: pa.Table, root: Path, out: Path, machines: Machines) -> Checked:
+    resources, base = machines.resources, sweep.base
     check_same_table(out / CACHE, root, database)
     parts = check_split(database, base, root, num_fresh=sweep.confirm.num_runs if sweep.confirm.num_best else 0)
     model = check_config(base, parts, resources)
@@ -93,5 +101,5 @@ def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Chec
         replace(sweep, space=replace(sweep.space, left_out=left_out)),
         parts,
         tuple(notes),
-        (*findings, *notice_requests(database, base)),
+        tuple(notice_requests(database, base)),
     )

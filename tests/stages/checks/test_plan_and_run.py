@@ -201,6 +201,16 @@ def test_a_table_that_changed_is_refused_before_photographs_are_read(small_data,
     assert re.search(r"changed since .*cache was prepared from it: metadata\.csv; bring back", planned)
 
 
+def test_what_was_noticed_in_the_table_comes_before_the_error_that_it_causes(small_data, tmp_path, starts, caplog):
+    root = copy_herd(small_data, tmp_path / "herd", [6] * 8)
+    text = (root / "metadata.csv").read_text("utf-8")
+    (root / "metadata.csv").write_text(text.replace(".png,,", ".png,3/4/2020,"), "utf-8")
+    planned, run = answers(root, tmp_path / "out", "--set", "data.whole_encounters=true")
+    assert planned == run
+    assert "needs dates" in run
+    assert [record.message.count("'3/4/2020'") for record in caplog.records if "'3/4/2020'" in record.message] == [5, 5]
+
+
 def test_a_group_that_cannot_be_swept_does_not_keep_the_others_from_it(small_data, tmp_path, starts, capsys):
     flags = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *SMALL, "--plan"]
     few = ["--set", "optim.batch_size=16", "--group", "all"]
