@@ -38,10 +38,6 @@ class Choices:
         """The same with the base's value, last if it is a new one."""
         return self if base in self.values else Choices((*self.values, base))
 
-    def without(self, values: tuple) -> "Choices":
-        """The same without some values."""
-        return Choices(tuple(value for value in self.values if value not in values))
-
     def __str__(self) -> str:
         return ",".join(value if isinstance(value, str) else json.dumps(value) for value in self.values)
 

@@ -25,6 +25,7 @@ BEST_CONFIG = "best.yaml"
 BEST_BUNDLE = "best"
 REFIT_BUNDLE = "refit"
 ANSWERS = "predictions.parquet"
+TRIED = "tried_first.json"  # of a group: configurations that other groups found
 FINISHED = "finished.json"  # of a group: what was asked of its sweep, which has ended
 GROUPS = "groups"  # a result folder for each group
 PAIR_STORE = "store"

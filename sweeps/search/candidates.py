@@ -14,7 +14,7 @@ from reid_core.config.ranges import Candidates, Choices, Range, annotations_of
 from reid_core.config.values import flatten
 
 Searched = tuple[tuple[str, Candidates], ...]  # of `--search`: keys, and what may be tried for them
-LeftOut = tuple[tuple[str, tuple], ...]  # keys, and listed values of theirs that are not tried
+LeftOut = tuple[tuple[str, tuple], ...]  # keys, and values of theirs that are not tried
 # What is tried for a key unless the space or `--search` says otherwise: it stands beside the field.
 DEFAULTS: dict[str, Candidates] = {
     f"{part}.{name}": candidates
@@ -38,11 +38,10 @@ class Suggester:
         base: TrialConfig,
         fixed: frozenset[str],
         searched: Searched,
-        left_out: LeftOut = (),
     ) -> None:
         """Begin with the keys of `--search`, so that the conditions of a search space see their values."""
         self.base, self.values = base, dict[str, Any]()
-        self._trial, self._own, self._fixed, self._left_out = trial, flatten(base), fixed, dict(left_out)
+        self._trial, self._own, self._fixed = trial, flatten(base), fixed
         for key, candidates in searched:
             self(key, candidates)
 
@@ -62,10 +61,7 @@ class Suggester:
         own, candidates = self._own[key], candidates or DEFAULTS[key]
         is_off = isinstance(candidates, Range) and candidates.log and own == 0
         if key not in self._fixed and key not in self.values and not is_off:
-            candidates = candidates.including(own)
-            if isinstance(candidates, Choices):
-                candidates = candidates.without(self._left_out.get(key, ()))
-            self.values[key] = _suggest(self._trial, key, candidates)
+            self.values[key] = _suggest(self._trial, key, candidates.including(own))
 
 
 def _suggest(trial: BaseTrial, key: str, candidates: Candidates) -> Any:

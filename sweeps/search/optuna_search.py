@@ -27,6 +27,7 @@ TRIAL = "trial-"  # beginning of the names
 PRESET = f"{TRIAL}0000"  # the base's own values
 SOURCE = "source"  # Optuna user attribute: where a prior, or the point of a trial, comes from
 PATIENCE = 10  # proposals in a row whose results are known
+PATIENCE_LEFT_OUT = 100  # proposals in a row that no trial can have
 DRAWS = 1000  # by chance, from a space too large to be counted
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 STATES = {
@@ -137,25 +138,31 @@ class JournalSearch(OptunaSearch):
     def _propose(self, trial_id: str) -> dict[str, Any] | None:
         """Values that no trial has, or those of an interrupted one; None if there are no others.
 
-        What Optuna proposes again is answered with the known result. A small space is soon so well known that its
-        sampler proposes little else: then one of the others is taken by chance.
+        What Optuna proposes again is answered with the known result, and what no trial can have as a failure. A small
+        space is soon so well known that its sampler proposes little else: then one of the others is taken by chance.
         """
-        num_known = 0
+        num_known, num_left_out = 0, 0
         while True:
             parameters = super().suggest(trial_id) or {}
             twin = self._tried.get(self._searched.identify(parameters))
-            if twin is None or NAME in self._ot_trials[trial_id].user_attrs:
+            if NAME in self._ot_trials[trial_id].user_attrs:
                 return parameters
-            self._answer(self._ot_trials.pop(trial_id), self._writer.journal.by_name().get(twin))
-            num_known += 1
-            if num_known == PATIENCE:
+            if twin is None and self._searched.allows(parameters):
+                return parameters
+            self._answer(self._ot_trials.pop(trial_id), self._writer.journal.by_name().get(twin or ""))
+            num_known, num_left_out = num_known + (twin is not None), num_left_out + (twin is None)
+            if num_known == PATIENCE or num_left_out == PATIENCE_LEFT_OUT:
+                num_known, num_left_out = 0, 0
                 other = self._draw_untried()
                 if other is None:
                     return None
                 self._ot_study.enqueue_trial(other)
 
     def _answer(self, trial: optuna.Trial, known: Record | None) -> None:
-        """Report a known result to Optuna; nothing is known of a trial that is running, or whose record was deleted."""
+        """Report a known result to Optuna.
+
+        Nothing is known of what cannot be tried, of a trial that is running, and of one whose record was deleted.
+        """
         values, state = None, TrialState.FAIL
         if known is not None and known.has_ended:
             values, state = self._goals.values(known), STATES[known.status]
@@ -166,12 +173,13 @@ class JournalSearch(OptunaSearch):
     def _draw_untried(self) -> dict[str, Any] | None:
         """Values that no trial has, by chance; None if there are none, or hardly any can be left."""
         space = self._searched
-        if space.num_configurations() is not None:
-            others = [values for values in space.configurations() if space.identify(values) not in self._tried]
+        listed = space.all_configurations()
+        if listed is not None:
+            others = [values for values in listed if space.identify(values) not in self._tried]
             return self._random.choice(others) if others else None
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self._random.randrange(2**32)))
         drawn = (space.suggest(study.ask()) for _ in range(DRAWS))
-        return next((values for values in drawn if space.identify(values) not in self._tried), None)
+        return next((v for v in drawn if space.allows(v) and space.identify(v) not in self._tried), None)
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Write down an epoch's report; the final report is taken at completion."""

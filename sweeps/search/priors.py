@@ -55,7 +55,7 @@ def add_warm_start_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def check_sources(sources: Sequence[str]) -> None:
-    """Find out whether sweeps to begin with are there.
+    """Find out whether sweeps to begin with are there, and can be read.
 
     Raises:
         UserError: If a folder holds no sweep, or a damaged one.
@@ -63,6 +63,20 @@ def check_sources(sources: Sequence[str]) -> None:
     for source in sources:
         if source != PAPER:
             _settings_of(Path(source))
+            read_records(Path(source), "")
+
+
+def check_priors(out: Path, sources: Sequence[str], space: SearchSpace) -> None:
+    """Find out whether `load_priors` will find its priors: those that `out` keeps, else the sources.
+
+    Raises:
+        UserError: As `load_priors`; or if what `out` keeps is not of this space.
+    """
+    if not (out / PRIORS).exists():
+        check_sources(sources)
+    elif sources:
+        for prior in _read(out / PRIORS):
+            space.distributions(prior.parameters)
 
 
 def load_priors(out: Path, sources: Sequence[str], space: SearchSpace, goals: Goals) -> list[Prior]:

@@ -88,7 +88,12 @@ def _suggest_loss(suggest: Suggester) -> None:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a sweep searches, around the configuration that it starts from."""
+    """What a sweep searches, around the configuration that it starts from.
+
+    `left_out` depends on the machines and on the program's version, so a resumed sweep may leave out other values than
+    the trials in its journal had. It says which trials are begun (`allows`), and changes no distribution: Optuna wants
+    the same choices of a key in every trial.
+    """
 
     function: SpaceFunction
     base: TrialConfig
@@ -98,7 +103,7 @@ class SearchSpace:
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """The trial's values of the searched keys."""
-        suggester = Suggester(trial, self.base, self.fixed, self.searched, self.left_out)
+        suggester = Suggester(trial, self.base, self.fixed, self.searched)
         self.function(suggester)
         return suggester.values
 
@@ -107,8 +112,20 @@ class SearchSpace:
         return self.restrict(flatten(self.base))
 
     def restrict(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Of the values of a whole configuration those of the searched keys; raises as `distributions` does."""
-        return {key: values[key] for key in self.distributions(values)}
+        """Of the values of a whole configuration those of the searched keys.
+
+        Raises:
+            UserError: As `distributions`; or if no trial is begun with them.
+        """
+        own = {key: values[key] for key in self.distributions(values)}
+        for key, left_out in self.left_out:
+            if own.get(key) in left_out:
+                raise UserError(f"{key}={own[key]!r} is not searched: no trial can have it")
+        return own
+
+    def allows(self, values: dict[str, Any]) -> bool:
+        """Whether a trial is begun that has these values of the searched keys."""
+        return not any(key in values and values[key] in left_out for key, left_out in self.left_out)
 
     def distributions(self, values: dict[str, Any]) -> dict[str, BaseDistribution]:
         """Optuna's distributions of the keys that are searched where a trial has these values.
@@ -139,22 +156,27 @@ class SearchSpace:
             for key, distribution in self.distributions(values).items():
                 if key not in found:
                     found[key] = distribution
-                    todo += [values | {key: choice} for choice in getattr(distribution, "choices", ())]
+                    todo += [values | {key: choice} for choice in self._remaining(key, distribution)]
         return found
+
+    def _remaining(self, key: str, distribution: BaseDistribution) -> tuple:
+        """The choices of a key that are tried; none of a range."""
+        left_out = dict(self.left_out).get(key, ())
+        return tuple(choice for choice in getattr(distribution, "choices", ()) if choice not in left_out)
 
     def identify(self, values: dict[str, Any]) -> str:
         """A text for the configuration that a trial with these values has: equal ones have equal texts."""
         return json.dumps(flatten(self.base) | values, sort_keys=True)
 
     def configurations(self) -> Iterator[dict[str, Any]]:
-        """The values of every trial that there can be, one after the other.
+        """The values of every trial that can be begun, one after the other.
 
         Raises:
             _EndlessError: If a range of real numbers is searched.
         """
         path: list[int] = []
         while True:
-            walk = _Walk(path)
+            walk = _Walk(path, dict(self.left_out))
             yield self.suggest(walk)  # type: ignore[arg-type]
             path = walk.next_path()
             if not path:
@@ -170,11 +192,16 @@ class SearchSpace:
             2
             >>> SearchSpace(metric_space, TrialConfig()).num_configurations()
         """
+        listed = self.all_configurations()
+        return None if listed is None else len(listed)
+
+    def all_configurations(self) -> list[dict[str, Any]] | None:
+        """`configurations` as a list; None if they are countless, or more than `MOST_COUNTED`."""
         try:
-            number = sum(1 for _ in islice(self.configurations(), MOST_COUNTED + 1))
+            listed = list(islice(self.configurations(), MOST_COUNTED + 1))
         except _EndlessError:
             return None
-        return None if number > MOST_COUNTED else number
+        return None if len(listed) > MOST_COUNTED else listed
 
     def most_epochs(self) -> int:
         """The largest number of epochs that a trial can have."""
@@ -187,8 +214,7 @@ class SearchSpace:
         """One line per searched key, with every condition taken: name, range or choices, base value."""
         lines = []
         for key, distribution in self.all_distributions().items():
-            choices = getattr(distribution, "choices", None)
-            if choices is not None:
+            if choices := self._remaining(key, distribution):
                 text = "{" + ", ".join(map(str, choices)) + "}"
             else:
                 text = f"{distribution.low:g} … {distribution.high:g}" + (" (log)" if distribution.log else "")  # type: ignore[attr-defined]
@@ -201,14 +227,18 @@ class _EndlessError(Exception):
 
 
 class _Walk:
-    """In the place of an Optuna trial: takes the choices of a path, and the first ones beyond its end."""
+    """In the place of an Optuna trial: takes the choices of a path, and the first ones beyond its end.
 
-    def __init__(self, path: Sequence[int]) -> None:
-        self._path = list(path)
+    What is left out is no choice.
+    """
+
+    def __init__(self, path: Sequence[int], left_out: dict[str, tuple]) -> None:
+        self._path, self._left_out = list(path), left_out
         self._taken: list[tuple[int, int]] = []  # index of each choice, and how many there were
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
+        """One of the choices that are tried."""
+        choices = [choice for choice in choices if choice not in self._left_out.get(name, ())]
         index = self._path[len(self._taken)] if len(self._taken) < len(self._path) else 0
         self._taken.append((index, len(choices)))
         return choices[index]

@@ -91,7 +91,7 @@ def why_ended(sweep: Sweep, records: list[Record], limits: Limits) -> str | None
     if sum(record.has_ended for record in records) >= sweep.num_trials:
         return None
     reason = sweep.search_limits(limits).reached(records)
-    if reason is None and count_left(sweep, records) <= 0:
+    if reason is None and not count_left(sweep, records):
         number = sweep.space.num_configurations()
         reason = "the only configuration was tried" if number == 1 else f"all {number} configurations were tried"
     if reason:

@@ -58,15 +58,18 @@ def print_plan(sweep: Sweep, out: Path, *, root: Path, machines: Machines) -> No
     sweep, parts, base = checked.sweep, checked.parts, sweep.base
     pool = pool_of_parts(base, parts)
     steps = count_steps(count_images(pool, base.data.undersample_to), base.optim.batch_size)
-    num_trials, epochs = count_left(sweep, []), sweep.space.most_epochs()
+    left, num_ended = count_left(sweep, checked.records), sum(record.has_ended for record in checked.records)
+    num_trials, epochs = num_ended + left, sweep.space.most_epochs()
     print(f"base: {cli.describe_config(base)}\n")
     print(f"{describe_parts(parts)}\n")
     print(f"{describe_model(base, num_identities=len(pool.rows_of))}\n")
     print(f"search space\n{sweep.space.describe()}\n")
     if num_trials < sweep.num_trials:
         print(f"--trials {sweep.num_trials}: the space has {num_trials} configurations, and each is tried once")
-    print(f"{num_trials} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
-    print(f"= {num_trials * epochs} epochs, {num_trials * epochs * steps} steps, if none is pruned")
+    if num_ended:
+        print(f"{num_ended} of {num_trials} trials have ended; what is left:")
+    print(f"{left} trials × {epochs} epochs × {steps} steps (at batch size {base.optim.batch_size})")
+    print(f"= {left * epochs} epochs, {left * epochs * steps} steps, if none is pruned")
     print(describe_confirmation(sweep.confirm, num_trials, parts))
     if sweep.then_online is not None:
         more = base.optim.epochs if sweep.then_online == "winner" else sweep.then_online

@@ -72,7 +72,7 @@ def run_search(sweep: Sweep, context: SweepContext, limits: Limits, goals: Goals
     journal, limits = open_journal(Path(context.out)), sweep.search_limits(limits)
     before = reopen(journal)
     left, num_ended = count_left(sweep, before), sum(record.has_ended for record in before)
-    if left <= 0 or limits.reached(before):
+    if not left or limits.reached(before):
         return before
     num_trials = num_ended + left
     if num_trials < sweep.num_trials:
@@ -94,19 +94,21 @@ def run_search(sweep: Sweep, context: SweepContext, limits: Limits, goals: Goals
 
 
 def count_left(sweep: Sweep, records: Sequence[Record]) -> int:
-    """How many trials are left to be run, or to be ended: no configuration is tried twice.
+    """How many trials are left to be run, or to be ended, at least 0: no configuration is tried twice.
 
     Args:
         sweep: Its definition.
         records: Of its search.
     """
     num_unended = sum(not record.has_ended for record in records)
-    left = sweep.num_trials - (len(records) - num_unended)
-    num_configurations = sweep.space.num_configurations()
-    if num_configurations is None:
+    left = max(0, sweep.num_trials - (len(records) - num_unended))
+    listed = sweep.space.all_configurations()
+    if listed is None:
         return left
+    # A record may lie outside: an earlier session left out other values.
     tried = {sweep.space.identify(record.parameters) for record in records}
-    return min(left, num_configurations - len(tried) + num_unended)
+    untried = {sweep.space.identify(values) for values in listed} - tried
+    return min(left, len(untried) + num_unended)
 
 
 def make_scheduler(epochs: int, before: list[Record]) -> TrialScheduler:

@@ -1,6 +1,7 @@
 """The searcher never trains what it has trained: a known result is reported to Optuna instead. No Ray is started."""
 
 import random
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -10,11 +11,11 @@ from ray.tune.search import Searcher
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
 from reid_core.training.trainer import SCORE
-from sweeps.results.journal import Journal
+from sweeps.results.journal import Journal, Record
 from sweeps.search.candidates import Choices, Range
 from sweeps.search.goals import SAMPLERS, Goals
 from sweeps.search.journal_writer import FAILED, FINAL
-from sweeps.search.optuna_search import PATIENCE, JournalSearch
+from sweeps.search.optuna_search import PATIENCE, PATIENCE_LEFT_OUT, JournalSearch
 from sweeps.search.priors import Prior
 from sweeps.search.space import MOST_COUNTED, SearchSpace, metric_space
 
@@ -161,6 +162,49 @@ def test_a_prior_that_is_tried_twice_is_tried_once(tmp_path):
     priors = [Prior(source=source, parameters=other, values=[0.5], is_tried=True) for source in "xy"]
     search = JournalSearch(TWO, Journal(tmp_path), priors=priors)
     assert run(search) == [own, other]
+
+
+def sizes(suggest):
+    suggest("optim.batch_size", Choices((8, 16, 32, 64)))
+    suggest("optim.lr_head")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_left_out_is_never_begun(tmp_path, sampler):
+    few = replace(EIGHT, left_out=(("model.head_hidden", (64, 128)), ("optim.batch_size", (16,))))
+    seen = run(JournalSearch(few, Journal(tmp_path / "few"), goals=Goals(sampler=sampler)))
+    listed = [few.identify(values) for values in EIGHT.configurations() if few.allows(values)]
+    assert sorted(map(few.identify, seen)) == sorted(listed)
+    assert len(listed) == few.num_configurations() == 2
+    many = SearchSpace(sizes, tiny(), left_out=(("optim.batch_size", (64, 8)),))
+    seen = run(JournalSearch(many, Journal(tmp_path / "many"), goals=Goals(sampler=sampler)), most=25)
+    assert {values["optim.batch_size"] for values in seen} == {16, 32}
+
+
+def test_a_sampler_that_insists_on_what_is_left_out_is_overruled(tmp_path):
+    space = SearchSpace(sizes, tiny(), left_out=(("optim.batch_size", (8,)),))
+    search = JournalSearch(space, Journal(tmp_path))
+    search.suggest("a")
+    for number in range(PATIENCE_LEFT_OUT + 3):
+        propose(search, {"optim.batch_size": 8, "optim.lr_head": 1e-3 + number * 1e-6})
+    assert search.suggest("b")["parameters"]["optim.batch_size"] != 8
+    assert states(search).count(TrialState.FAIL) == PATIENCE_LEFT_OUT + 3
+
+
+def test_trials_and_priors_outside_what_is_left_out_now_are_remembered(tmp_path):
+    """Batches of 64 that an earlier session, on other machines or of an earlier version, has tried."""
+    space = SearchSpace(sizes, tiny(), left_out=(("optim.batch_size", (64,)),))
+    journal = Journal(tmp_path)
+    for number, status in enumerate(("completed", "infeasible", "running")):
+        values = {"optim.batch_size": 64 if number else 16, "optim.lr_head": 1e-3 * (1 + number)}
+        metrics = {"objective": 0.5} if status == "completed" else {}
+        journal.write(Record(f"trial-000{number}", values, status, metrics=metrics))
+    prior = Prior(source="x", parameters={"optim.batch_size": 64, "optim.lr_head": 2e-3}, values=[0.6], is_tried=True)
+    search = JournalSearch(space, journal, priors=[prior])
+    assert states(search) == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING]
+    again, new = (search.suggest(trial_id) for trial_id in "ab")
+    assert (again["name"], again["parameters"]["optim.batch_size"]) == ("trial-0002", 64)  # it ends as it can
+    assert (new["name"], new["parameters"]["optim.batch_size"] != 64) == ("trial-0003", True)
 
 
 def test_which_of_the_untried_is_taken_depends_on_the_seed_alone(tmp_path):

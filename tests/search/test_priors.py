@@ -13,7 +13,7 @@ from sweeps.results.result_folder import claim_out
 from sweeps.results.trial_table import best_record
 from sweeps.search.goals import Goals
 from sweeps.search.optuna_search import JournalSearch
-from sweeps.search.priors import load_priors
+from sweeps.search.priors import check_priors, load_priors
 from sweeps.search.space import SearchSpace, classification_space, metric_space
 
 SPACE = SearchSpace(metric_space, tiny())
@@ -84,6 +84,23 @@ def test_priors_are_read_once(tmp_path, other):
     (tmp_path / "priors.json").write_text(json.dumps([{"score": 1}]))
     with pytest.raises(UserError, match=r"priors\.json: damaged"):
         load(tmp_path, other)
+
+
+def test_what_no_trial_can_have_is_no_prior_and_kept_priors_are_checked(tmp_path, other):
+    smaller = SearchSpace(metric_space, tiny(), left_out=(("optim.batch_size", (POINT["optim.batch_size"],)),))
+    (tmp_path / "x").mkdir()
+    assert load_priors(tmp_path / "x", [other], smaller, Goals()) == []
+    check_priors(tmp_path, [other], SPACE)
+    assert not (tmp_path / "priors.json").exists()
+    load(tmp_path, other)
+    record = tmp_path / "other" / "trials" / "trial-0001.json"
+    record.write_text(record.read_text()[:-9])
+    check_priors(tmp_path, [other], smaller)  # the source is not read again
+    with pytest.raises(UserError, match=r"not of this search space"):
+        check_priors(tmp_path, [other], SearchSpace(classification_space, make_preset("batch32")))
+    (tmp_path / "priors.json").unlink()
+    with pytest.raises(UserError, match=r"trial-0001\.json: the record of this trial is damaged"):
+        check_priors(tmp_path, [other], SPACE)
 
 
 def test_a_folder_without_a_sweep_is_named(tmp_path):

@@ -85,6 +85,28 @@ def test_no_configuration_is_tried_twice_however_many_trials_are_asked_for(small
     assert why_ended(fixed, [replace(first, parameters={})], Limits()) == "the only configuration was tried"
 
 
+def test_trials_outside_what_is_left_out_now_are_no_trials_of_it(small_data, tmp_path):
+    """An earlier session, on other machines, left out other values."""
+
+    def batches(suggest):
+        suggest("optim.batch_size", Choices((8, 16, 32, 64)))
+
+    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "20"]
+    sweep = make_sweep("metric", batches, make_parser("").parse_args(flags))
+    records = [Record(f"trial-000{n}", {"optim.batch_size": size}, "pruned") for n, size in enumerate((16, 32, 64))]
+    assert count_left(sweep, records) == 1
+    sweep = replace(sweep, space=replace(sweep.space, left_out=(("optim.batch_size", (32, 64)),)))
+    assert count_left(sweep, records) == 1
+    assert count_left(sweep, records[1:]) == 2
+    assert why_ended(sweep, records[1:], Limits()) is None
+    records[2].status = "running"  # it is ended too
+    assert count_left(sweep, records[1:]) == 3
+    eight = Record("trial-0003", {"optim.batch_size": 8}, "pruned")
+    records[2].status = "pruned"
+    assert why_ended(sweep, [*records, eight], Limits()) == "all 2 configurations were tried"
+    assert count_left(replace(sweep, num_trials=1), records) == 0
+
+
 def test_a_config_file_starts_the_sweep_from_there(small_data, tmp_path, capsys):
     write_config(tmp_path / "best.yaml", override(tiny(), {"optim.lr_head": 5e-3}))
     flags = [

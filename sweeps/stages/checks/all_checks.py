@@ -14,14 +14,18 @@ from reid_core.config.values import override
 from reid_core.data.requested import notice_requests
 from reid_core.data.splits.parts import Parts
 from reid_core.data.table.findings import Finding, logged_with_error
+from reid_core.data.test_set import read_uses
 from reid_core.experiment.prepare import check_same_table, read_database
+from reid_core.files.checksums import read_sealed
+from reid_core.metrics.result import read_result
 from sweeps.machines.connect import Machines
 from sweeps.machines.limits import make_limits
 from sweeps.machines.resources import Resources
+from sweeps.results.journal import Record
 from sweeps.results.mirror import check_no_work, work_folder
-from sweeps.results.result_folder import CACHE, check_claim
+from sweeps.results.result_folder import CACHE, FURTHER_TRIALS, TRIED, check_claim, read_records
 from sweeps.results.storage import open_storage
-from sweeps.search.priors import check_sources
+from sweeps.search.priors import check_priors, check_sources
 from sweeps.search.search_flag import choices_of
 from sweeps.stages.checks.data import check_split
 from sweeps.stages.checks.models import check_activations, check_config, check_files, check_second_model
@@ -37,6 +41,7 @@ class Checked:
     sweep: Sweep  # without values that no trial can have
     parts: Parts  # who plays which part, if every photograph can be read
     notes: tuple[str, ...]  # for people: what was left out, and what is needed of disk and memory
+    records: tuple[Record, ...]  # of its search, where it is resumed
     findings: tuple[Finding, ...]  # what of metadata.csv is not taken as it stands; the run logs it when it prepares
 
 
@@ -78,12 +83,35 @@ def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Chec
         machines: What the trials run on.
 
     Raises:
-        UserError: If no trial could run, or none could be confirmed; it is the error that the run would end with.
+        UserError: If no trial could run, none could be confirmed, or what a resumed sweep reads is damaged; it is the
+            error that the run would end with.
     """
+    records = read_resumed(sweep, out)
     database, findings = read_database(root, sweep.reading, sweep.group)
     with logged_with_error(findings):
         checked = _check_rows(sweep, database, root, out, machines)
-    return replace(checked, findings=(*findings, *checked.findings))
+    return replace(checked, records=tuple(records), findings=(*findings, *checked.findings))
+
+
+def read_resumed(sweep: Sweep, out: Path) -> list[Record]:
+    """Read everything that a resumed sweep reads of its result folder, some of it only after the search.
+
+    Returns:
+        The records of its search; none where the folder is new.
+
+    Raises:
+        UserError: If something is damaged, or of another search space.
+    """
+    records = read_records(out, "")
+    for record in records:
+        sweep.space.distributions(record.parameters)
+    read_records(out, *FURTHER_TRIALS)
+    check_priors(out, sweep.warm_start, sweep.space)
+    if sweep.after and (out / TRIED).exists():
+        read_sealed(out / TRIED)
+    read_uses(out)
+    read_result(out, "")  # of whatever trial
+    return records
 
 
 def _check_rows(sweep: Sweep, database: pa.Table, root: Path, out: Path, machines: Machines) -> Checked:
@@ -101,5 +129,6 @@ def _check_rows(sweep: Sweep, database: pa.Table, root: Path, out: Path, machine
         replace(sweep, space=replace(sweep.space, left_out=left_out)),
         parts,
         tuple(notes),
-        tuple(notice_requests(database, base)),
+        records=(),
+        findings=tuple(notice_requests(database, base)),
     )

@@ -5,28 +5,43 @@ search space → values to leave out, and a line about each; an error where `--s
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
-from reid_core.config.parameters import TrialConfig
+from reid_core.config.parameters import DataConfig, TrialConfig
 from reid_core.config.values import flatten, override
 from reid_core.data.requested import check_sides
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
 from reid_core.model.hub import check_weights
+from reid_core.training.batch_plan import Pool, check_batches
 from sweeps.machines.resources import Resources
-from sweeps.search.candidates import LeftOut
+from sweeps.search.candidates import LeftOut, Range
 from sweeps.search.space import SearchSpace
-from sweeps.stages.checks.data import check_training
+from sweeps.stages.checks.data import pool_of_parts
 from sweeps.trials.driver import check_model
 
 MOST_WHOLE_NUMBERS = 512  # of a range that are tried one by one
+MOST_NAMED = 3  # of the left out numbers of a range
+# Values that contradict no other key's: a group is judged as if the keys outside it had them.
+AGREEABLE: dict[str, Any] = {
+    "predict.rule": "threshold",
+    "optim.head_only_epochs": 0,
+    "fusion.calibration": "isotonic",
+    "threshold.smallest": 0.0,
+    "threshold.largest": 1.0,
+}
 
 
 class Group(NamedTuple):
-    """Keys whose values decide together whether something can be had."""
+    """Keys whose values decide together whether something can be had: every key that the check reads."""
 
     keys: tuple[str, ...]
     check: Callable[[TrialConfig], None]
+
+
+Impossible = list[tuple[Any, str]]  # values of one key, and why no trial can have each
 
 
 def find_left_out(space: SearchSpace, parts: Parts, resources: Resources) -> tuple[LeftOut, list[str]]:
@@ -43,27 +58,55 @@ def find_left_out(space: SearchSpace, parts: Parts, resources: Resources) -> tup
         Values that the space is to leave out, and lines that say so.
 
     Raises:
-        UserError: If `--search` names such a value.
+        UserError: If `--search` names such a value, or a range in which there is no other but the base's.
     """
-    groups = (
-        Group(
-            ("optim.batch_size", "data.images_per_identity", "data.oversample_to", "data.undersample_to", "loss.name"),
-            lambda config: check_training(config, parts, workers=resources.workers),
-        ),
-        Group(("model.unfrozen_stages", "model.backbone", "model.keep_activations"), check_model),
+    candidates = {key: values_of(distribution) for key, distribution in space.all_distributions().items()}
+    found: dict[str, Impossible] = {}
+    for group in make_groups(space.base, parts, resources.workers):
+        for key in group.keys:
+            known = found.setdefault(key, [])
+            new = impossible_values(space.base, group, candidates, key)
+            known += [(value, reason) for value, reason in new if value not in [other for other, _ in known]]
+    found = {key: values for key, values in found.items() if values}
+    for key, asked in space.searched:
+        is_range = isinstance(asked, Range)
+        if key in found and not (is_range and len(found[key]) < len(candidates[key]) - 1):
+            value, reason = found[key][0]
+            raise UserError(f"--search {key}: no trial can have {key}={value}: {reason}")
+    lines = [line for key, values in found.items() for line in describe_left_out(key, values)]
+    return tuple((key, tuple(value for value, _ in values)) for key, values in found.items()), lines
+
+
+def make_groups(base: TrialConfig, parts: Parts, workers: int) -> tuple[Group, ...]:
+    """What is checked, each with all keys that it reads and that can be searched."""
+
+    @cache
+    def pool_of(data: DataConfig) -> Pool:
+        return pool_of_parts(replace(base, data=data), parts)
+
+    batch = ("optim.batch_size", "optim.epochs", "data.images_per_identity", "loss.name")
+    pool = ("data.oversample_to", "data.undersample_to", "data.variants")
+    model = ("model.unfrozen_stages", "model.backbone", "model.block_groups")
+    return (
+        Group(batch + pool, lambda config: check_batches(config, pool_of(config.data), world_size=workers)),
+        Group((*model, "model.keep_activations", "model.orientation"), check_model),
         Group(("model.backbone", "model.weights"), lambda config: check_weights(config.model, config.data.image_px)),
         Group(("match.same_side", "model.orientation"), lambda config: check_sides(parts.sides_N6, config)),
+        # What contradicts itself is refused before any check sees it.
+        Group(("loss.name", "predict.rule"), lambda config: None),
+        Group(("loss.name", "model.head", "optim.head_only_epochs"), lambda config: None),
+        Group(("fusion.calibration", "fusion.second_model"), lambda config: None),
+        Group(("threshold.smallest", "threshold.largest"), lambda config: None),
     )
-    candidates = {key: values_of(distribution) for key, distribution in space.all_distributions().items()}
-    asked, left_out, lines = {key for key, _ in space.searched}, dict[str, tuple](), list[str]()
-    for group in groups:
-        for key in group.keys:
-            for value, reason in impossible_values(space.base, group, candidates, key):
-                if key in asked:
-                    raise UserError(f"--search {key}: no trial can have {key}={value}: {reason}")
-                left_out[key] = (*left_out.get(key, ()), value)
-                lines.append(f"not searched: {key}={value}: {reason}")
-    return tuple(left_out.items()), lines
+
+
+def describe_left_out(key: str, impossible: Impossible) -> list[str]:
+    """A line for each value; one for all of them where there are many, as of a range."""
+    if len(impossible) <= MOST_NAMED:
+        return [f"not searched: {key}={value}: {reason}" for value, reason in impossible]
+    named = ", ".join(str(value) for value, _ in impossible[:MOST_NAMED])
+    more = len(impossible) - MOST_NAMED
+    return [f"not searched: {key}={named} and {more} other value(s): {impossible[0][1]}"]
 
 
 def values_of(distribution: Any) -> tuple:
@@ -101,7 +144,8 @@ def _base_first(values: tuple, own: Any) -> tuple:
 
 def _why_not(base: TrialConfig, group: Group, values: dict[str, Any]) -> str | None:
     try:
-        group.check(override(base, values))
+        agreeable = {key: value for key, value in AGREEABLE.items() if key not in group.keys}
+        group.check(override(base, agreeable | values))
     except UserError as error:
         return str(error)
     return None

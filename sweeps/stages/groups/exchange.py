@@ -13,12 +13,11 @@ from reid_core.errors import UserError
 from reid_core.files.checksums import read_sealed, write_sealed
 from reid_core.files.escape import escape_line
 from sweeps.results.journal import Record
-from sweeps.results.result_folder import read_records
+from sweeps.results.result_folder import TRIED, read_records
 from sweeps.search.priors import NUM_TRIED, Prior
 from sweeps.stages.definition import Sweep
 from sweeps.stages.groups.result import read_winner
 
-TRIED = "tried_first.json"  # in a group's folder: configurations that other groups found
 logger = logging.getLogger(__name__)
 
 
