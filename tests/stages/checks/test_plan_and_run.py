@@ -7,11 +7,14 @@ import pyarrow.csv
 import pytest
 
 from reid_core.command import CLAIM
+from reid_core.config.presets import tiny
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import DATA
 from reid_core.files.checksums import write_sealed
 from sweeps import metric, paper
+from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import claim_out
+from sweeps.search.space import SearchSpace, metric_space
 from sweeps.stages import sweep as sweep_stage
 from sweeps.stages.checks import room
 
@@ -43,7 +46,7 @@ SWEEPS = {
         "--search model.unfrozen_stages=0,9",
         r"--search model\.unfrozen_stages: no trial can have .*=9",
     ),
-    "searched batch": ("--search optim.batch_size=16..18", r"--search optim\.batch_size: .*=17: .* 2 workers"),
+    "searched batch": ("--search optim.batch_size=31..33", r"--search optim\.batch_size: .*=31: .* 2 workers"),
     "unknown backbone": ("--set model.backbone=no_such_net", r"model\.backbone=no_such_net"),
     "untrained backbone": ("--set model.weights=pretrained", r"has no pretrained weights"),
     "unreachable weights": ("--set model.backbone=resnet18 --set model.weights=pretrained", r"resnet18 cannot be had"),
@@ -199,6 +202,42 @@ def test_a_table_that_changed_is_refused_before_photographs_are_read(small_data,
     planned = refusal(metric.main, [*flags, "--plan"])
     assert planned == refusal(metric.main, flags)
     assert re.search(r"changed since .*cache was prepared from it: metadata\.csv; bring back", planned)
+
+
+LEFT = ("priors.json", "result.json", "test_set_uses.json", "confirm/trials/trial-0000-run1.json")
+
+
+@pytest.mark.parametrize("name", ["trials/trial-0001.json", *LEFT])
+def test_what_a_resumed_sweep_reads_is_read_before(name, small_data, tmp_path, starts):
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    claim_out(other, {"script": "metric"}, resume="auto")
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("[")
+    flags = ["--data", str(small_data), "--out", str(out), "--preset", "tiny", *SMALL, "--warm-start", str(other)]
+    planned = refusal(metric.main, [*flags, "--plan"])
+    assert planned == refusal(metric.main, flags)
+    assert re.search(rf"{re.escape(name)}: .*damaged", planned)
+
+
+def test_the_plan_of_a_resumed_sweep_counts_what_is_left(small_data, tmp_path, capsys):
+    flags = ["--data", str(small_data), "--out", str(tmp_path), "--preset", "tiny", *SMALL, "--trials", "9", "--plan"]
+    space = SearchSpace(metric_space, tiny())
+    journal = Journal(tmp_path / "trials")
+    for number, status in enumerate(("completed", "infeasible", "running")):
+        journal.write(Record(f"trial-000{number}", space.base_point() | {"optim.batch_size": 64}, status))
+    assert metric.main(flags) == 0
+    assert re.search(r"\n2 of 9 trials have ended; what is left:\n7 trials × ", capsys.readouterr().out)
+    journal.write(Record("trial-0003", {"optim.lr": 1.0}, "completed"))
+    assert "not of this search space" in refusal(metric.main, flags)
+
+
+def test_the_sources_of_every_group_are_read_before(small_data, tmp_path, starts):
+    flags = ["--group", "all", "--warm-start", str(tmp_path / "nowhere"), "--plan"]
+    common = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *SMALL]
+    assert re.search(
+        r"no group has a result:\n.*--warm-start .*holds no sweep", refusal(metric.main, [*common, *flags])
+    )
 
 
 def test_what_was_noticed_in_the_table_comes_before_the_error_that_it_causes(small_data, tmp_path, starts, caplog):
