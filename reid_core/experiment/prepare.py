@@ -27,8 +27,8 @@ from reid_core.data.splits.describe import describe_parts
 from reid_core.data.splits.fresh import resplit
 from reid_core.data.splits.parts import Parts
 from reid_core.data.splits.rule import SplitRule
-from reid_core.data.table.findings import Finding, hide_names, log_findings
-from reid_core.data.table.metadata import STRICT, Metadata, Reading, digest_metadata, read_metadata
+from reid_core.data.table.findings import Finding, log_findings, logged_with_error
+from reid_core.data.table.metadata import METADATA, STRICT, Metadata, Reading, digest_metadata, read_metadata
 from reid_core.data.table.sides import parse_sides
 from reid_core.data.test_set import Use
 from reid_core.errors import UserError
@@ -57,10 +57,20 @@ def load_database(root: Path, *, reading: Reading = STRICT, group: str | None = 
 
 
 def read_database(root: Path, reading: Reading = STRICT, group: str | None = None) -> Metadata:
-    """`load_database` with what was noticed in the whole file."""
+    """`load_database` with what was noticed in the whole file.
+
+    Raises:
+        UserError: If the data are wrong, or the group has no labelled row.
+    """
     metadata, findings = read_metadata(root, reading)
     database = metadata.filter(pa.compute.equal(metadata["split"], "database"))
-    rows = database if group is None else database.filter(pa.compute.equal(database["group"], group))
+    if group is None:
+        return Metadata(database, findings)
+    rows = database.filter(pa.compute.equal(database["group"], group))
+    if not len(rows):
+        with logged_with_error(findings):
+            others = ", ".join(sorted({repr(name) for name in database["group"].to_pylist()}))
+            raise UserError(f"{root / METADATA}: group {group!r} has no labelled row (split=database); {others} have")
     return Metadata(rows, findings)
 
 
@@ -108,7 +118,7 @@ def prepare(
         date_N=column_of(database, "date"),
         second=second,
         group=group,
-        findings=hide_names((*findings, *in_photographs, *requested), parts.locked_names()),
+        findings=(*findings, *in_photographs, *requested),
     )
     save_prepared(prepared, folder)
     return load_prepared(folder)

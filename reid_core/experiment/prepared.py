@@ -1,6 +1,7 @@
 """The prepared data set: what every process of every trial opens, and how it is kept in a folder.
 
-folder of `prepare` ↔ `Prepared`: caches, local features, parts. It holds no identity of `testSet`.
+folder of `prepare` ↔ `Prepared`: caches, local features, parts. It holds no identity of `testSet`, nor an example that
+tells something of one.
 """
 
 import json
@@ -16,7 +17,7 @@ from reid_core.data.animals import name_animals
 from reid_core.data.image_cache import ImageCache
 from reid_core.data.near_duplicates import Fingerprints, take_fingerprints
 from reid_core.data.splits.parts import Parts
-from reid_core.data.table.findings import Finding, findings_from_json, findings_to_json
+from reid_core.data.table.findings import Finding, findings_from_json, findings_to_json, keep_known
 from reid_core.data.table.sides import SIDES
 from reid_core.files.atomic import new_file, replace_file
 from reid_core.matching.local_features import LocalFeatures
@@ -99,7 +100,7 @@ def load_prepared(folder: Path) -> Prepared:
 
 
 def save_prepared(prepared: Prepared, folder: Path) -> None:
-    """Write what `load_prepared` reads, without the identities of `testSet`."""
+    """Write what `load_prepared` reads, without the identities of `testSet`, and what tells of them."""
     parts = prepared.parts
     unlocked = [None if part == "testSet" else name for part, name in zip(parts.part_N, parts.identity_N, strict=True)]
     columns = [prepared.image_id_N.tolist(), unlocked, parts.group_N.tolist(), parts.part_N.tolist()]
@@ -110,7 +111,8 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
         pq.write_table(table, part)
     names = ("image_cache", "match_cache", "features", "second", "group")
     values = {name: getattr(prepared, name) for name in names}
-    values["findings"] = findings_to_json(prepared.findings)
+    known = prepared.image_id_N[parts.part_N != "testSet"].tolist()
+    values["findings"] = findings_to_json(keep_known(prepared.findings, known))
     replace_file(folder / "prepared.json", json.dumps(values).encode())
 
 

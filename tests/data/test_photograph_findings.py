@@ -11,6 +11,7 @@ from reid_core.data import photograph_findings as module
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.near_duplicates import take_fingerprints
 from reid_core.data.photograph_findings import find_in_files, find_in_photographs
+from reid_core.data.table.findings import keep_known
 
 
 def draw(seed: int, **options: object) -> bytes:
@@ -28,7 +29,11 @@ def find(folder, rows: list[tuple[str, str, str, bytes]]):
     ids = [str(row) for row in range(len(rows))]
     table = pa.table({"image_id": ids, "identity": identity, "group": group, "path": path})
     images = ImageCache(build_cache(folder / "cache", folder, list(path), 32))
-    return [str(finding) for finding in find_in_photographs(table, images, take_fingerprints(images))]
+    return find_in_photographs(table, images, take_fingerprints(images))
+
+
+def lines_of(folder, rows: list[tuple[str, str, str, bytes]]) -> list[str]:
+    return [str(finding) for finding in find(folder, rows)]
 
 
 ADA, BO = ("ada", "cow"), ("bo", "cow")
@@ -75,7 +80,7 @@ JPEG = {"format": "JPEG", "quality": 60}
     ids=["nothing", "path", "path of groups", "row", "bytes", "many bytes", "pixels", "one animal", "groups"],
 )
 def test_the_same_photograph_is_noticed(tmp_path, rows, expected):
-    assert find(tmp_path, rows) == [f"photographs: {what}" for what in expected]
+    assert lines_of(tmp_path, rows) == [f"photographs: {what}" for what in expected]
 
 
 def test_black_photographs_are_counted_and_are_no_duplicates(tmp_path):
@@ -83,7 +88,7 @@ def test_black_photographs_are_counted_and_are_no_duplicates(tmp_path):
     for grey, content in enumerate(contents):
         Image.new("L", (30, 20), grey).save(content, "PNG")
     rows = [(f"animal {n}", "cow", f"{n}.png", content.getvalue()) for n, content in enumerate(contents)]
-    assert find(tmp_path, rows) == [
+    assert lines_of(tmp_path, rows) == [
         "photographs: 7 of 7 are black, or of one colour: nothing can be seen in them: "
         "0.png, 1.png, 2.png, 3.png, 4.png, …"
     ]
@@ -93,7 +98,7 @@ def test_each_kind_of_reason_is_counted_and_unreadable_copies_are_no_duplicates(
     jpeg = draw(0, format="JPEG")
     contents = [b"<html>", b"", b"", b"", jpeg[:700], jpeg[:710], b"%PDF", draw(1)]
     rows = [(f"animal {n}", "cow", f"{n}.jpg", content) for n, content in enumerate(contents)]
-    found = find(tmp_path, rows)
+    found = lines_of(tmp_path, rows)
     start = "photographs: {} of 8 cannot be read and are left out ({}"
     assert found[0] == start.format(3, "ValueError: the file is empty): 1.jpg, 2.jpg, 3.jpg")
     assert found[1].startswith(start.format(2, "OSError: "))  # of other numbers of bytes
@@ -103,7 +108,7 @@ def test_each_kind_of_reason_is_counted_and_unreadable_copies_are_no_duplicates(
         start.format(1, "ValueError: no photograph but a PDF): 6.jpg"),
     ]
     monkeypatch.setattr(module, "MOST_REASONS", 2)
-    assert find(tmp_path, rows)[2:] == [start.format(2, "other reasons): 0.jpg, 6.jpg")]
+    assert lines_of(tmp_path, rows)[2:] == [start.format(2, "other reasons): 0.jpg, 6.jpg")]
 
 
 def test_files_of_several_frames_are_counted(tmp_path):
@@ -113,3 +118,25 @@ def test_files_of_several_frames_are_counted(tmp_path):
     images = ImageCache(build_cache(tmp_path / "cache", tmp_path, ["a.gif", "b.gif"], 32))
     (finding,) = find_in_files(["a.gif", "b.gif"], images)
     assert str(finding) == "photographs: 1 of 2 hold several frames, of which one is used: a.gif"
+
+
+def test_only_examples_of_known_images_are_kept_where_they_tell_who_is_seen(tmp_path):
+    black = io.BytesIO()
+    Image.new("L", (30, 20)).save(black, "PNG")
+    several = draw(5, format="GIF", save_all=True, append_images=[Image.new("RGB", (90, 60))])
+    rows = [
+        *((*animal, f"{n}-{k}", draw(n)) for n in (0, 1) for k, animal in enumerate((ADA, BO))),  # different animals
+        *((*ADA, f"{n}-{k}", draw(n)) for n in (2, 3) for k in range(2)),
+        *((*animal, f"4-{k}", draw(4, **JPEG) if k else draw(4)) for k, animal in enumerate((ADA, BO))),
+        *((*ADA, name, content) for name, content in (("black", black.getvalue()), ("gif", several), ("bad", b""))),
+    ]
+    found = find(tmp_path, rows)
+    kept = keep_known(found, {"0", "1", "2", "4", "5", "6", "8", "12"})
+    assert [(each.what, each.count) for each in kept] == [(each.what, each.count) for each in found]
+    examples = {each.what: each.examples for each in kept if each.examples}
+    assert examples == {
+        "1 of 13 cannot be read and are left out (ValueError: the file is empty)": ("bad",),
+        "2 there under several names, for different animals": ("0-0 (image_id 0) = 0-1 (image_id 1)",),
+        "2 there under several names, for one animal": ("2-0 (image_id 4) = 2-1 (image_id 5)",),
+    }
+    assert keep_known(found, map(str, range(13))) == found

@@ -1,6 +1,9 @@
 """What is prepared once: parts that follow the configuration, the table on disk, and the codes of the animals."""
 
+import csv
+import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from herds import split
+from PIL import Image
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.data.splits.parts import Parts
+from reid_core.data.table.metadata_file import write_rows
 from reid_core.data.table.sides import parse_sides
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
@@ -162,21 +167,54 @@ def test_truth_is_that_of_the_same_rows(copied, tmp_path, caplog):
         read_truth(copied, prepared, use=use)
 
 
-def test_findings_that_are_kept_show_no_name_that_only_the_test_set_has(small_data, tmp_path, caplog):
-    names = sorted(set(load_database(small_data)["identity"].to_pylist()))
-    for name in names:  # a twin that looks alike, until one of them is locked
-        root = shutil.copytree(small_data, tmp_path / name)
-        rename(root, {name: name.upper()})
-        twin = next(other for other in names if other != name and other.split("_")[0] == name.split("_")[0])
-        rename(root, {twin: name})
-        database = load_database(root)
-        if name.upper() in split_database(database, [None] * len(database), CONFIG).locked_names():
-            break
-    caplog.clear()
-    prepared = prepare(root, tmp_path / "second", CONFIG)
-    assert repr(name.upper()) in caplog.text
-    assert [finding.count for finding in prepared.findings if "look alike" in finding.what] == [1]
-    assert name.upper() not in (tmp_path / "second" / "prepared.json").read_text("utf-8")
+def change_values(root: Path, column: str, value_of: dict[str, str]) -> list[str]:
+    """Write other values into a column, by image_id; the image_ids in the order of the file."""
+    with (root / "metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row[column] = value_of.get(row["image_id"], row[column])
+    write_rows(root / "metadata.csv", rows)
+    return [row["image_id"] for row in rows]
+
+
+def test_findings_that_are_kept_tell_nothing_of_who_is_seen_in_the_test_set(copied, tmp_path, caplog):
+    database = load_database(copied)
+    ids, paths = database["image_id"].to_pylist(), database["path"].to_pylist()
+    accented = {image_id: f"{name} é" for image_id, name in zip(ids, database["identity"].to_pylist(), strict=True)}
+    change_values(copied, "identity", accented)
+    parts = split_database(load_database(copied), [None] * len(ids), CONFIG)
+    locked, seen = parts.rows("testSet").tolist(), parts.rows("training").tolist()
+    blank, composed, copies, black = ([*seen[4 * k : 4 * k + 2], *locked[4 * k : 4 * k + 2]] for k in range(4))
+    change_values(copied, "identity", {ids[row]: f" {accented[ids[row]]}" for row in blank})
+    apart = {ids[row]: unicodedata.normalize("NFD", accented[ids[row]]) for row in composed}
+    order = change_values(copied, "identity", apart)
+    shutil.copy(copied / paths[copies[0]], copied / paths[copies[1]])
+    shutil.copy(copied / paths[copies[2]], copied / paths[copies[3]])
+    for row in black:
+        Image.new("L", (20, 20), row % 3).save(copied / paths[row])
+    prepared = prepare(copied, tmp_path / "cache", CONFIG)
+    assert prepared.parts.part_N.tolist() == parts.part_N.tolist()
+    kept = json.loads((tmp_path / "cache" / "prepared.json").read_text("utf-8"))["findings"]
+    text = json.dumps(kept)
+
+    def is_shown(text: str, row: int) -> bool:
+        return any(
+            each in text for each in (f"line {order.index(ids[row]) + 2}:", f"(image_id {ids[row]})", paths[row])
+        )
+
+    odd = [*blank, *composed, *copies, *black]
+    assert all(is_shown(caplog.text, row) for row in odd)
+    assert [row for row in odd if is_shown(text, row)] == [row for row in odd if row in seen]
+    assert not any(is_shown(text, row) for row in locked)
+    start = [each["count"] for each in kept if "blanks at an end" in each["what"] or "own; read as" in each["what"]]
+    assert start == [4, 4]
+
+
+def test_a_group_without_a_labelled_row_is_refused_by_name(copied, tmp_path):
+    with pytest.raises(
+        UserError, match=r"metadata\.csv: group 'Yaks' has no labelled row \(split=database\); '.*' have"
+    ):
+        prepare(copied, tmp_path, CONFIG, group="Yaks")
 
 
 def test_a_fresh_split_shares_everything_but_the_parts(prepared_folder):

@@ -29,11 +29,6 @@ class Parts:
         """Whether each query's true identity is in the gallery (`training`) of its group; shape (Q,), bool."""
         return is_known(self.part_N, self.identity_N, self.group_N)[query_Q]
 
-    def locked_names(self) -> set[str]:
-        """Identities that only `testSet` has: nothing that trials can read may hold one."""
-        in_test_N = self.part_N == "testSet"
-        return set(self.identity_N[in_test_N]) - set(self.identity_N[~in_test_N])
-
     def animals(self, row_R: np.ndarray) -> np.ndarray:
         """One name per animal of some rows (`name_animals`); shape (R,)."""
         return name_animals(self.group_N[row_R], self.identity_N[row_R])

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from reid_core.data.table.decoding import read_text
-from reid_core.data.table.findings import Finding, make_finding
+from reid_core.data.table.findings import Finding, logged_with_error, make_finding
 from reid_core.data.table.rows import SEPARATORS, Rows, split_rows
 from reid_core.errors import UserError
 from reid_core.files.escape import escape_line
@@ -61,10 +61,11 @@ def read_table(file: Path, required: Sequence[str]) -> TextTable:
     text, encoding = read_text(file)
     parsed = split_rows(file, text, partial(_count_known, required=required))
     findings = _describe_reading(file, encoding, parsed)
-    names = _name_columns(file, parsed.header, required, findings)
-    if required and not parsed.rows:
-        raise UserError(f"{file}: only a header, no rows")
-    rows = _even_rows(file, parsed, names, required, findings)
+    with logged_with_error(findings):
+        names = _name_columns(file, parsed.header, required, findings)
+        if required and not parsed.rows:
+            raise UserError(f"{file}: only a header, no rows")
+        rows = _even_rows(file, parsed, names, required, findings)
     columns = {name: [row[at] for row in rows] for at, name in enumerate(names) if name}
     findings += _find_nameless(file, names, rows, parsed.lines)
     return TextTable(file, columns, parsed.lines, findings)
@@ -89,8 +90,8 @@ def _describe_reading(file: Path, encoding: str, parsed: Rows) -> list[Finding]:
     """How the file was read, if it is not plain; and rows without a value."""
     findings, num_rows = [], len(parsed.rows)
     if encoding != "UTF-8" or parsed.separator != "," or parsed.is_loose:
-        loose = ", a blank before quotation marks" if parsed.is_loose else ""
-        how = f"read as {encoding} text with {SEPARATORS[parsed.separator]} between values{loose}"
+        blanks = " and blanks" if parsed.is_loose else ""
+        how = f"read as {encoding} text with {SEPARATORS[parsed.separator]}{blanks} between values"
         findings.append(make_finding(file.name, how, [], num_rows))
     if parsed.num_blank:
         findings.append(make_finding(file.name, f"{parsed.num_blank} empty row(s) left out", [], parsed.num_blank))
@@ -117,7 +118,17 @@ def _name_columns(file: Path, header: list[str], required: Sequence[str], findin
     if changed:
         what = f"{len(changed)} name(s) of columns read in the program's spelling"
         findings.append(make_finding(file.name, what, changed))
-    return names
+    return _tell_apart(names)
+
+
+def _tell_apart(names: list[str]) -> list[str]:
+    """Names without repetition: of columns of one name, which are not used, all but the first get their numbers."""
+    apart: list[str] = []
+    for number, name in enumerate(names, start=1):
+        while name and (name in apart or (name != names[number - 1] and name in names)):
+            name = f"{name} (column {number})"
+        apart.append(name)
+    return apart
 
 
 def _guess_columns(missing: Sequence[str], names: Sequence[str]) -> str:
@@ -161,7 +172,7 @@ def _find_nameless(file: Path, names: list[str], rows: list[list[str]], lines: l
     for at in nameless:
         first = next((row for row, values in enumerate(rows) if strip_blanks(values[at])), None)
         if first is not None:
-            held[at] = f"column {at + 1}, line {lines[first]}: {rows[first][at]!r}"
+            held[at] = f"column {at + 1}, line {lines[first]}"  # its value may be an animal's name
     findings = []
     if len(nameless) > len(held):
         num_empty = len(nameless) - len(held)

@@ -10,19 +10,26 @@ from datetime import date
 from reid_core.data.table.findings import Finding, make_finding, show_lines
 
 EARLIEST = "1900-01-01"
-_YEAR_FIRST = re.compile(r"([0-9]{4})([-/.:])([0-9]{1,2})\2([0-9]{1,2})([T ].*)?", re.DOTALL)  # 2015:07:02 is EXIF's
-_COMPACT = re.compile(r"([0-9]{4})()([0-9]{2})([0-9]{2})(T.*)?", re.DOTALL)
+# Whatever else follows a day (another day, a question mark) makes it doubtful.
+_CLOCK = r"(?:[01]?[0-9]|2[0-3]):[0-5][0-9](?::(?:[0-5][0-9]|60)(?:[.,][0-9]+)?)?"
+_COMPACT_CLOCK = r"(?:[01][0-9]|2[0-3])[0-5][0-9](?:[0-5][0-9]|60)?(?:[.,][0-9]+)?"
+_ZONE = r"(?: *(?:[AaPp][Mm]))?(?: *(?:Z|UTC|GMT|[-+][0-9]{2}(?::?[0-9]{2})?))?"
+_YEAR_FIRST = re.compile(  # 2015:07:02 is EXIF's
+    rf"([0-9]{{4}})([-/.:])([0-9]{{1,2}})\2([0-9]{{1,2}})((?:T| +){_CLOCK}{_ZONE})?"
+)
+_COMPACT = re.compile(rf"([0-9]{{4}})()([0-9]{{2}})([0-9]{{2}})(T(?:{_CLOCK}|{_COMPACT_CLOCK}){_ZONE})?")
 
 
 def parse_date(text: str | None) -> str | None:
-    """A date with the year first as ISO has it; None where it is empty, no date, or could be two.
+    """A date with the year first as ISO has it; None where it is empty, no date, could be two, or is doubtful.
 
-    The order of day and month is not guessed, so none that begins with one of them is read.
+    The order of day and month is not guessed, so none that begins with one of them is read. After the day nothing may
+    stand but a time.
 
     Example:
         >>> [parse_date(text) for text in ("2021-07-05T08:30", "2015:07:02 11:04:59", "2021/7/5", "20210705")]
         ['2021-07-05T08:30', '2015-07-02 11:04:59', '2021-07-05', '2021-07-05']
-        >>> [parse_date(text) for text in ("5.7.2021", "2021-02-30", "2021", "0000:00:00 00:00:00", None)]
+        >>> [parse_date(text) for text in ("5.7.2021", "2021-02-30", "2021", "2021-07-05 - 2021-07-09", None)]
         [None, None, None, None, None]
     """
     text = (text or "").strip()
@@ -60,8 +67,8 @@ def read_dates(where: str, date_N: Sequence[str], line_N: Sequence[int]) -> tupl
     odd = [row for row, (_, read) in pairs if read and not EARLIEST <= read[:10] <= today]
     kinds = {
         f"{len(changed)} date(s) read as YYYY-MM-DD": changed,
-        f"{len(lost)} of {sum(map(bool, date_N))} dates taken as missing, because they are no day, or day and month "
-        "could be exchanged (write YYYY-MM-DD)": lost,
+        f"{len(lost)} of {sum(map(bool, date_N))} dates taken as missing, because they are no single day, or day and "
+        "month could be exchanged (write YYYY-MM-DD)": lost,
         f"{len(odd)} date(s) before 1900 or in the future, taken as they are": odd,
     }
     findings = [

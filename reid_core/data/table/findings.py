@@ -4,9 +4,9 @@ what a reader noticed → `Finding`s → log, result.json, and the result's text
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reid_core.errors import UserError
@@ -15,6 +15,8 @@ from reid_core.files.escape import escape_line
 SHOWN = 5  # examples that a finding keeps
 SHOWN_LETTERS = 200  # of an example
 logger = logging.getLogger(__name__)
+# What an example tells of identities: sets of image_ids. Who knows the animal of one image of each set learns nothing.
+Tells = Collection[Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,16 @@ class Finding:
     what: str  # in words, with its count: "3 empty rows left out", "7 of 96 values of orientation name no side"
     count: int  # of rows, files, animals …
     examples: tuple[str, ...] = ()  # the first few: "line 7: 'rigth'"
+    tells: tuple[Tells, ...] = field(default=(), compare=False, repr=False)  # of each example; () if none tells any
 
     def __str__(self) -> str:
         shown = ", ".join(self.examples) + (", …" if self.count > len(self.examples) > 0 else "")
         return escape_line(f"{self.where}: {self.what}" + (f": {shown}" if shown else ""))
 
 
-def make_finding(where: str, what: str, examples: Sequence[str], count: int | None = None) -> Finding:
+def make_finding(
+    where: str, what: str, examples: Sequence[str], count: int | None = None, *, tells: Sequence[Tells] = ()
+) -> Finding:
     """A finding that keeps the first few of its examples.
 
     Args:
@@ -39,13 +44,19 @@ def make_finding(where: str, what: str, examples: Sequence[str], count: int | No
         what: See `Finding`.
         examples: One for each row, file or animal concerned, or the first of them.
         count: Of all that are concerned; None: one per example.
+        tells: What each example tells of identities, for `keep_known`; empty if none tells any.
 
     Example:
         >>> print(make_finding("metadata.csv", "2 rows have blanks around identity; taken off", ["line 2: ' ada'"], 2))
         metadata.csv: 2 rows have blanks around identity; taken off: line 2: ' ada', …
     """
     kept = tuple(example[:SHOWN_LETTERS] for example in examples[:SHOWN])
-    return Finding(where, what, len(examples) if count is None else count, kept)
+    return Finding(where, what, len(examples) if count is None else count, kept, tuple(tells[:SHOWN]))
+
+
+def tell_rows(id_N: Sequence[str], rows: Iterable[int]) -> list[Tells]:
+    """`Finding.tells` of examples that show one row each."""
+    return [[{id_N[row]}] for row in rows]
 
 
 def show_lines(line_N: Sequence[int], value_N: Sequence[str | None], rows: Sequence[int]) -> list[str]:
@@ -86,24 +97,30 @@ def format_findings(findings: Sequence[Finding]) -> str:
     return "\n".join(["what was noticed", *(f"  {finding}" for finding in findings)])
 
 
-def hide_names(findings: Iterable[Finding], names: Iterable[str]) -> tuple[Finding, ...]:
-    """The same without the examples that show some names; their counts stay.
+def keep_known(findings: Iterable[Finding], image_ids: Collection[str]) -> tuple[Finding, ...]:
+    """The same without the examples that tell more of identities than those of some images do; counts stay.
 
     Example:
-        >>> found = make_finding("metadata.csv", "2 names that look alike", ["'ada' / 'Ada'", "'bo' / 'Bo'"])
-        >>> hide_names([found], ["Ada"])[0].examples
-        ("'bo' / 'Bo'",)
+        >>> found = make_finding("metadata.csv", "2 odd names", ["'ada'", "'bo'"], tells=[[{"7"}], [{"9"}]])
+        >>> keep_known([found], {"7"})[0].examples
+        ("'ada'",)
     """
-    shown = {spell(name) for name in names for spell in (repr, ascii)}
+    known = set(image_ids)
     return tuple(
-        replace(finding, examples=tuple(each for each in finding.examples if not any(name in each for name in shown)))
+        replace(finding, examples=_keep_examples(finding, known), tells=()) if finding.tells else finding
         for finding in findings
     )
 
 
+def _keep_examples(finding: Finding, known: set[str]) -> tuple[str, ...]:
+    pairs = zip(finding.examples, finding.tells, strict=True)
+    return tuple(example for example, tells in pairs if not any(known.isdisjoint(image_ids) for image_ids in tells))
+
+
 def findings_to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """What `findings_from_json` reads."""
-    return [asdict(finding) for finding in findings]
+    names = ("where", "what", "count", "examples")
+    return [{name: getattr(finding, name) for name in names} for finding in findings]
 
 
 def findings_from_json(values: Iterable[dict[str, Any]]) -> tuple[Finding, ...]:

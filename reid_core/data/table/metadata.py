@@ -7,7 +7,7 @@ Row i of the table is row i of everything that follows: image cache, parts, feat
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from reid_core.data.table.columns import COLUMNS, TextTable, find_unused, read_table, strip_blanks
-from reid_core.data.table.findings import Finding, log_findings, make_finding, show_lines
+from reid_core.data.table.findings import Finding, log_findings, logged_with_error, make_finding, show_lines
 from reid_core.data.table.names import find_alike
 from reid_core.data.table.photograph_files import (
     Found,
@@ -104,20 +104,27 @@ def read_metadata(
     if not root.is_dir():
         raise UserError(f"{root}: no such data folder")
     required = REQUIRED if needs == "database" else QUERY_REQUIRED
-    table = _fill_absent(read_table(file, [name for name in required if name not in absent]), absent)
-    values, findings = read_values(table)
-    found_N, of_paths = _find_photographs(root, table, reading)
-    values |= {"path": [found.path for found in found_N], "group": values["dataset"]}
-    findings = [*table.findings, *find_unused(table), *findings, *of_paths]
-    findings += find_alike(file.name, values["identity"], [str(group) for group in values["group"]])
-    rows = pa.table({name: pa.array(values[name], pa.string()) for name in (*COLUMNS, "group")})
-    rows = rows.filter(pa.array([found.state == "file" for found in found_N], pa.bool_()))
-    if needs not in rows["split"].to_pylist():
-        lacking = {"database": "there is no gallery", "query": "there is nothing to name"}[needs]
-        raise UserError(f"{file}: no {needs} row (split={needs}) with a photograph: {lacking}")
+    table = read_table(file, [name for name in required if name not in absent])
+    findings = [*table.findings, *find_unused(table), *find_other_tables(file)]
+    with logged_with_error(findings):
+        rows = _check_rows(root, _fill_absent(table, absent, findings), reading, findings)
+        if needs not in rows["split"].to_pylist():
+            lacking = {"database": "there is no gallery", "query": "there is nothing to name"}[needs]
+            raise UserError(f"{file}: no {needs} row (split={needs}) with a photograph: {lacking}")
     if needs == "database":
         findings += _find_groups_of_queries(rows)
-    return Metadata(rows, (*findings, *find_other_tables(file)))
+    return Metadata(rows, tuple(findings))
+
+
+def _check_rows(root: Path, table: TextTable, reading: Reading, findings: list[Finding]) -> pa.Table:
+    """The rows that have a photograph, as `read_metadata` returns them; what is noticed is added to findings."""
+    values = read_values(table, findings)
+    ids, groups = ([str(value) for value in values[name]] for name in ("image_id", "dataset"))  # none is empty
+    found_N = _find_photographs(root, table, reading, ids, findings)
+    findings += find_alike(table.file.name, values["identity"], groups, ids)
+    values |= {"path": [found.path for found in found_N], "group": values["dataset"]}
+    rows = pa.table({name: pa.array(values[name], pa.string()) for name in (*COLUMNS, "group")})
+    return rows.filter(pa.array([found.state == "file" for found in found_N], pa.bool_()))
 
 
 def digest_metadata(table: pa.Table) -> str:
@@ -154,20 +161,28 @@ def read_submission_order(root: Path) -> SubmissionOrder:
     if not file.exists():
         return SubmissionOrder(None)
     table = read_table(file, ("image_id", "identity"))
-    if [*table.columns] != ["image_id", "identity"]:
-        raise UserError(f"{file}: its columns are {escape_line(','.join(table.columns))}; expected image_id,identity")
     queries = _read_query_ids(Path(root) / METADATA)
-    ids = [strip_blanks(image_id) for image_id in table.columns["image_id"]]
-    refuse(file, table.lines, ids, lambda image_id: not image_id, "image_id is empty")
-    unknown = "image_id is not that of a query in metadata.csv"
-    refuse(file, table.lines, ids, lambda image_id: image_id not in queries, unknown)
-    check_unique(file, ids, table.lines)
+    with logged_with_error(table.findings):
+        ids = _check_ids(table, queries)
     lacking = sorted(queries - set(ids))
     findings = list(table.findings)
     if lacking:
         what = f"{len(lacking)} queries of metadata.csv are not in it, and get no row in the submission"
         findings.append(make_finding(file.name, what, [repr(image_id) for image_id in lacking]))
     return SubmissionOrder(ids, tuple(findings))
+
+
+def _check_ids(table: TextTable, queries: set[str]) -> list[str]:
+    """The image_ids of a submission, each of them a query's."""
+    file = table.file
+    if [*table.columns] != ["image_id", "identity"]:
+        raise UserError(f"{file}: its columns are {escape_line(','.join(table.columns))}; expected image_id,identity")
+    ids = [strip_blanks(image_id) for image_id in table.columns["image_id"]]
+    refuse(file, table.lines, ids, lambda image_id: not image_id, "image_id is empty")
+    unknown = "image_id is not that of a query in metadata.csv"
+    refuse(file, table.lines, ids, lambda image_id: image_id not in queries, unknown)
+    check_unique(file, ids, table.lines)
+    return ids
 
 
 def _read_query_ids(file: Path) -> set[str]:
@@ -182,8 +197,8 @@ def _read_query_ids(file: Path) -> set[str]:
     }
 
 
-def _fill_absent(table: TextTable, absent: Mapping[str, str]) -> TextTable:
-    """The table with a value in every row of each column that it lacks."""
+def _fill_absent(table: TextTable, absent: Mapping[str, str], findings: list[Finding]) -> TextTable:
+    """The table with a value in every row of each column that it lacks, which is added to findings."""
     lacking = {name: value for name, value in absent.items() if name not in table.columns}
     if "split" in lacking and "identity" in table.columns:
         raise UserError(
@@ -191,22 +206,23 @@ def _fill_absent(table: TextTable, absent: Mapping[str, str]) -> TextTable:
             "an animal (database); without both split and identity all are to be named"
         )
     num_rows = len(table.lines)
-    findings = [
+    findings += [
         make_finding(table.file.name, f"no column {name}: {num_rows} row(s) taken for {value!r}", [], num_rows)
         for name, value in lacking.items()
     ]
-    columns = table.columns | {name: [value] * num_rows for name, value in lacking.items()}
-    return replace(table, columns=columns, findings=[*table.findings, *findings])
+    return replace(table, columns=table.columns | {name: [value] * num_rows for name, value in lacking.items()})
 
 
-def _find_photographs(root: Path, table: TextTable, reading: Reading) -> tuple[list[Found], list[Finding]]:
-    """The file of each row; "missing" only where such rows may be left out."""
+def _find_photographs(
+    root: Path, table: TextTable, reading: Reading, id_N: Sequence[str], findings: list[Finding]
+) -> list[Found]:
+    """The file of each row; "missing" only where such rows may be left out. What is noticed is added to findings."""
     file, lines, paths = table.file, table.lines, table.columns["path"]
     refuse(file, lines, paths, is_absolute, f"path is absolute; it is relative to {root}")
     refuse(file, lines, paths, leads_up, f"path has .., which may lead out of {root}")
     files = PhotographFiles(root, follow_links=reading.follow_links)
     found_N = [find_file(files, path) for path in paths]
-    findings = describe_changes(file.name, paths, found_N, lines)
+    findings += describe_changes(file.name, paths, found_N, lines, id_N)
     for state, problem in FAULTS.items():
         rows = [row for row, found in enumerate(found_N) if found.state == state]
         if rows and state == "missing" and reading.skip_missing:
@@ -214,7 +230,7 @@ def _find_photographs(root: Path, table: TextTable, reading: Reading) -> tuple[l
             findings.append(make_finding(file.name, what, show_lines(lines, paths, rows), len(rows)))
         elif rows:
             refuse_rows(file, lines, rows, problem.format(root=root), lambda row: found_N[row].describe())
-    return found_N, findings
+    return found_N
 
 
 def _find_groups_of_queries(rows: pa.Table) -> list[Finding]:

@@ -5,7 +5,7 @@ names of identities and groups → findings.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from reid_core.data.animals import NEW
 from reid_core.data.table.findings import Finding, make_finding
@@ -39,40 +39,57 @@ def _fold_within_script(name: str) -> str:
     return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", plain)
 
 
-def find_alike(where: str, identity_N: Iterable[str | None], group_N: Sequence[str]) -> list[Finding]:
+_NEW = fold_name(NEW)
+
+
+def find_alike(
+    where: str, identity_N: Iterable[str | None], group_N: Sequence[str], id_N: Sequence[str]
+) -> list[Finding]:
     """Groups, and animals of one group, that differ only in what people overlook; and names that mean "no name".
 
     Args:
         where: The table's name.
         identity_N: None for queries.
         group_N: Species group of each row.
+        id_N: image_id of each row.
     """
-    animals = sorted({(group, name) for name, group in zip(identity_N, group_N, strict=True) if name is not None})
-    findings = []
-    groups = _bundle(("", group) for group in set(group_N))
+    images_of: dict[tuple[str, str], set[str]] = {}  # by group and name
+    for name, group, image_id in zip(identity_N, group_N, id_N, strict=True):
+        if name is not None:
+            images_of.setdefault((group, name), set()).add(image_id)
+    groups = [_spell(names) for names in _bundle(("", group) for group in set(group_N))]
+    findings = _find_alike_animals(where, images_of)
     if groups:
         what = f"{len(groups)} set(s) of groups (dataset) have names that look alike, taken as different groups"
-        findings.append(make_finding(where, what, groups))
-    alike = _bundle(animals)
-    if alike:
-        what = f"{len(alike)} set(s) of identities have names that look alike, taken as different animals"
-        findings.append(make_finding(where, what, alike))
-    none = [name for _, name in animals if name.casefold() in _NO_NAMES or fold_name(name) == fold_name(NEW)]
-    if none:
-        what = f"{len(none)} identity name(s) may mean 'no name', taken as animals (to be named: split=query)"
-        findings.append(make_finding(where, what, [repr(name) for name in none]))
+        findings.insert(0, make_finding(where, what, groups))
     return findings
 
 
-def _bundle(names: Iterable[tuple[str, str]]) -> list[str]:
-    """Names of one group that fold to the same, such as "'ada' / 'Ada'"."""
-    folded: dict[tuple[str, str], list[str]] = {}
-    for group, name in sorted(names):
-        folded.setdefault((group, fold_name(name)), []).append(name)
-    return [_spell(same) for same in folded.values() if len(same) > 1]
+def _find_alike_animals(where: str, images_of: Mapping[tuple[str, str], set[str]]) -> list[Finding]:
+    findings = []
+    alike = _bundle(images_of)
+    if alike:
+        what = f"{len(alike)} set(s) of identities have names that look alike, taken as different animals"
+        tells = [[images_of[animal] for animal in animals] for animals in alike]
+        findings.append(make_finding(where, what, [*map(_spell, alike)], tells=tells))
+    none = [each for each in sorted(images_of) if each[1].casefold() in _NO_NAMES or fold_name(each[1]) == _NEW]
+    if none:
+        what = f"{len(none)} identity name(s) may mean 'no name', taken as animals (to be named: split=query)"
+        tells = [[images_of[animal]] for animal in none]
+        findings.append(make_finding(where, what, [repr(name) for _, name in none], tells=tells))
+    return findings
 
 
-def _spell(names: list[str]) -> str:
-    """Names that look alike; letters of several scripts are shown by their codes, because they look the same."""
+def _bundle(animals: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Groups and names of which those of one group fold to the same."""
+    folded: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for group, name in sorted(animals):
+        folded.setdefault((group, fold_name(name)), []).append((group, name))
+    return [same for same in folded.values() if len(same) > 1]
+
+
+def _spell(animals: list[tuple[str, str]]) -> str:
+    """Names that look alike, such as "'ada' / 'Ada'"; letters of several scripts are shown by their codes."""
+    names = [name for _, name in animals]
     spell = ascii if len(set(map(_fold_within_script, names))) > 1 else repr
     return " / ".join(map(spell, names))

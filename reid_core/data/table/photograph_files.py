@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from reid_core.data.photographs import extensions
 from reid_core.data.table.columns import strip_blanks
-from reid_core.data.table.findings import SHOWN, SHOWN_LETTERS, Finding, make_finding
+from reid_core.data.table.findings import SHOWN, SHOWN_LETTERS, Finding, make_finding, tell_rows
 
 State = Literal["file", "folder", "missing", "outside"]
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
@@ -161,9 +161,9 @@ def find_file(files: PhotographFiles, path: str) -> Found:
 
 
 def describe_changes(
-    where: str, paths: Sequence[str], found_N: Sequence[Found], line_N: Sequence[int]
+    where: str, paths: Sequence[str], found_N: Sequence[Found], line_N: Sequence[int], id_N: Sequence[str]
 ) -> list[Finding]:
-    """Paths that were read otherwise than they stand: a finding for each kind of difference."""
+    """Paths that were read otherwise than they stand: a finding for each kind; folders may have animals' names."""
     changed: dict[str, list[int]] = {}
     for row, (path, found) in enumerate(zip(paths, found_N, strict=True)):
         if found.path != path:
@@ -171,7 +171,8 @@ def describe_changes(
     findings = []
     for what, rows in changed.items():
         shown = [f"line {line_N[row]}: {_compare(paths[row], found_N[row].path)}" for row in rows[:SHOWN]]
-        findings.append(make_finding(where, f"{len(rows)} path(s) {what}", shown, len(rows)))
+        tells = tell_rows(id_N, rows)
+        findings.append(make_finding(where, f"{len(rows)} path(s) {what}", shown, len(rows), tells=tells))
     return findings
 
 

@@ -15,7 +15,10 @@ from reid_core.errors import UserError
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # What Excel writes, and reads, as the first line of a file whose separator it should not guess.
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*(?:\r\n|\r|\n)', re.IGNORECASE)
-_BLANK_BEFORE_QUOTE = {sign: re.compile(f'(?:^|{re.escape(sign)}) +"', re.MULTILINE) for sign in SEPARATORS}
+# At the beginning of a value: what is within quotation marks, or a blank before them.
+_QUOTED_OR_LOOSE = {
+    sign: re.compile(rf'(?:^|(?<=[{re.escape(sign)}\r\n]))(?:"[^"]*+(?:""[^"]*+)*+"|( +"))') for sign in SEPARATORS
+}
 
 
 class Rows(NamedTuple):
@@ -26,7 +29,7 @@ class Rows(NamedTuple):
     lines: list[int]  # of the file, on which each row ends: a value in quotation marks may span several
     num_blank: int  # rows without any value, left out
     separator: str  # one of SEPARATORS
-    is_loose: bool  # blanks stand between separators and quotation marks
+    is_loose: bool  # blanks stand between separators and quotation marks: those after separators are left out
 
 
 def split_rows(file: Path, text: str, count_known: Callable[[list[str]], int]) -> Rows:
@@ -43,7 +46,7 @@ def split_rows(file: Path, text: str, count_known: Callable[[list[str]], int]) -
     first = _SEPARATOR_LINE.match(text)
     separators = first[1] if first else "".join(SEPARATORS)
     separator = max(separators, key=lambda sign: count_known(_first_row(text, sign)))
-    is_loose = bool(_BLANK_BEFORE_QUOTE[separator].search(text))
+    is_loose = any(match[1] for match in _QUOTED_OR_LOOSE[separator].finditer(text))
     found = [(line, row) for line, row in _read_rows(file, text, separator, is_loose) if not first or line > 1]
     filled = [(line, row) for line, row in found if any(map(str.strip, row))]
     if not filled:

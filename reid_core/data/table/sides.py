@@ -19,25 +19,35 @@ _SYNONYMS = {
     "down": "bottom",
     "ventral": "bottom",
     "face": "front",
+    "frontal": "front",
     "head": "front",
     "rear": "back",
     **_ABBREVIATIONS,
 }
 # Words that say that no side is known, as an empty value does.
 _NO_SIDE = frozenset(["unknown", "none", "na", "n/a", "nan", "null", "undefined", "unspecified", "?", "-"])
-# A side may be part of a longer word; a synonym stands alone or beside a side, because "up" is also in "pup".
-_PIECES = re.compile(f"({'|'.join(SIDES)})|[^a-z]+")
+_BESIDE = ("side", "sided", "flank", "view", "profile", "lateral", "and")  # words that add nothing to a side's
+# Several of these words may be written as one, such as "topleft"; in "pup" and "bright" other letters are left over.
+_PIECE = re.compile("|".join(sorted({*SIDES, *_SYNONYMS, *_BESIDE} - {*_ABBREVIATIONS}, key=len, reverse=True)))
+_COMPOUND = re.compile(f"(?:{_PIECE.pattern})+")
+_LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def name_sides(orientation: str | None) -> list[str]:
     """The sides that an orientation word names, in the order of `SIDES`.
 
+    None if it says anything besides sides: "not left" is none, and a wrong side would exclude true matches.
+
     Example:
-        >>> name_sides("Top-Left"), name_sides("R"), name_sides("unknown"), name_sides("pup")
-        (['left', 'top'], ['right'], [], [])
+        >>> name_sides("Top-Left"), name_sides("R"), name_sides("left side"), name_sides("left?"), name_sides("bright")
+        (['left', 'top'], ['right'], ['left'], [], [])
     """
-    pieces = {_SYNONYMS.get(piece, piece) for piece in _PIECES.split((orientation or "").lower())}
-    return [side for side in SIDES if side in pieces]
+    words = _LETTERS.findall((orientation or "").casefold())
+    if "?" in (orientation or "") or not all(word in _ABBREVIATIONS or _COMPOUND.fullmatch(word) for word in words):
+        return []
+    pieces = {piece for word in words for piece in ([word] if word in _ABBREVIATIONS else _PIECE.findall(word))}
+    named = {_SYNONYMS.get(piece, piece) for piece in pieces}
+    return [side for side in SIDES if side in named]
 
 
 def parse_sides(orientation_N: Sequence[str | None] | np.ndarray) -> np.ndarray:
@@ -60,7 +70,7 @@ def parse_sides(orientation_N: Sequence[str | None] | np.ndarray) -> np.ndarray:
 
 
 def find_unread(where: str, orientation_N: Sequence[str | None], line_N: Sequence[int]) -> list[Finding]:
-    """What is read of words other than the sides' own names: abbreviations, and words that name no side.
+    """What is read of words other than the sides' own names, and words of which nothing is read.
 
     Args:
         where: The table's name.
@@ -68,19 +78,28 @@ def find_unread(where: str, orientation_N: Sequence[str | None], line_N: Sequenc
         line_N: Line of each.
     """
     words = Counter(word for word in orientation_N if word)
-    short = [word for word in words if name_sides(word) and set(re.findall("[a-z]+", word.lower())) & {*_ABBREVIATIONS}]
-    unread = [word for word in words if not name_sides(word) and word.casefold() not in _NO_SIDE]
+    sides_of = {word: name_sides(word) for word in words}
+    short = [word for word, sides in sides_of.items() if sides and _may_surprise(word)]
+    unread = {word for word, sides in sides_of.items() if not sides and word.casefold() not in _NO_SIDE}
+    more = {word for word in unread if any(side in word.casefold() for side in SIDES)}
     findings = []
     if short:
         count = sum(words[word] for word in short)
-        read = [f"{word!r} as {' '.join(name_sides(word))}" for word in short]
+        read = [f"{word!r} as {' '.join(sides_of[word])}" for word in short]
         findings.append(make_finding(where, f"{count} value(s) of orientation are abbreviations, read", read, count))
-    if unread:
-        rows = [row for row, word in enumerate(orientation_N) if word in set(unread)]
-        counts = count_words(orientation_N[row] for row in rows)
-        what = f"{len(rows)} of {words.total()} values of orientation name no side ({counts})"
-        findings.append(make_finding(where, what, show_lines(line_N, orientation_N, rows), len(rows)))
+    kinds = {"name no side": unread - more, "say more than sides; no side is read": more}
+    for what, kind in kinds.items():
+        rows = [row for row, word in enumerate(orientation_N) if word in kind]
+        if rows:
+            counts = count_words(orientation_N[row] for row in rows)
+            text = f"{len(rows)} of {words.total()} values of orientation {what} ({counts})"
+            findings.append(make_finding(where, text, show_lines(line_N, orientation_N, rows), len(rows)))
     return findings
+
+
+def _may_surprise(word: str) -> bool:
+    """Whether a word that names sides is short for them, or a word of its own in English."""
+    return bool({*_LETTERS.findall(word.casefold())} & {*_ABBREVIATIONS, "upright", "downright"})
 
 
 def count_words(orientation_N: Iterable[str | None]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from reid_core.data.animals import NEW
 from reid_core.data.table.columns import COLUMNS, TextTable, strip_blanks
 from reid_core.data.table.dates import read_dates
-from reid_core.data.table.findings import SHOWN, SHOWN_LETTERS, Finding, make_finding, show_lines
+from reid_core.data.table.findings import SHOWN, SHOWN_LETTERS, Finding, make_finding, show_lines, tell_rows
 from reid_core.data.table.sides import find_unread
 from reid_core.errors import UserError
 
@@ -24,19 +24,24 @@ SPLITS = {"database": "database", "query": "query", "train": "database", "test":
 _control = re.compile(CONTROL)
 
 
-def read_values(table: TextTable) -> tuple[Values, list[Finding]]:
+def read_values(table: TextTable, findings: list[Finding]) -> Values:
     """Values of all `COLUMNS`, None where one is empty; `path` keeps its blanks, which may be the file's.
+
+    Args:
+        table: As the file has it.
+        findings: What is noticed is added here, so that it is known also after an error.
 
     Raises:
         UserError: If a value is missing or wrong; names its line.
     """
     file, lines = table.file, table.lines
     texts = {name: table.columns.get(name, [""] * len(lines)) for name in COLUMNS}
-    texts, findings = _strip(file.name, texts, lines)
+    texts, found = _strip(file.name, texts, lines)
+    findings += found
     for name, given in texts.items():
         refuse(file, lines, given, lambda text: bool(_control.search(text)), f"{name} holds a control character")
     for name in ("identity", "dataset"):
-        texts[name], found = _compose(file.name, name, texts[name], lines)
+        texts[name], found = _compose(file.name, name, texts, lines)
         findings += found
     texts["split"], found = _read_splits(file.name, texts["split"], lines)
     findings += found
@@ -47,7 +52,7 @@ def read_values(table: TextTable) -> tuple[Values, list[Finding]]:
     values: Values = {name: [text or None for text in texts[name]] for name in COLUMNS} | {"date": dates}
     is_query = [split == "query" for split in texts["split"]]
     values["identity"] = [None if query else name for name, query in zip(values["identity"], is_query, strict=True)]
-    return values, findings
+    return values
 
 
 def refuse(
@@ -85,30 +90,31 @@ def check_unique(file: Path, ids: Sequence[str | None], lines: Sequence[int]) ->
 
 
 def _strip(where: str, texts: dict[str, list[str]], lines: list[int]) -> tuple[dict[str, list[str]], list[Finding]]:
-    """Take blanks off the ends of values, other than of paths."""
-    counts: Counter[str] = Counter()
-    examples: list[str] = []
-    stripped = {"path": texts["path"]}
-    for name in COLUMNS:
-        if name != "path":
-            stripped[name] = [strip_blanks(text) for text in texts[name]]
-            rows = [row for row, text in enumerate(texts[name]) if text != stripped[name][row]]
-            counts.update({name: len(rows)} if rows else {})
-            examples += [f"{name} in {example}" for example in show_lines(lines, texts[name], rows)]
-    if not examples:
-        return stripped, []
-    what = f"{counts.total()} value(s) with blanks at an end; taken off ({_list_counts(counts)})"
-    return stripped, [make_finding(where, what, examples, counts.total())]
+    """Take blanks off the ends of values, other than of paths; a finding for identities, and one for all others."""
+    blanks = {name: [strip_blanks(text) for text in texts[name]] for name in COLUMNS if name != "path"}
+    stripped = {"path": texts["path"]} | blanks
+    findings = []
+    for names in ([name for name in blanks if name != "identity"], ["identity"]):
+        rows_of = {name: [row for row, text in enumerate(texts[name]) if text != stripped[name][row]] for name in names}
+        counts = Counter({name: len(rows) for name, rows in rows_of.items() if rows})
+        shown = [(name, row) for name, rows in rows_of.items() for row in rows][:SHOWN]
+        if shown:
+            what = f"{counts.total()} value(s) with blanks at an end; taken off ({_list_counts(counts)})"
+            examples = [f"{name} in {show_lines(lines, texts[name], [row])[0]}" for name, row in shown]
+            tells = tell_rows(stripped["image_id"], [row for name, row in shown if name == "identity"])
+            findings.append(make_finding(where, what, examples, counts.total(), tells=tells))
+    return stripped, findings
 
 
-def _compose(where: str, name: str, texts: list[str], lines: list[int]) -> tuple[list[str], list[Finding]]:
-    """One spelling of accents (NFC): macOS writes them as signs of their own, which nobody sees."""
-    composed = [unicodedata.normalize("NFC", text) for text in texts]
-    rows = [row for row, text in enumerate(texts) if text != composed[row]]
+def _compose(where: str, name: str, texts: dict[str, list[str]], lines: list[int]) -> tuple[list[str], list[Finding]]:
+    """One spelling of accents (NFC) in a column: macOS writes them as signs of their own, which nobody sees."""
+    composed = [unicodedata.normalize("NFC", text) for text in texts[name]]
+    rows = [row for row, text in enumerate(texts[name]) if text != composed[row]]
     if not rows:
-        return texts, []
+        return composed, []
     what = f"{len(rows)} value(s) of {name} with accents as signs of their own; read as one sign (Unicode NFC)"
-    return composed, [make_finding(where, what, show_lines(lines, composed, rows), len(rows))]
+    tells = tell_rows(texts["image_id"], rows) if name == "identity" else []
+    return composed, [make_finding(where, what, show_lines(lines, composed, rows), len(rows), tells=tells)]
 
 
 def _read_splits(where: str, texts: list[str], lines: list[int]) -> tuple[list[str], list[Finding]]:
@@ -148,4 +154,5 @@ def _find_ignored_identities(where: str, texts: dict[str, list[str]], lines: lis
     if not rows:
         return []
     what = f"{len(rows)} query row(s) have an identity, which is not read"
-    return [make_finding(where, what, show_lines(lines, texts["identity"], rows), len(rows))]
+    tells = tell_rows(texts["image_id"], rows)
+    return [make_finding(where, what, show_lines(lines, texts["identity"], rows), len(rows), tells=tells)]

@@ -127,7 +127,7 @@ def test_neither_the_order_of_rows_nor_how_they_were_saved_changes_a_value(root,
     assert read.rows.sort_by("image_id").equals(plain.rows)
     counts = [sorted(each.count for each in found if "read as UTF-8" not in each.what) for found in (read[1], plain[1])]
     assert counts[0] == counts[1]
-    assert len(counts[0]) == 17
+    assert len(counts[0]) == 18
 
 
 @bounded(300)

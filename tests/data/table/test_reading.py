@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tables import HEADER, ROWS, put, to_text, with_values
 
+from reid_core.data.table.columns import read_table
 from reid_core.data.table.metadata import digest_metadata, load_submission_order, read_metadata
 from reid_core.errors import UserError
 
@@ -83,7 +84,24 @@ def test_a_blank_before_quotation_marks_is_no_part_of_the_value(tmp_path):
     text = ", ".join(HEADER) + "\n" + '7, "Smith, ada", images/a.jpg, 2020-01-02, left, cow, database, Cows\n'
     root = put(tmp_path, text)
     assert read_metadata(root).rows["identity"].to_pylist() == ["Smith, ada"]
-    assert notes(root)[0] == "read as UTF-8 text with commas between values, a blank before quotation marks"
+    assert notes(root)[0] == "read as UTF-8 text with commas and blanks between values"
+
+
+@pytest.mark.parametrize(
+    "note", ['"he said, ""hi"""', '" ""hi"""', '"x\n ""hi"""', '"x\n "', '"" ""', "5' ", 'a "b"', 'a" , "b"']
+)
+@pytest.mark.parametrize("at", [0, -1])
+def test_blanks_and_quotation_marks_within_values_do_not_change_how_others_are_read(tmp_path, note, at):
+    """Blanks after separators belong to values, unless some stand before a value in quotation marks."""
+    note = note if note != '"" ""' else '""" """'
+    extra = ["note"] + ["more"] * note.endswith(', "b"')
+    values = ["7", " ada", "images/a.jpg", "2020-01-02", "left", "cow", "database", "Cows"]
+    header = [*extra, *HEADER] if at == 0 else [*HEADER, *extra]
+    row = [note, *values] if at == 0 else [*values, note]
+    root = put(tmp_path, f"{','.join(header)}\n{','.join(row)}\n")
+    line = 3 if "\n" in note else 2
+    assert any(each.endswith(f"identity in line {line}: ' ada'") for each in notes(root)) is (len(extra) == 1)
+    assert any("and blanks between" in each for each in notes(root)) is (len(extra) == 2)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +189,7 @@ def test_a_column_without_a_name_that_holds_values(tmp_path, plain):
     rows = [["", *ROWS[0]], ["x", *ROWS[1]], ["", *ROWS[2]]]
     root = put(tmp_path / "data", to_text(rows, ["", *HEADER]))
     assert read_metadata(root).rows.equals(plain)
-    assert notes(root) == ["1 column(s) without a name are not used, though they hold values: column 1, line 3: 'x'"]
+    assert notes(root) == ["1 column(s) without a name are not used, though they hold values: column 1, line 3"]
 
 
 def test_short_rows_are_filled_up_only_where_nothing_is_needed(tmp_path, plain):
@@ -263,3 +281,38 @@ def test_the_sample_submission_is_read_in_the_same_way(tmp_path, caplog):
     logged = caplog.text
     assert "sample_submission.csv: read as UTF-16 text with semicolons between values" in logged
     assert "1 queries of metadata.csv are not in it, and get no row in the submission: '1'" in logged
+
+
+def test_columns_of_one_name_that_are_not_used_are_all_counted(tmp_path, plain):
+    root = put(tmp_path / "data", to_text([[*row, "x", "y", "z"] for row in ROWS], [*HEADER, *["note"] * 2, "note "]))
+    assert notes(root)[-1] == "3 column(s) not used: 'note', 'note (column 10)', 'note (column 11)'"
+    assert [*read_table(root / "metadata.csv", ()).columns.values()][-3:] == [["x"] * 3, ["y"] * 3, ["z"] * 3]
+    assert read_metadata(root).rows.equals(plain)
+    rows = [[*row, "x", "y", "z"] for row in ROWS]  # a name that is there already is given to no other column
+    put(root, to_text(rows, [*HEADER, "note", "note", "note (column 10)"]))
+    assert [*read_table(root / "metadata.csv", ()).columns.values()][-3:] == [["x"] * 3, ["y"] * 3, ["z"] * 3]
+
+
+ERRORS = {
+    "photograph": ("images/c.jpg", "images/none.jpg", "photograph not found"),
+    "value": ("database", "databse", "split is not database or query"),
+    "column": ("dataset", "herd", r"missing column\(s\) dataset"),
+    "id": ("5;bo", "7;bo", "is given twice"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), ERRORS.values(), ids=ERRORS)
+def test_what_was_noticed_before_an_error_is_logged_once(tmp_path, caplog, old, new, message):
+    text = to_text(separator=";").replace("ada", " ada").replace(old, new)
+    with pytest.raises(UserError, match=message):
+        read_metadata(put(tmp_path, text))
+    noticed = ["read as UTF-8 text with semicolons", *["identity in line 2: ' ada'"] * (new != "herd")]
+    assert [caplog.text.count(each) for each in noticed] == [1] * len(noticed)
+
+
+def test_how_a_submission_was_read_is_logged_before_its_error(tmp_path, caplog):
+    put(tmp_path, to_text())
+    (tmp_path / "sample_submission.csv").write_text("image_id;identity\n99;\n")
+    with pytest.raises(UserError, match="not that of a query"):
+        load_submission_order(tmp_path)
+    assert caplog.text.count("sample_submission.csv: read as UTF-8 text with semicolons") == 1

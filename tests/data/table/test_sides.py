@@ -31,6 +31,19 @@ from reid_core.data.table.sides import SIDES, compatible, parse_sides
         (None, set()),
         ("pup", set()),  # "up" within another word
         ("surface", set()),  # so is "face"
+        ("bright", set()),
+        ("rightful", set()),
+        ("forefront", set()),
+        ("not left", set()),
+        ("left or right", set()),
+        ("left?", set()),
+        ("l'arrière", set()),
+        ("left слева", set()),
+        ("upright", {"top", "right"}),  # a viewpoint of Wildbook
+        ("leftside", {"left"}),
+        ("left flank 2", {"left"}),
+        ("Frontal view", {"front"}),
+        ("left and right", {"left", "right"}),
         ("vorne", set()),
     ],
 )

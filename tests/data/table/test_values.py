@@ -9,8 +9,10 @@ import pytest
 from tables import ROWS, put, to_text, with_values
 
 from reid_core.data.table.dates import parse_date
+from reid_core.data.table.findings import keep_known
 from reid_core.data.table.metadata import read_metadata
 from reid_core.data.table.names import find_alike, fold_name
+from reid_core.data.table.sides import find_unread
 from reid_core.errors import UserError
 
 
@@ -87,13 +89,13 @@ def test_names_that_do_not_look_alike(tmp_path, one, other):
 
 
 def test_letters_of_other_scripts_are_shown_by_their_codes_only_where_scripts_are_mixed():
-    mixed, capitals = (find_alike("t", names, ["g"] * 2)[0] for names in (["ada", "\u0430da"], ["Анна", "анна"]))
+    mixed, capitals = (find_alike("t", names, ["g"] * 2, "12")[0] for names in (["ada", "\u0430da"], ["Анна", "анна"]))
     assert mixed.examples == ("'ada' / '\\u0430da'",)
     assert capitals.examples == ("'Анна' / 'анна'",)
 
 
 def test_equal_names_of_two_groups_are_two_animals_and_no_finding():
-    assert find_alike("t", ["ada", "Ada", None, None], ["Cows", "Pigs", "Cows", "Pigs"]) == []
+    assert find_alike("t", ["ada", "Ada", None, None], ["Cows", "Pigs", "Cows", "Pigs"], "1234") == []
 
 
 def test_names_that_may_mean_none_are_taken_and_reported(tmp_path):
@@ -103,6 +105,34 @@ def test_names_that_may_mean_none_are_taken_and_reported(tmp_path):
         "3 identity name(s) may mean 'no name', taken as animals (to be named: split=query): "
         "'NA', 'New Individual', 'unknown'"
     ]
+
+
+def test_blanks_of_identities_are_a_finding_of_their_own(tmp_path):
+    rows = with_values("identity", [" ada", "bo"])
+    rows[1][0] = " 1"
+    found = read_metadata(put(tmp_path, to_text(rows))).findings
+    assert [str(each).removeprefix("metadata.csv: ") for each in found] == [
+        "1 value(s) with blanks at an end; taken off (image_id 1): image_id in line 3: ' 1'",
+        "1 value(s) with blanks at an end; taken off (identity 1): identity in line 2: ' ada'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "kept"),
+    [
+        ([" ada", "bo "], "0", ("identity in line 2: ' ada'",)),
+        (["e\u0301 1", "e\u0301 2"], "1", ("line 3: 'é 2'",)),
+        (["ada", "Ada", "bo", "Bo", "ada"], "034", ()),  # neither "Ada" nor "bo" is known
+        (["ada", "Ada", "bo", "Bo", "ada"], "14", ("'Ada' / 'ada'",)),
+        (["NA", "unknown"], "1", ("'unknown'",)),
+    ],
+    ids=["blanks", "accents", "nobody", "alike", "no name"],
+)
+def test_examples_that_tell_of_unknown_identities_are_not_kept(tmp_path, names, known, kept):
+    (finding,) = read_metadata(put(tmp_path, to_text(with_values("identity", names)))).findings
+    (other,) = keep_known([finding], known)
+    assert (other.count, other.what, other.examples) == (finding.count, finding.what, kept)
+    assert len(finding.examples) > len(kept)
 
 
 # split
@@ -170,14 +200,37 @@ def test_what_is_no_date_or_two_is_none(text):
     assert parse_date(text) is None
 
 
+@pytest.mark.parametrize(
+    "time",
+    [
+        *(" 8:30", "T08:30Z", "  08:30:00", " 23:59:60", " 08:30:00,5", " 08:30 PM", "T08:30+0200", "T08:30:00 UTC"),
+        "T08:30:00.123456-03",
+    ],
+)
+def test_times_after_the_day(time):
+    assert parse_date("2021-05-07" + time) == "2021-05-07" + time
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(" - 2021-05-09", " or 2021-06-07", " ?", "?", "T99:99", "T24:00", " 08:60", "T", " 08", " morning", "/09"),
+        *(" 2021-05-09", " 08:30 - 09:30", " 08:30 ?", "T08:30+2"),
+    ],
+)
+@pytest.mark.parametrize("day", ["2021-05-07", "20210507"])
+def test_a_day_that_is_doubtful_or_one_of_several_is_none(day, more):
+    assert parse_date(day + more) is None
+
+
 def test_dates_of_the_table_are_iso_and_the_others_counted(tmp_path):
     texts = ["2020-01-02", "2015:07:02 11:04:59", "2015/7/2", "03/04/2020", "2020", "", "2999-01-01", "1066-10-14"]
     values, notes = read(tmp_path, "date", *texts)
     assert values == ["2020-01-02", "2015-07-02 11:04:59", "2015-07-02", None, None, None, "2999-01-01", "1066-10-14"]
     assert notes == [
         "2 date(s) read as YYYY-MM-DD: line 3: '2015:07:02 11:04:59', line 4: '2015/7/2'",
-        "2 of 7 dates taken as missing, because they are no day, or day and month could be exchanged (write "
-        "YYYY-MM-DD): line 5: '03/04/2020', line 6: '2020'",
+        "2 of 7 dates taken as missing, because they are no single day, or day and month could be exchanged "
+        "(write YYYY-MM-DD): line 5: '03/04/2020', line 6: '2020'",
         "2 date(s) before 1900 or in the future, taken as they are: line 8: '2999-01-01', line 9: '1066-10-14'",
     ]
     assert read(tmp_path, "date", date.today().isoformat(), "1900-01-01")[1] == []
@@ -195,6 +248,22 @@ def test_sides_that_are_read_otherwise_or_not_at_all(tmp_path):
         "4 of 11 values of orientation name no side ('rigth' 2, 'M' 1, 'Izquierdo' 1): line 8: 'rigth', "
         "line 9: 'M', line 10: 'rigth', line 11: 'Izquierdo'",
     ]
+
+
+def test_words_that_say_more_than_sides_are_reported_and_not_read(tmp_path):
+    words = ["left", "not left", "bright", "upright", "left?", "forefront", "vorne", "right flank"]
+    assert read(tmp_path, "orientation", *words)[1] == [
+        "1 value(s) of orientation are abbreviations, read: 'upright' as right top",
+        "1 of 8 values of orientation name no side ('vorne' 1): line 8: 'vorne'",
+        "4 of 8 values of orientation say more than sides; no side is read ('not left' 1, 'bright' 1, 'left?' 1, "
+        "'forefront' 1): line 3: 'not left', line 4: 'bright', line 6: 'left?', line 7: 'forefront'",
+    ]
+
+
+def test_tens_of_thousands_of_different_words_are_counted_at_once():
+    words = [f"word {number}" for number in range(30_000)]  # a set made for each row would take minutes
+    (finding,) = find_unread("t", words, range(30_000))
+    assert (finding.count, len(finding.examples)) == (30_000, 5)
 
 
 def test_wrong_values_are_refused_also_where_they_are_written_in_another_way(tmp_path):
