@@ -59,8 +59,8 @@ def check_out(out: Path, *, flag: str = "--out") -> None:
     Raises:
         UserError: If it cannot.
     """
-    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     try:
+        existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=existing):
             return
     except OSError as error:

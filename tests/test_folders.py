@@ -9,6 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from reid_core.__main__ import main as run
+from reid_core.data.animal_folders import ALREADY, AROUND, HIDDEN, find_photographs
 from reid_core.data.animals import NEW
 from reid_core.data.photographs import extensions
 from reid_core.data.table.metadata import COLUMNS, Reading, load_metadata
@@ -178,11 +179,14 @@ def test_a_name_that_is_no_utf8_is_left_out(photos, capsys):
     assert "names that metadata.csv cannot hold: 1 (ada/\\udcff.jpg)" in capsys.readouterr().out
 
 
-def test_hidden_files_and_folders_are_passed_over(photos, capsys):
+def test_hidden_photographs_and_folders_are_left_out_and_named(photos, capsys):
     put(photos, *FLAT)
     put(photos, ".thumbnails/1.jpg", "ada/.hidden.jpg", "ada/._1.jpg")
+    (photos / ".DS_Store").write_text("")
     assert len(rows_of(photos)) == 3
-    assert "left out" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "left out, hidden: their names begin with a dot: 2 (.thumbnails, ada/.hidden.jpg)\n" in out
+    assert out.count("left out") == 1
 
 
 def test_links_are_not_followed(photos, capsys):
@@ -212,8 +216,38 @@ def test_links_are_followed_where_that_is_asked_for_and_lead_nowhere_twice(photo
     assert load_metadata(photos, Reading(follow_links=True))["path"].to_pylist() == [
         *FLAT[:2], "ada/3.jpg", "bo/1.jpg", "cy/1.jpg", "cy/2.jpg",
     ]  # fmt: skip
-    assert "found already: 4 (bo/round, bo/gone.jpg, cy/again, ...)" in out
+    assert "left out, links that lead nowhere: 1 (bo/gone.jpg)\n" in out
+    assert "left out, folders whose photographs were found already, by another name: 3 (bo/round, cy/again, " in out
     assert f"--data {photos} --follow-links --out" in out
+
+
+def follow(photos: Path) -> tuple[list[str], dict[str, list[str]]]:
+    found = find_photographs(photos, follow_links=True)
+    return list(map(str, found.photographs)), found.left_out
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("b", "a")])
+def test_a_link_to_a_folder_within_that_of_another_link_costs_no_photograph(photos, one, other):
+    store = photos.parent / "store"
+    put(store, "2021/x.jpg", "y.jpg")
+    photos.mkdir(exist_ok=True)
+    (photos / one).symlink_to(store / "2021")
+    (photos / other).symlink_to(store)
+    found, left_out = follow(photos)
+    again = "b/2021" if one == "a" else "b"
+    assert found == ([f"{one}/x.jpg", f"{other}/y.jpg"] if one == "a" else ["a/2021/x.jpg", "a/y.jpg"])
+    assert left_out == {ALREADY: [again]}
+
+
+def test_a_link_to_a_hidden_folder_within_is_followed_and_one_to_a_folder_around_is_not(photos):
+    put(photos, "ada/1.jpg", ".store/2.jpg")
+    put(photos.parent, "other/3.jpg")
+    (photos / "a").symlink_to(photos / ".store")
+    (photos / "b").symlink_to(photos.parent)
+    (photos / "0").symlink_to(photos / "ada")  # the folder's own name counts, in whatever order
+    found, left_out = follow(photos)
+    assert found == ["a/2.jpg", "ada/1.jpg"]
+    assert left_out == {HIDDEN: [".store"], ALREADY: ["0"], AROUND: ["b"]}
 
 
 def test_the_folder_itself_may_be_a_link(photos):
@@ -331,7 +365,7 @@ def test_no_folder_and_no_right_to_write(photos, monkeypatch):
         main([str(photos)])
     assert not (photos / "metadata.csv").exists()
 
-    def unreadable(root, onerror, followlinks):
+    def unreadable(root, onerror):
         onerror(PermissionError(13, "Permission denied", str(root / "ada")))
 
     monkeypatch.setattr(os, "walk", unreadable)

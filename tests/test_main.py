@@ -1,8 +1,10 @@
 """`python -m reid_core`: what it prints it has written, and `testSet` is used once however often it is printed."""
 
 import builtins
+import shutil
 
 import pytest
+from PIL import Image
 
 from reid_core.__main__ import describe_result, main
 from reid_core.data.test_set import USES, read_uses
@@ -50,3 +52,16 @@ def test_what_is_noticed_in_training_stands_in_the_result_the_text_and_the_bundl
     ]
     assert f"  {found[0]}\n" in capsys.readouterr().out
     assert "* training: nothing was learned" in (tmp_path / "out" / "best" / "README.md").read_text("utf-8")
+
+
+def test_black_photographs_are_noticed_where_nothing_is_trained(small_data, tmp_path):
+    data = shutil.copytree(small_data, tmp_path / "data")
+    for file in data.rglob("*.jpg"):
+        Image.new("RGB", (32, 32)).save(file)
+    flags = [word for setting in ("optim.epochs=0", "data.image_px=32") for word in ("--set", setting)]
+    flags += ["--set", "match.matcher=none"]
+    assert main(["--data", str(data), "--out", str(tmp_path / "out"), "--preset", "tiny", *flags]) == 0
+    found = read_result(tmp_path / "out", SINGLE).findings
+    assert [finding.what.split(":")[0] for finding in found if finding.where == "training"] == [
+        "all embeddings of a group are alike in the chosen model"
+    ]

@@ -13,6 +13,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from reid_core.config.parameters import TrialConfig
 from reid_core.errors import UserError
 
+# Keys that results of earlier versions do not know, with the value by which everything is as it was without them.
+NEWER_KEYS: dict[str, Any] = {"model.block_groups": None}
+
 
 def get(config: TrialConfig, key: str) -> Any:
     """Value at a dotted key, e.g. ``get(config, "optim.lr_head")``."""
@@ -78,8 +81,12 @@ def override(config: TrialConfig, changes: dict[str, Any]) -> TrialConfig:
 
 
 def fingerprint(config: TrialConfig) -> str:
-    """Short hash of the canonical JSON of a configuration: equal configurations, equal fingerprints."""
-    canonical = json.dumps(flatten(config), sort_keys=True, separators=(",", ":"))
+    """Short hash of the canonical JSON of a configuration: equal configurations, equal fingerprints.
+
+    A key of `NEWER_KEYS` counts only where it changes something: configurations keep the fingerprints that they had.
+    """
+    values = {key: value for key, value in flatten(config).items() if (key, value) not in NEWER_KEYS.items()}
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     # As `checksums.digest_of`, whose module needs more than the standard library.
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 

@@ -12,11 +12,12 @@ import os
 import re
 import stat
 import unicodedata
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from reid_core.data.animals import NEW
+from reid_core.data.animals import NEW, spell_name
 from reid_core.data.photographs import extensions, read_date
 from reid_core.data.table.columns import COLUMNS, strip_blanks
 from reid_core.data.table.dates import day_of
@@ -27,7 +28,10 @@ from reid_core.errors import UserError
 QUERY_FOLDERS = ("unknown", "query", "queries")
 # Reasons why files are left out.
 LINK = "links, which are not followed (--follow-links follows them)"
-NOWHERE = "links that lead nowhere, or to where photographs were found already"
+NOWHERE = "links that lead nowhere"
+ALREADY = "folders whose photographs were found already, by another name"
+AROUND = "links to a folder that holds the one that is read"
+HIDDEN = "hidden: their names begin with a dot"
 OTHER = "files of other formats"
 NAME = "names that metadata.csv cannot hold"
 
@@ -37,64 +41,91 @@ class Found:
     """What a folder holds; names are relative to it, with "/" between folders, and sorted."""
 
     photographs: list[PurePosixPath] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # by reason; hidden files are not counted
-
-    def leave_out(self, reason: str, name: PurePosixPath) -> None:
-        """Note a file or folder that is not used."""
-        self.left_out.setdefault(reason, []).append(str(name))
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # by reason
 
 
 def find_photographs(root: Path, *, follow_links: bool = False) -> Found:
-    """Find the photographs in a folder and those in it, by the ends of their names; hidden ones are passed over.
+    """Find the photographs in a folder and those in it, by the ends of their names; hidden ones are left out.
 
     Args:
         root: Where they are.
-        follow_links: Whether links in it are followed, each folder once; if not, nothing outside of it is found.
+        follow_links: Whether links in it are followed; if not, nothing outside of it is found. A folder is read once,
+            by its own name rather than by that of a link to it.
 
     Raises:
         UserError: If a folder cannot be read.
     """
-    found, seen = Found(), [root.resolve()]
-    for place, folders, files in os.walk(root, onerror=_refuse, followlinks=follow_links):
-        here = Path(place).relative_to(root)
-        shown = sorted(name for name in folders if not name.startswith("."))
-        reasons = {name: _unfit_folder(Path(place, name), seen, follow_links=follow_links) for name in shown}
-        folders[:] = [name for name, reason in reasons.items() if reason is None]
-        for name, reason in reasons.items():
-            if reason is not None:
-                found.leave_out(reason, PurePosixPath(here, name))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = PurePosixPath(here, name)
-            reason = _unfit(root / path, path, follow_links=follow_links)
-            if reason is None:
-                found.photographs.append(path)
-            else:
-                found.leave_out(reason, path)
-    found.photographs.sort()
-    return found
+    search = _Search(root, {root.resolve()}, follow_links=follow_links)
+    search.walk(root)
+    while search.links:  # after all that is no link
+        link = search.links.popleft()
+        if search.enters(link):
+            search.walk(link)
+    search.found.photographs.sort()
+    return search.found
+
+
+@dataclass
+class _Search:
+    """What a search for photographs has found so far."""
+
+    root: Path
+    entered: set[Path]  # folders, without links in their names
+    follow_links: bool
+    links: deque[Path] = field(default_factory=deque)  # to folders, which are to be followed
+    found: Found = field(default_factory=Found)
+
+    def walk(self, start: Path) -> None:
+        """Look at a folder, and at those in it that are no links."""
+        for place, folders, files in os.walk(start, onerror=_refuse):
+            here = Path(place)
+            shown = [here / name for name in sorted(folders) if not self._is_hidden(here / name)]
+            folders[:] = [folder.name for folder in shown if not self._is_link(folder) and self.enters(folder)]
+            for file in (here / name for name in sorted(files)):
+                self._take(file)
+
+    def enters(self, folder: Path) -> bool:
+        """Whether a folder is one to look at: neither looked at before, nor one that holds the first."""
+        place = folder.resolve()
+        if place in self.entered or self.root.resolve().is_relative_to(place):
+            self._leave_out(ALREADY if place in self.entered else AROUND, folder)
+            return False
+        self.entered.add(place)
+        return True
+
+    def _is_hidden(self, folder: Path) -> bool:
+        if folder.name.startswith("."):
+            self._leave_out(HIDDEN, folder)
+        return folder.name.startswith(".")
+
+    def _is_link(self, folder: Path) -> bool:
+        """Whether a folder is a link, which is followed later if links are."""
+        if not folder.is_symlink():
+            return False
+        if self.follow_links:
+            self.links.append(folder)
+        else:
+            self._leave_out(LINK, folder)
+        return True
+
+    def _take(self, file: Path) -> None:
+        path = PurePosixPath(file.relative_to(self.root))
+        if path.name.startswith("."):  # "._1.jpg" is what macOS notes about 1.jpg, and no photograph
+            if path.suffix.lower() in extensions() and not path.name.startswith("._"):
+                self._leave_out(HIDDEN, file)
+            return
+        reason = _unfit(file, path, follow_links=self.follow_links)
+        if reason is None:
+            self.found.photographs.append(path)
+        else:
+            self._leave_out(reason, file)
+
+    def _leave_out(self, reason: str, path: Path) -> None:
+        self.found.left_out.setdefault(reason, []).append(path.relative_to(self.root).as_posix())
 
 
 def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename}: this folder cannot be read: {error.strerror}") from error
-
-
-def _unfit_folder(folder: Path, seen: list[Path], *, follow_links: bool) -> str | None:
-    """Why a folder is left out.
-
-    Args:
-        folder: A folder, or a link to one.
-        seen: The first folder, and what links outside of it led to so far; is added to.
-        follow_links: As for `find_photographs`.
-    """
-    if not folder.is_symlink():
-        return None
-    if not follow_links:
-        return LINK
-    place = folder.resolve()
-    if any(place.is_relative_to(other) or other.is_relative_to(place) for other in seen):
-        return NOWHERE
-    seen.append(place)
-    return None
 
 
 def _unfit(file: Path, path: PurePosixPath, *, follow_links: bool) -> str | None:
@@ -220,7 +251,7 @@ def _find_groups(root: Path, photographs: Sequence[PurePosixPath], queries: froz
 
 def _normal(name: str) -> str:
     """Without blanks at the ends, and one spelling of accents: macOS writes them as letters of their own."""
-    return unicodedata.normalize("NFC", strip_blanks(name) or name)
+    return spell_name(name) or unicodedata.normalize("NFC", name)
 
 
 def fold_name(name: str) -> str:

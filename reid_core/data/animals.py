@@ -4,11 +4,37 @@ group, identity (N,) → one name per animal; group (N,) → the positions of ea
 Letters: N images, or anything that has a group.
 """
 
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from reid_core.data.table.columns import strip_blanks
+
 NEW = "new_individual"  # the answer for an animal that is not in the gallery (AnimalCLEF25)
+
+
+def spell_name(name: str) -> str:
+    """A name as metadata.csv is read: without blanks at its ends, and accents as one sign (NFC; macOS writes two).
+
+    Example:
+        >>> spell_name(" Zoe\u0308 ") == "Zo\u00eb"
+        True
+    """
+    return unicodedata.normalize("NFC", strip_blanks(name))
+
+
+def spell_names(names: Iterable[str]) -> dict[str, str]:
+    """`spell_name` of each name; names that would become one stay as they are, because they were told apart.
+
+    Example:
+        >>> spell_names(["Lynx ", "newt", "newt "])
+        {'Lynx ': 'Lynx', 'newt': 'newt', 'newt ': 'newt '}
+    """
+    spelled = {name: spell_name(name) for name in names}
+    count = Counter(spelled.values())
+    return {name: new if count[new] == 1 else name for name, new in spelled.items()}
 
 
 def name_animals(group_N: Sequence[str] | np.ndarray, identity_N: Sequence[str | None] | np.ndarray) -> np.ndarray:

@@ -6,14 +6,14 @@ is left out of them: nothing reads it, and people are to write into it where the
 Letters: G gallery photographs, K identities of the classifier, D embedding.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from reid_core.config.parameters import TrialConfig
-from reid_core.data.animals import name_animals
+from reid_core.data.animals import name_animals, spell_names
 from reid_core.data.table.findings import Finding
 from reid_core.errors import UserError
 from reid_core.experiment.bundle_files import (
@@ -125,7 +125,7 @@ def read_model(folder: Path) -> tuple[TrialConfig, ReidModel]:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Load a bundle; nothing in it is executed.
+    """Load a bundle; nothing in it is executed. Names are spelled as metadata.csv is read (`spell_as_read`).
 
     Raises:
         UserError: If a file is missing, damaged, changed or added, or the format is unknown.
@@ -141,7 +141,7 @@ def read_bundle(folder: Path) -> Bundle:
     with naming(folder / ABOUT):
         refitted_epochs = read_json(folder / ABOUT)["refitted_epochs"]
     with naming(folder / GALLERY):
-        return Bundle(
+        bundle = Bundle(
             config=config,
             model=model,
             decision=decision,
@@ -157,6 +157,43 @@ def read_bundle(folder: Path) -> Bundle:
             refitted_epochs=refitted_epochs,
             key_G=columns.get("key"),
         )
+    return spell_as_read(bundle)
+
+
+def spell_as_read(bundle: Bundle) -> Bundle:
+    """The bundle with its groups and animals spelled as metadata.csv is read now (`animals.spell_names`).
+
+    Earlier versions took names as they stood in the file, and no query would be of a group "Lynx " any more.
+    """
+    animals = set(zip(bundle.group_G, bundle.identity_G, strict=True))
+    if bundle.class_group_K is not None and bundle.class_identity_K is not None:
+        animals |= set(zip(bundle.class_group_K, bundle.class_identity_K, strict=True))
+    groups = spell_names({*bundle.decision.thresholds, *(group for group, _ in animals)})
+    names = {group: spell_names(name for of, name in animals if of == group) for group in groups}
+
+    def spell(group_N: np.ndarray, identity_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        identities = [names[group][name] for group, name in zip(group_N, identity_N, strict=True)]
+        return np.array([groups[group] for group in group_N], dtype=object), np.array(identities, dtype=object)
+
+    group_G, identity_G = spell(bundle.group_G, bundle.identity_G)
+    decision = _spell_groups(bundle.decision, groups)
+    bundle = replace(bundle, group_G=group_G, identity_G=identity_G, decision=decision)
+    if bundle.class_group_K is None or bundle.class_identity_K is None:
+        return bundle
+    group_K, identity_K = spell(bundle.class_group_K, bundle.class_identity_K)
+    if decision.openmax is not None:
+        decision = replace(decision, openmax=replace(decision.openmax, group_K=group_K))
+    return replace(bundle, decision=decision, class_group_K=group_K, class_identity_K=identity_K)
+
+
+def _spell_groups(decision: Decision, groups: Mapping[str, str]) -> Decision:
+    """The decision with its groups under other names; calibrators have one that is no group (`calibration.POOLED`)."""
+    thresholds = {groups[group]: threshold for group, threshold in decision.thresholds.items()}
+    calibrators = {
+        matcher: {groups.get(group, group): fit for group, fit in fits.items()}
+        for matcher, fits in decision.calibrators.items()
+    }
+    return replace(decision, thresholds=thresholds, calibrators=calibrators)
 
 
 def is_refitted(folder: Path) -> bool:

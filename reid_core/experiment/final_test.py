@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
-from reid_core.data.table.findings import Finding
+from reid_core.data.table.findings import Finding, log_findings
 from reid_core.experiment.bundle import Bundle, Second, write_bundle
 from reid_core.experiment.evaluation import outputs_of, pair_scorer
 from reid_core.experiment.prepared import SEEN, UNREADABLE, Prepared
@@ -24,6 +24,8 @@ from reid_core.model.reid_model import ReidModel
 from reid_core.scoring.decision import Answers, Decision, Outputs
 from reid_core.scoring.evaluate import answer_queries, decide, shares_of
 from reid_core.scoring.leaks import leak_report, write_leaks
+from reid_core.training.training_findings import find_in_model
+from reid_core.training.validation import mean_cosine
 
 
 def run_final_test(
@@ -45,7 +47,8 @@ def run_final_test(
         model: With the chosen weights.
         out: Result folder; gets `leaks.csv` too (`leaks.leak_report`).
         place: Of the one process that does this.
-        findings: Of the training; those of the data are in `prepared`. Result and bundle have them all.
+        findings: Of the training; those of the data are in `prepared`, and the embeddings are judged here. Result and
+            bundle have them all.
 
     Returns:
         Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not,
@@ -63,9 +66,18 @@ def run_final_test(
     write_leaks(out / "leaks.csv", leaks)
     test_metrics = summarise(shares_of(of_test, decision, truth))
     metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
-    result = Result(metrics=metrics, findings=(*prepared.findings, *findings))
+    of_model = _judge_embeddings(truth, outputs)
+    result = Result(metrics=metrics, findings=(*prepared.findings, *findings, *of_model))
     write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, result))
     return result
+
+
+def _judge_embeddings(truth: Parts, outputs: Outputs) -> tuple[Finding, ...]:
+    """What is said, and logged, of the embeddings of all photographs; also where no epoch was there to be judged."""
+    readable = np.flatnonzero(truth.part_N != UNREADABLE)
+    found = find_in_model(mean_cosine(outputs.embedding_ND[readable], truth.group_N[readable]))
+    log_findings(found)
+    return found
 
 
 def _bundle(

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from reid_core.data.animals import spell_names
 from reid_core.errors import UserError
 from reid_core.files.atomic import new_folder
 from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksums
@@ -68,7 +69,7 @@ def is_routing(folder: Path) -> bool:
 
 
 def read_routing(folder: Path) -> dict[str, Path]:
-    """The folder of each group's bundle, to be read with `bundle.read_bundle`.
+    """The folder of each group's bundle, to be read with `bundle.read_bundle`, which spells groups alike.
 
     Raises:
         UserError: If it is no routing bundle, or one that is damaged or changed, or the format is unknown.
@@ -76,7 +77,8 @@ def read_routing(folder: Path) -> dict[str, Path]:
     verify_checksums(folder, [ROUTING])
     slugs = _read_slugs(folder / ROUTING)
     verify_checksums(folder, [f"{slug}/{CHECKSUMS}" for slug in slugs.values()])
-    return {group: folder / slug for group, slug in slugs.items()}
+    new_name_of = spell_names(slugs)
+    return {new_name_of[group]: folder / slug for group, slug in slugs.items()}
 
 
 def refuse_routing(folder: Path) -> None:

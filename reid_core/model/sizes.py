@@ -3,9 +3,12 @@
 configuration + image size → backbone and the trace of its forward pass, or the reason and the sizes that fit.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 
+import timm
 import torch
 from torch import nn
 
@@ -17,6 +20,7 @@ from reid_core.model.trace import BATCH_IMAGES, Trace, trace
 LEAST_PX = 16  # of data.image_px
 FAR_PX = 256  # how far from a size that does not fit others are looked for
 STEPS_PX = {4: 32, 8: 64, 16: 128, 32: FAR_PX}  # multiples of 4 are tried up to 32 px away, and so on
+logger = logging.getLogger(__name__)
 
 
 def make_fitting(config: ModelConfig, image_px: int, *, cropped: bool = False) -> tuple[nn.Module, Trace]:
@@ -121,11 +125,11 @@ def _check_outline(config: ModelConfig, image_px: int, error: UserError) -> None
         UserError: If so.
     """
     architecture = architecture_of(config)
-    if error.__cause__ is None or ":" in architecture:
+    if error.__cause__ is None or not timm.is_model(architecture):
         return
     try:
         outline_backbone(architecture, config, image_px)
-    except Exception as cause:  # timm's assertions about sizes, or that it knows no such architecture
+    except Exception as cause:  # timm's assertions about sizes
         misfit = _MisfitError(_first_line(cause))
         if sizes_that_fit(architecture, config, image_px, misfit.patch_px):
             raise _refusal(config, architecture, image_px, misfit) from cause
@@ -140,6 +144,8 @@ def _refusal(config: ModelConfig, architecture: str, image_px: int, misfit: _Mis
 def sizes_that_fit(architecture: str, config: ModelConfig, image_px: int, patch_px: int = 0) -> list[int]:
     """The next smaller and the next larger size, in pixels, that an architecture takes without losing pixels.
 
+    It is searched once in a process, with a message before: a large network needs up to a minute.
+
     Args:
         architecture: Of timm.
         config: For all else that the network is made with.
@@ -149,18 +155,24 @@ def sizes_that_fit(architecture: str, config: ModelConfig, image_px: int, patch_
     Returns:
         None to two sizes.
     """
+    # All that a network without weights is made of, so that trials which differ in more share the search.
+    plain = ModelConfig(backbone=architecture, weights="random", drop_path=config.drop_path)
+    return list(_search_sizes(plain, image_px, patch_px))
 
-    named = replace(config, backbone=architecture)
+
+@cache
+def _search_sizes(config: ModelConfig, image_px: int, patch_px: int) -> tuple[int, ...]:
+    logger.info("looking for image sizes near %d px that %s takes", image_px, config.backbone)
 
     def fits(size_px: int) -> bool:
         try:
-            _fit(outline_backbone(architecture, config, size_px), named, size_px)
+            _fit(outline_backbone(config.backbone, config, size_px), config, size_px)
         except Exception:  # whatever the architecture raises for a size that it does not take
             return False
         return True
 
     found = (_first(candidates, fits) for candidates in _candidates(image_px, patch_px))
-    return [size_px for size_px in found if size_px is not None]
+    return tuple(size_px for size_px in found if size_px is not None)
 
 
 def _first(candidates: Iterator[int], fits: Callable[[int], bool]) -> int | None:

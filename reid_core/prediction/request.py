@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reid_core.data.animal_folders import find_photographs, make_query_rows
+from reid_core.data.animals import spell_name
 from reid_core.data.photographs import extensions
 from reid_core.data.table.findings import Finding, make_finding
 from reid_core.data.table.metadata import (
@@ -50,9 +51,14 @@ def read_request(data: Path, groups: Sequence[str], reading: Reading, *, group: 
     Raises:
         UserError: If there is nothing to name, nothing that the model can name, or the group is not clear.
     """
-    if data.is_file():
+    group = None if group is None else spell_name(group)
+    try:
+        is_file, is_folder = data.is_file(), data.is_dir()
+    except OSError as error:  # a name that is too long, a folder on the way that must not be searched
+        raise UserError(f"--data {data}: cannot be read: {error.strerror}") from error
+    if is_file:
         request = _of_photograph(data, _choose_group(groups, group))
-    elif not data.is_dir():
+    elif not is_folder:
         raise UserError(f"--data {data}: no such folder or photograph")
     elif os.path.lexists(data / METADATA):  # also a link that leads nowhere, which reading names
         request = _of_table(data.resolve(), reading, groups, group)

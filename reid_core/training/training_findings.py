@@ -9,12 +9,12 @@ from typing import Any
 from reid_core.data.table.findings import Finding
 
 WHERE = "training"
-ALIKE = 0.999  # mean cosine; untrained networks with random weights have 0.95 and less
+ALIKE = 0.999  # mean cosine of a group; untrained networks with random weights have 0.95 and less
 NO_GRADIENT = 1e-8  # AdamW's epsilon: what is smaller hardly moves anything
 SAME_LOSS = 1e-6  # of the loss: some roundings of float32
 SAYINGS = {
-    "alike": "all embeddings are alike after epoch {}: no photograph can be told from another; are the photographs "
-    "black, or the learning rates too large?",
+    "alike": "all embeddings of a group are alike after epoch {}: no photograph of it can be told from another; are "
+    "the photographs black, or the learning rates too large?",
     "still": "nothing was learned in epoch {}: the gradient was 0 in every step; are the learning rates 0, is nothing "
     "trained, or is no triplet within the margin?",
     "same": "the loss was the same in every step of epoch {}: it cannot move; are the learning rates too large, or the "
@@ -39,6 +39,23 @@ def find_in_training(reports: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...
             epochs_of[kind].append(str(report["epoch"]))
     said = {kind: saying.format(", ".join(epochs_of[kind])) for kind, saying in SAYINGS.items()}
     return tuple(Finding(WHERE, said[kind], len(epochs)) for kind, epochs in epochs_of.items() if epochs)
+
+
+def find_in_model(mean_cosine: float) -> tuple[Finding, ...]:
+    """A finding if the embeddings of the model that is exported are alike, also where nothing was trained.
+
+    Args:
+        mean_cosine: Of all photographs (`validation.mean_cosine`).
+
+    Example:
+        >>> print(*find_in_model(1.0), find_in_model(0.9))  # doctest: +ELLIPSIS
+        training: all embeddings of a group are alike in the chosen model: ... ()
+    """
+    what = (
+        "all embeddings of a group are alike in the chosen model: no photograph of it can be told from another; are "
+        "the photographs black, or the weights wrong?"
+    )
+    return (Finding(WHERE, what, 1),) if mean_cosine > ALIKE else ()
 
 
 def _troubles(report: Mapping[str, Any]) -> list[str]:

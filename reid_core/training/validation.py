@@ -41,7 +41,9 @@ def classifier_report(logit_NK: np.ndarray, code_N: np.ndarray, row_V: np.ndarra
 
 
 def mean_cosine(embedding_RD: np.ndarray, group_R: np.ndarray) -> float:
-    """Mean cosine of two images of a group, over all pairs of each and over groups by their images; 1: all are alike.
+    """Mean cosine of two images of a group, over all pairs, in the group where it is largest; 1: all there are alike.
+
+    The largest, because a group whose embeddings are all alike must not be hidden by one whose are not.
 
     Args:
         embedding_RD: Rows of length 1.
@@ -54,14 +56,13 @@ def mean_cosine(embedding_RD: np.ndarray, group_R: np.ndarray) -> float:
         >>> mean_cosine(np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), np.array(["cow", "cow", "pig"]))
         0.6...
     """
-    means, numbers = [], []
+    means = []
     for _, rows in positions_by_group(group_R):
         num = len(rows)
         if num > 1:
             total = float(np.square(embedding_RD[rows].sum(axis=0, dtype=np.float64)).sum())
             means.append((total - num) / (num * (num - 1)))
-            numbers.append(num)
-    return float(np.average(means, weights=numbers)) if means else float("nan")
+    return float(np.max(means)) if means else float("nan")
 
 
 def nearest_triplet_loss(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from reid_core.config.parameters import TrialConfig
+from reid_core.config.values import NEWER_KEYS
 from reid_core.errors import UserError
 from reid_core.files.checksums import read_sealed, write_sealed
 from reid_core.metrics.result import Result
@@ -114,7 +115,7 @@ def check_claim(out: Path, settings: dict[str, Any], *, resume: str) -> None:
     if file.exists():
         if resume == "never":
             raise UserError(f"--out {out} holds a sweep; --resume auto continues it, or choose another folder")
-        before = read_sealed(file)
+        before, settings = NEWER_KEYS | read_sealed(file), NEWER_KEYS | settings
         different = [key for key in settings | before if settings.get(key) != before.get(key)]
         if different:
             changes = ", ".join(f"{key}: {before.get(key)!r} before, {settings.get(key)!r} now" for key in different)

@@ -8,7 +8,7 @@ import pytest
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import PRESETS, make_preset
-from reid_core.config.values import fingerprint, flatten, get, override, parse_value
+from reid_core.config.values import NEWER_KEYS, fingerprint, flatten, get, override, parse_value
 from reid_core.config.yaml_files import read_config, write_config
 from reid_core.errors import UserError
 
@@ -122,6 +122,12 @@ def test_equal_configurations_have_equal_fingerprints():
     other = override(override(DEFAULT, {"data.mean": (0.5, 0.5, 0.5)}), {"optim.warmup_epochs": 2.0})
     assert one == other
     assert fingerprint(one) == fingerprint(other) != fingerprint(DEFAULT)
+
+
+def test_a_configuration_keeps_the_fingerprint_that_it_had_before_a_key_came():
+    assert fingerprint(DEFAULT) == "41055d90969d"
+    assert fingerprint(override(DEFAULT, {"model.block_groups": 4})) != fingerprint(DEFAULT)
+    assert all(get(DEFAULT, key) == value for key, value in NEWER_KEYS.items())
 
 
 def test_every_value_is_part_of_the_fingerprint():

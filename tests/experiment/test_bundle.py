@@ -27,6 +27,7 @@ from reid_core.experiment.bundle import (
     Second,
     read_bundle,
     read_model,
+    spell_as_read,
     write_bundle,
 )
 from reid_core.experiment.prepared import load_prepared
@@ -289,6 +290,35 @@ def test_a_bundle_replaces_the_former_one_as_a_whole(experiment, copy):
     assert not (copy / "leftover").exists()
     assert read_bundle(copy).features is None
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+def test_names_of_an_earlier_version_are_spelled_as_a_table_is_read(experiment):
+    """Blanks at their ends, and accents as signs of their own; names that would become one are kept apart."""
+    bundle = read_bundle(experiment.out / "best")
+    group = bundle.group_G[0]
+    old = {group: "Zoe\u0308 "}
+    names = np.unique(bundle.identity_G[bundle.group_G == group])[:4]
+    renamed = dict(zip(names, ("a ", "b", "b ", "e\u0301"), strict=True))
+    group_G = np.array([old.get(name, name) for name in bundle.group_G], dtype=object)
+    identity_G = np.array([renamed.get(name, name) for name in bundle.identity_G], dtype=object)
+    fits = {"cosine": {"": "pooled", old[group]: "own"}}
+    thresholds = {old.get(name, name): value for name, value in bundle.decision.thresholds.items()}
+    decision = dataclasses.replace(bundle.decision, calibrators=fits, thresholds=thresholds)
+    classes = {"class_group_K": group_G[::-1], "class_identity_K": identity_G[::-1]}
+    read = spell_as_read(
+        dataclasses.replace(bundle, group_G=group_G, identity_G=identity_G, decision=decision, **classes)
+    )
+    new = {"a ": "a", "e\u0301": "\u00e9"}
+    assert set(read.group_G) == set(read.class_group_K) == set(read.decision.thresholds)
+    assert (read.group_G == "Zo\u00eb").tolist() == (bundle.group_G == group).tolist()
+    assert read.identity_G.tolist() == [new.get(name, name) for name in identity_G]
+    assert (read.class_group_K[::-1].tolist(), read.class_identity_K[::-1].tolist()) == (
+        read.group_G.tolist(),
+        read.identity_G.tolist(),
+    )
+    assert read.decision.calibrators == {"cosine": {"": "pooled", "Zo\u00eb": "own"}}
+    assert read.decision.thresholds["Zo\u00eb"] == bundle.decision.thresholds[group]
+    assert {"a", "b", "b ", "\u00e9"} <= set(read.identity_G)
 
 
 def test_configuration_round_trip(tmp_path):

@@ -233,6 +233,11 @@ def test_a_bundle_that_was_added_later_is_refused(routed):
         read_routing(routed)
 
 
+def test_groups_of_an_earlier_version_are_spelled_as_a_table_is_read(bundles, tmp_path):
+    write_routing(tmp_path / "old", {"Lynx ": bundles[SPOTS], "Zoe\u0308": bundles[SCALES]})
+    assert list(read_routing(tmp_path / "old")) == ["Lynx", "Zo\u00eb"]
+
+
 def test_slugs_are_safe_different_and_do_not_change_when_names_are_added():
     rng = np.random.default_rng(0)
     letters = [*"aAbB01 ./\\-_~*鹿é\x1b\u202e", "..", "SHA256SUMS", "x" * 50]

@@ -1,5 +1,7 @@
 """Image sizes: those that a backbone does not take, or of which it drops pixels, are refused with the next that fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -64,12 +66,24 @@ def test_what_gives_no_vector_is_refused():
         outline("mobilenetv5_300m_enc", 64)
 
 
-def test_an_unknown_name_is_not_taken_for_a_size():
+def test_an_unknown_name_is_not_taken_for_a_size(caplog):
+    caplog.set_level("INFO")
     with pytest.raises(UserError, match=r"model\.backbone=no_such_net with model\.weights=random cannot be made"):
         make_fitting(ModelConfig(backbone="no_such_net", weights="random"), 64)
+    assert not caplog.records
 
 
 def test_no_size_near_it():
     config = ModelConfig(backbone="vit_tiny_patch16_224", weights="random")
     assert sizes_that_fit("vit_tiny_patch16_224", config, 17, patch_px=16) == [16, 32]
     assert sizes_that_fit("no_such_net", config, 64) == []
+
+
+def test_sizes_are_searched_once_and_said_before(caplog):
+    config = ModelConfig(backbone="test_convnext", weights="random")
+    caplog.set_level("INFO")
+    first = sizes_that_fit("test_convnext", config, 71, patch_px=4)
+    assert first == sizes_that_fit("test_convnext", replace(config, head="mlp"), 71, patch_px=4) == [68, 72]
+    assert [record.message for record in caplog.records] == [
+        "looking for image sizes near 71 px that test_convnext takes"
+    ]

@@ -48,7 +48,7 @@ def test_every_photograph_of_a_folder_is_to_be_named(tmp_path):
     assert "no metadata.csv: 3 photograph(s) are to be named, as group lynx" in what
     assert "the names of their 2 folder(s) say nothing (python -m reid_core.folders reads them): ada, Å/deep/er" in what
     assert "left out, files of other formats: 1: notes.txt" in what
-    assert "hidden" not in what
+    assert "left out, hidden: their names begin with a dot: 2: .thumbnails, .hidden.jpg" in what
 
 
 def test_photographs_of_phones_are_found_with_their_dates(tmp_path):
@@ -79,6 +79,17 @@ def test_a_single_photograph(tmp_path):
     write_table(tmp_path, "image_id,path,split,dataset", "7,one.jpg,query,newt")
     (finding,) = read_request(tmp_path / "one.jpg", ["lynx"], READING).findings
     assert str(finding) == "photographs: metadata.csv beside the photograph is not read: one.jpg"
+
+
+def test_a_folder_that_cannot_be_looked_for_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"--data .*: cannot be read: File name too long"):
+        read_request(tmp_path / ("x" * 300), ["lynx"], READING)
+
+
+def test_a_group_is_read_as_that_of_a_table(tmp_path):
+    put(tmp_path, "1.jpg")
+    request = read_request(tmp_path, ["Zo\u00eb", "newt"], READING, group=" Zoe\u0308 ")
+    assert request.queries["group"].to_pylist() == ["Zo\u00eb"]
 
 
 def test_the_group_of_photographs_without_a_table(tmp_path):

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from reid_core.config.presets import tiny
-from reid_core.config.values import override
+from reid_core.config.values import NEWER_KEYS, override
 from reid_core.config.yaml_files import write_config
 from reid_core.errors import UserError
+from reid_core.files.checksums import write_sealed
 from sweeps import metric
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Record
-from sweeps.results.result_folder import claim_out
+from sweeps.results.result_folder import SETTINGS, claim_out
 from sweeps.search.candidates import Choices
 from sweeps.stages.choose_best import why_ended
 from sweeps.stages.command_line import make_parser, make_sweep
@@ -52,6 +53,9 @@ def test_an_out_of_another_sweep_is_refused_by_what_differs(small_data, tmp_path
 
     claim_out(tmp_path, settings(), resume="auto")
     claim_out(tmp_path, settings("--trials", "60", "--concurrent", "2"), resume="auto")
+    before = {key: value for key, value in settings().items() if key not in NEWER_KEYS}
+    write_sealed(tmp_path / SETTINGS, before)  # of an earlier version
+    claim_out(tmp_path, settings(), resume="auto")
     with pytest.raises(UserError, match=r"optim.epochs: 6 before, 3 now"):
         claim_out(tmp_path, settings("--set", "optim.epochs=3"), resume="auto")
     with pytest.raises(UserError, match="seed: 0 before, 1 now"):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reid_core.training.validation import classifier_report, nearest_triplet_loss
+from reid_core.training.validation import classifier_report, mean_cosine, nearest_triplet_loss
 
 
 def test_classifier_report_by_hand():
@@ -14,6 +14,16 @@ def test_classifier_report_by_hand():
     losses = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))]  # the third was never seen: left out
     assert report["loss_validating"] == pytest.approx(np.mean(losses))
     assert report["classifier_accuracy_validating"] == 0.5
+
+
+def test_the_largest_mean_cosine_is_that_of_all_pairs_of_one_group():
+    angle_R = np.array([0.0, 0.3, 1.0, 2.0, 2.0, 2.0, 5.0])
+    group_R = np.array(["cow", "cow", "cow", "pig", "pig", "pig", "owl"])
+    embedding_RD = np.stack([np.cos(angle_R), np.sin(angle_R)], axis=1)
+    assert mean_cosine(embedding_RD, group_R) == pytest.approx(1.0)  # of the pigs, whose embeddings are all alike
+    of_cows = np.mean([np.cos(0.3), np.cos(1.0), np.cos(0.7)])
+    assert mean_cosine(embedding_RD[[0, 1, 2, 6]], group_R[[0, 1, 2, 6]]) == pytest.approx(of_cows)
+    assert math.isnan(mean_cosine(embedding_RD[5:], group_R[5:]))  # no group has two
 
 
 def test_nobody_to_classify_is_undefined():
