@@ -91,7 +91,7 @@ def _check_rows(sweep: Sweep, database: pa.Table, root: Path, out: Path, machine
     check_same_table(out / CACHE, root, database)
     parts = check_split(database, base, root, num_fresh=sweep.confirm.num_runs if sweep.confirm.num_best else 0)
     model = check_config(base, parts, resources)
-    check_activations(base, parts, out / CACHE)
+    check_activations(base, parts, out / CACHE, device=resources.device)
     check_files(base)
     for name in {base.fusion.second_model, *choices_of(sweep.space.searched, "fusion.second_model")} - {None, ""}:
         check_second_model(override(base, {"fusion.second_model": name}))

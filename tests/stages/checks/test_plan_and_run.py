@@ -64,6 +64,10 @@ SWEEPS = {
     "cut-off": ("--set data.split=time_cutoff --set data.cutoff_date=1900-01-01", r"data\.cutoff_date=1900-01-01"),
     "idle cut-off": ("--set data.cutoff_date=2020-01-01", r"data\.cutoff_date=2020-01-01 is not used by"),
     "unknown group": ("--group lynx", r"--group lynx: .* has no such group"),
+    "all groups": (
+        "--group all --set optim.batch_size=4096",
+        r"no group has a result:\ngroup .* 1024 identities",
+    ),
     "groups as goals": ("--group all --objective each_group", r"--objective each_group: with --group"),
     "warm start": ("--warm-start NOWHERE", r"--warm-start .*: holds no sweep"),
     "locked key": ("--search data.split", r"cannot be searched"),
