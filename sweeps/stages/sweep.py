@@ -15,7 +15,7 @@ from reid_core.metrics.result import write_result
 from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
 from sweeps.machines.limits import Limits, make_limits
 from sweeps.machines.resources import Resources
-from sweeps.results.mirror import Mirror, blame_storage, open_out
+from sweeps.results.mirror import Mirror, blame_storage, held_marks, open_out
 from sweeps.results.result_folder import (
     FURTHER_TRIALS,
     REFIT_BUNDLE,
@@ -52,9 +52,10 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
     with ray_at_work(), continue_when_freed():
         working = check_out(options)
         machines = find_machines(options)
-        check_flags(sweep, options, working, machines.resources)
-        if options.plan:
-            return print_dry_run(sweep, options.group, working, machines)
+        with held_marks(options, working) as held:
+            check_flags(sweep, options, working, held, machines.resources)
+            if options.plan:
+                return print_dry_run(sweep, options.group, working, held, machines)
         out, mirror = open_out(options)
         groups: dict[Path, Sweep] = {}
         if options.group:

@@ -18,7 +18,7 @@ from reid_core.experiment.prepare import check_same_table, read_database
 from sweeps.machines.connect import Machines
 from sweeps.machines.limits import make_limits
 from sweeps.machines.resources import Resources
-from sweeps.results.mirror import check_no_work, work_folder
+from sweeps.results.mirror import check_no_work, check_work, work_folder
 from sweeps.results.result_folder import CACHE, check_claim
 from sweeps.results.storage import open_storage
 from sweeps.search.priors import check_sources
@@ -53,17 +53,26 @@ def check_out(options: argparse.Namespace) -> Path:
     open_storage(options.out)
     folder = Path(options.work or work_folder(options.out))
     command.check_out(folder, flag="--work")
+    check_work(folder, options.out)
     return folder.resolve()
 
 
-def check_flags(sweep: Sweep, options: argparse.Namespace, out: Path, resources: Resources) -> None:
+def check_flags(sweep: Sweep, options: argparse.Namespace, out: Path, held: Path, resources: Resources) -> None:
     """What needs neither data nor models: limits, whose result folder it is, the sweeps that it begins with.
+
+    Args:
+        sweep: Its definition.
+        options: The flags.
+        out: Result folder; it need not exist.
+        held: Folder with its marks (`mirror.held_marks`).
+        resources: What the trials run on.
 
     Raises:
         UserError: If a flag is wrong.
     """
     make_limits(options, resources)
-    check_claim(out, sweep.settings() | ({"by_group": True} if options.group else {}), resume=options.resume)
+    settings = sweep.settings() | ({"by_group": True} if options.group else {})
+    check_claim(out, settings, resume=options.resume, held=held)
     if not options.group:  # with groups each has its own
         check_sources(sweep.warm_start)
 

@@ -94,6 +94,21 @@ def measure_disk(config: TrialConfig, parts: Parts, model: ReidModel, num_trials
     return Sizes(caches, features, CHECKPOINT_STATES * FLOAT_BYTES * trained, num_trials * kept)
 
 
+def add_up(sizes: Sequence[Sizes]) -> Sizes:
+    """Of trials with different configurations that share the prepared data; each checkpoint is counted as the largest.
+
+    Example:
+        >>> add_up([Sizes(10, 0, 5, 2), Sizes(10, 4, 3, 1), Sizes(8, 0, 9, 0)])
+        Sizes(caches=10, features=4, checkpoint=5, num_checkpoints=3)
+    """
+    return Sizes(
+        max(each.caches for each in sizes),
+        max(each.features for each in sizes),
+        max((each.checkpoint for each in sizes if each.num_checkpoints), default=0),
+        sum(each.num_checkpoints for each in sizes),
+    )
+
+
 def image_bytes(image_px: int) -> int:
     """Of one photograph in an image cache."""
     return 3 * image_px**2

@@ -14,12 +14,11 @@ from reid_core.experiment.prepare import load_database
 from reid_core.experiment.routing import make_slugs
 from reid_core.files.checksums import read_sealed, write_sealed
 from reid_core.files.escape import escape_line
-from sweeps.results.result_folder import GROUPS, PAIR_STORE, claim_out
+from sweeps.results.result_folder import GROUP_NAMES, GROUPS, PAIR_STORE, claim_out
 from sweeps.search.priors import PAPER
 from sweeps.stages.definition import Sweep
 
 EVERY_GROUP = "all"  # in the place of a name
-GROUP_NAMES = "groups.json"  # in OUT: folder of each group, in the order of the sweeps
 
 
 def add_group_flag(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +68,9 @@ def claim_groups(out: Path, sweep: Sweep, sweeps: Mapping[Path, Sweep], *, resum
     write_sealed(out / GROUP_NAMES, {"groups": {str(each.group): folder.name for folder, each in sweeps.items()}})
 
 
-def divide_sweep(out: Path, sweep: Sweep, names: Sequence[str], root: Path) -> dict[Path, Sweep]:
+def divide_sweep(
+    out: Path, sweep: Sweep, names: Sequence[str], root: Path, *, held: Path | None = None
+) -> dict[Path, Sweep]:
     """The sweep of each group; nothing is written.
 
     Args:
@@ -77,6 +78,7 @@ def divide_sweep(out: Path, sweep: Sweep, names: Sequence[str], root: Path) -> d
         sweep: What is done for each group.
         names: Of `--group`.
         root: Data folder.
+        held: Folder with the marks of `out`, if they are not there yet (`mirror.held_marks`).
 
     Returns:
         The sweeps by their result folders, in the order in which they are run.
@@ -87,7 +89,7 @@ def divide_sweep(out: Path, sweep: Sweep, names: Sequence[str], root: Path) -> d
     if sweep.each_group:
         raise UserError("--objective each_group: with --group every sweep has one group, and that is its goal already")
     groups = choose_groups(root, names, reading=sweep.reading)
-    file = out / GROUP_NAMES
+    file = (held or out) / GROUP_NAMES
     before = list(read_sealed(file)["groups"]) if file.exists() else []
     if groups[: len(before)] != before:
         flags = " ".join(f"--group {escape_line(group)}" for group in before)
