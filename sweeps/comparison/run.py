@@ -4,8 +4,9 @@ command line → trials, one per row → metrics and a model of each → tables 
 """
 
 import argparse
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.data.synthetic import SYNTHETIC, resolve_data
 from reid_core.data.table.metadata import Reading
-from reid_core.experiment.prepare import Spread, load_database, prepare
+from reid_core.experiment.prepare import Spread, check_same_table, load_database, prepare
 from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.numbers import Metrics
 from sweeps.comparison.outcome import Outcome, write_outcome
@@ -23,18 +24,21 @@ from sweeps.comparison.rows import ROWS, choose_base, configure_row, describe_sc
 from sweeps.machines.connect import Machines, add_resource_flags, find_machines, ray_at_work, start_ray
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
-from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, open_out
+from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, held_marks, open_out
 from sweeps.results.result_folder import CACHE, PAIR_STORE, check_claim, claim_out
 from sweeps.search.suggestion import Suggestion
 from sweeps.stages.checks.all_checks import check_out
 from sweeps.stages.checks.data import check_split
-from sweeps.stages.checks.models import check_config, check_files
+from sweeps.stages.checks.models import check_activations, check_config, check_files
+from sweeps.stages.checks.room import add_up, check_disk, check_memory, check_object_store, measure_disk
 from sweeps.stages.final_test import score_test_set
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import open_pair_store
 from sweeps.trials.failures import continue_when_freed
 from sweeps.trials.stream import ray_map
 from sweeps.trials.tuning import run_fixed
+
+logger = logging.getLogger(__name__)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -62,12 +66,13 @@ def run_comparison(options: argparse.Namespace) -> int:
     settings["seed"] = choose_base(configs).seed
     with ray_at_work(), continue_when_freed():
         working, machines = check_out(options), find_machines(options)
-        check_claim(working, settings, resume=options.resume)
+        with held_marks(options, working) as held:
+            check_claim(working, settings, resume=options.resume, held=held)
         if options.plan:
-            return print_dry_run(configs, data, machines, reading=cli.reading_of(options))
+            return print_dry_run(configs, data, working, machines, reading=cli.reading_of(options))
         out, mirror = open_out(options)
         root = resolve_data(data, out / "data")
-        check_rows(configs, root, machines, reading=cli.reading_of(options))
+        log_notes(check_rows(configs, root, out, machines, reading=cli.reading_of(options)))
         claim_out(out, settings, resume=options.resume)
         start_ray(machines)
         with blame_storage(mirror):
@@ -82,30 +87,58 @@ def run_comparison(options: argparse.Namespace) -> int:
     return 1 if outcome.failures else 0
 
 
-def check_rows(configs: Mapping[str, TrialConfig], root: Path, machines: Machines, *, reading: Reading) -> None:
+def check_rows(
+    configs: Mapping[str, TrialConfig], root: Path, out: Path, machines: Machines, *, reading: Reading
+) -> list[str]:
     """Find out what would end the comparison later, before anything costs time.
 
+    Args:
+        configs: Of the rows.
+        root: Data folder.
+        out: Result folder; it need not exist.
+        machines: What the rows are trained on.
+        reading: How the table is read.
+
+    Returns:
+        What is needed of disk and memory, for people.
+
     Raises:
-        UserError: If the data cannot be divided, or a row cannot be trained.
+        UserError: If the data cannot be divided or have changed, or a row cannot be trained or has no room.
     """
-    parts = check_split(load_database(root, reading=reading), choose_base(configs), root, num_fresh=0)
+    database = load_database(root, reading=reading)
+    check_same_table(out / CACHE, root, database)
+    parts, device = check_split(database, choose_base(configs), root, num_fresh=0), machines.resources.device
+    sizes, notes = [], []
     for config in configs.values():
-        check_config(config, parts, machines.resources)
+        model = check_config(config, parts, machines.resources)
+        check_activations(config, parts, out / CACHE, device=device)
         check_files(config)
+        sizes.append(measure_disk(config, parts, model, num_trials=1))
+        notes += check_memory(model, machines)
+        notes += check_object_store(config, [config.optim.batch_size], machines)
+    return [*check_disk(add_up(sizes), out), *dict.fromkeys(notes)]
 
 
-def print_dry_run(configs: Mapping[str, TrialConfig], data: str, machines: Machines, *, reading: Reading) -> int:
+def log_notes(notes: Sequence[str]) -> None:
+    """One line each."""
+    for note in notes:
+        logger.info("%s", note)
+
+
+def print_dry_run(
+    configs: Mapping[str, TrialConfig], data: str, out: Path, machines: Machines, *, reading: Reading
+) -> int:
     """Print the rows, and make every check that the run makes; nothing is run.
 
     Raises:
         UserError: If the run would end with it.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        check_rows(configs, resolve_data(data, Path(scratch)), machines, reading=reading)
+        notes = check_rows(configs, resolve_data(data, Path(scratch)), out, machines, reading=reading)
     for row, config in configs.items():
         recipe = f"{config.loss.name}, batch {config.optim.batch_size}, {config.optim.epochs} epochs"
         print(f"{row:<24}{config.model.backbone}, {recipe}, {config.match.matcher}")
-    print(f"{machines.describe()}\nit fits; nothing was run")
+    print("\n".join([*notes, machines.describe(), "it fits; nothing was run"]))
     return 0
 
 

@@ -51,7 +51,7 @@ class Resources:
 
     @property
     def cpus(self) -> float:
-        """Logical CPUs of all concurrent trials."""
+        """Logical CPUs of all concurrent trials, their drivers included."""
         return self.concurrent * self.cpus_per_trial
 
     @property
@@ -84,8 +84,10 @@ class Resources:
             nodes: What each node has.
         """
         cluster = total_of(nodes)
-        drivers = self.concurrent if DRIVER_SLOT in cluster else 0
-        for name, needed in (("CPU", self.cpus), ("GPU", self.gpus), (DRIVER_SLOT, drivers)):
+        driver = driver_resources(cluster)
+        cpus = self.cpus - self.concurrent * (DRIVER_CPUS - driver["CPU"])
+        slots = self.concurrent * driver.get(DRIVER_SLOT, 0)
+        for name, needed in (("CPU", cpus), ("GPU", self.gpus), (DRIVER_SLOT, slots)):
             there = cluster.get(name, 0.0)
             if needed > there + EXACT:
                 share = "--gpus-per-worker" if name == "GPU" else "--data-cpus"
@@ -108,7 +110,7 @@ class Resources:
 
     def _unplaced_data(self, nodes: Sequence[Node]) -> str | None:
         """Somewhere a data task must find its CPUs beside the workers, wherever those are."""
-        drivers = 0.0 if DRIVER_SLOT in total_of(nodes) else self.concurrent * DRIVER_CPUS
+        drivers = self.concurrent * driver_resources(total_of(nodes))["CPU"]
         num_workers, all_cpus = self.concurrent * self.workers, total_of(nodes).get("CPU", 0.0)
         largest = 0.0
         for node in nodes:

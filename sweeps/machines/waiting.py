@@ -1,6 +1,6 @@
 """Nothing waits without a word: what is waited for and what is free, said after a minute; an end after a given time.
 
-signs of progress + what the cluster is asked for and has free → lines in the log, `WaitedTooLongError` in the end.
+signs of progress + looks at the cluster (`looking.Seen`) → lines in the log, `WaitedTooLongError` in the end.
 """
 
 import logging
@@ -8,21 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import ray
-from ray._private.worker import global_worker
-from ray.autoscaler.v2.sdk import get_cluster_resource_state
 
-from sweeps.machines.resources import DRIVER_SLOT
+from sweeps.machines.looking import Seen, look_at_ray
 from sweeps.results.storage import CONTINUES, StorageError
 
 QUIET_S = 60.0  # without progress, before the first line; the next come after twice the time each
 LOOK_S = 5.0  # between two looks at the cluster
 POLL_S = 1.0
-SHOWN = ("CPU", "GPU", DRIVER_SLOT, "memory")  # of the resources that are asked for
 Item = TypeVar("Item")
 logger = logging.getLogger(__name__)
 
@@ -31,31 +28,24 @@ class WaitedTooLongError(StorageError):
     """What is needed was not to be had for as long as `--give-up-after` allows."""
 
 
-class Seen(NamedTuple):
-    """A look at the cluster: what tasks, actors and groups of workers ask for and have not got, and what is free."""
-
-    asked: tuple[str, ...]
-    free: str
-
-
 @dataclass
 class Watch:
     """Watches over one thing that is waited for. `check` is called again and again, `progressed` when something moved.
 
-    A trial that computes for hours is no reason to give up: the time counts only while something is asked for, nothing
-    moves, and what is free stays the same.
+    A trial that computes for hours is no reason to give up: the time counts only while this sweep asks for something,
+    always the same, and nothing of it computes. What is free does not matter: a neighbour's tasks come and go.
     """
 
     what: Callable[[], str]  # what is waited for, in words
     patience_s: float | None = None  # None: for ever
     always: bool = False  # whether time counts though nothing is asked for: where every wait is one for others
-    look: Callable[[], Seen] = field(default_factory=lambda: look_at_ray)
+    look: Callable[[], Seen] = look_at_ray
     clock: Callable[[], float] = time.monotonic
     gave_up: WaitedTooLongError | None = None  # the error, once it was raised
 
     def __post_init__(self) -> None:
         """Begin now."""
-        self._seen: Seen | None = None
+        self._asked: tuple[str, ...] = ()
         self.progressed()
 
     def __deepcopy__(self, memo: dict) -> "Watch":
@@ -80,9 +70,10 @@ class Watch:
         now_s = self.clock()
         if now_s - self._looked_s < LOOK_S:
             return
-        self._looked_s, before = now_s, self._seen
-        self._seen = seen = self._try_to_look()
-        if not self.always and (not seen.asked or seen != before):
+        self._looked_s, asked_before = now_s, self._asked
+        seen = self._try_to_look()
+        self._asked = seen.asked
+        if not self.always and (not seen.asked or seen.is_at_work or seen.asked != asked_before):
             self._stuck_s = now_s
         if now_s - self._moved_s >= self._next_line_s:
             self._next_line_s *= 2
@@ -99,39 +90,21 @@ class Watch:
         try:
             return self.look()
         except Exception as error:  # a cluster that cannot be asked gives any
-            return Seen((), f"unknown, the cluster does not answer ({error})")
+            return Seen((), False, f"unknown, the cluster does not answer ({error})")
 
     def _describe(self, seen: Seen, seconds: float) -> str:
         asked = f"not to be had: {', '.join(seen.asked)}" if seen.asked else "nothing asks for a CPU or GPU in vain"
-        return f"waiting for {seconds:.0f} s: {self.what()}; {asked}; free: {seen.free}"
+        return f"waiting for {seconds:.0f} s: {self._try_to_say()}; {asked}; free: {seen.free}"
+
+    def _try_to_say(self) -> str:
+        try:
+            return self.what()
+        except Exception as error:  # a record that is damaged, a disk that does not answer: no reason to be silent
+            return f"what for is unknown ({error})"
 
 
 def _nothing_to_watch() -> Watch:
     return Watch(what=str)
-
-
-def look_at_ray() -> Seen:
-    """What waits for resources in this cluster, whoever asked, and what is free."""
-    state = get_cluster_resource_state(global_worker.gcs_client)  # type: ignore[attr-defined]
-    single = [(each.count, [each.request]) for each in state.pending_resource_requests]
-    groups = [(1, list(each.requests)) for each in state.pending_gang_resource_requests]
-    asked = sorted(
-        f"{count} × {' + '.join(format_amounts(request.resources_bundle) for request in requests)}"
-        for count, requests in single + groups
-    )
-    return Seen(tuple(asked), format_amounts({"CPU": 0.0, "GPU": 0.0} | ray.available_resources()))
-
-
-def format_amounts(amounts: Any) -> str:
-    """Resources in words.
-
-    Example:
-        >>> format_amounts({"GPU": 0.5, "CPU": 1.0, "node:127.0.0.1": 1.0})
-        '1 CPU, 0.5 GPU'
-    """
-    shown = [f"{amounts[name]:g} {name}" for name in SHOWN if name in amounts and name != "memory"]
-    shown += [f"{amounts[name] / 1e9:.1f} GB of memory" for name in SHOWN if name == "memory" and name in amounts]
-    return ", ".join(shown) or "what no node has"
 
 
 @contextmanager
@@ -148,6 +121,8 @@ def watching(watch: Watch) -> Iterator[None]:
                 watch.check()
             except WaitedTooLongError:
                 return
+            except Exception:  # from then on everything would wait without a word
+                logger.exception("a check of what is waited for failed; the next may not")
 
     thread = threading.Thread(target=check, daemon=True)
     thread.start()

@@ -10,6 +10,7 @@ import argparse
 import logging
 import posixpath
 import re
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,9 +20,9 @@ from pathlib import Path
 from reid_core import command
 from reid_core.errors import UserError
 from reid_core.files.atomic import replace_file
-from reid_core.files.checksums import CHECKSUMS, verify_checksums
+from reid_core.files.checksums import CHECKSUMS, read_sealed, verify_checksums
 from reid_core.metrics.result import RESULT
-from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUPS, hold_out
+from sweeps.results.result_folder import FINISHED, FURTHER_TRIALS, GROUP_NAMES, GROUPS, SETTINGS, hold_out
 from sweeps.results.storage import Storage, open_storage, show_uri, work_folder
 
 MARK = ".storage"  # in a working folder: whose it is
@@ -77,6 +78,50 @@ def check_no_work(options: argparse.Namespace) -> None:
         raise UserError(f"--work {options.work}: is for an --out that is a URI, as s3://bucket/runs")
 
 
+def check_work(folder: Path, uri: str) -> None:
+    """Find out whether a folder, which need not exist, can be the working folder of a storage; nothing is written.
+
+    Raises:
+        UserError: If it holds anything else.
+    """
+    if folder.is_dir() and not is_marked(folder, uri) and any(not p.name.startswith(".") for p in folder.iterdir()):
+        mine = show_uri(uri)
+        raise UserError(f"--work {folder}: is not empty, and not the working folder of {mine}; choose another")
+
+
+def is_marked(folder: Path, uri: str) -> bool:
+    """Whether a folder is the working folder of a storage."""
+    mark = folder / MARK
+    return mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == show_uri(uri)
+
+
+@contextmanager
+def held_marks(options: argparse.Namespace, out: Path) -> Iterator[Path]:
+    """A folder with the files that say whose `--out` is: it itself, or for a URI copies of what the storage has.
+
+    Args:
+        options: With `out`.
+        out: The result folder or the working folder.
+
+    Raises:
+        UserError: If the storage cannot be used, or such a file in it is damaged.
+    """
+    if not command.is_uri(options.out):
+        yield out
+        return
+    storage = open_storage(options.out)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in (SETTINGS, GROUP_NAMES):
+            file, content = Path(scratch) / name, storage.read(name)
+            if content is not None:
+                file.write_bytes(content)
+                try:
+                    read_sealed(file)
+                except UserError as error:
+                    raise UserError(str(error).replace(str(file), f"{storage.uri}: {name}")) from error
+        yield Path(scratch)
+
+
 @contextmanager
 def blame_storage(mirror: "Mirror | None") -> Iterator[None]:
     """Name a lost storage as the cause of whatever fails within because of it.
@@ -112,10 +157,8 @@ class Mirror:
         Raises:
             UserError: If the folder holds anything else.
         """
-        mine = show_uri(self.storage.uri)
-        if not self._is_marked() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
-            raise UserError(f"--work {self.folder}: is not empty, and not the working folder of {mine}; choose another")
-        replace_file(self.folder / MARK, mine.encode())
+        check_work(self.folder, self.storage.uri)
+        replace_file(self.folder / MARK, show_uri(self.storage.uri).encode())
 
     def pull(self) -> None:
         """Make the results of the folder those of the storage; what is here already is not fetched again."""
@@ -138,7 +181,7 @@ class Mirror:
             StorageError: If the storage cannot be written for long; what it has is what counts.
             UserError: If the folder is no longer there: nothing in the storage is deleted for that.
         """
-        if not self._is_marked():
+        if not is_marked(self.folder, self.storage.uri):
             raise UserError(f"--work {self.folder}: is gone, or was replaced; what {self.storage.uri} has, it keeps")
         here = self._list()
         changed = [name for name, stamp in here.items() if self._is_new(name, stamp, everything=everything)]
@@ -168,10 +211,6 @@ class Mirror:
     def _list(self) -> dict[str, Stamp]:
         """The results of the folder, by name."""
         return dict(_list_results(self.folder, self.folder))
-
-    def _is_marked(self) -> bool:
-        mark = self.folder / MARK
-        return mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == show_uri(self.storage.uri)
 
 
 def is_result(name: str) -> bool:

@@ -28,6 +28,7 @@ REFIT_BUNDLE = "refit"
 ANSWERS = "predictions.parquet"
 TRIED = "tried_first.json"  # of a group: configurations that other groups found
 FINISHED = "finished.json"  # of a group: what was asked of its sweep, which has ended
+GROUP_NAMES = "groups.json"  # in OUT: folder of each group, in the order of the sweeps
 GROUPS = "groups"  # a result folder for each group
 PAIR_STORE = "store"
 CACHE = "cache"  # the prepared data
@@ -96,20 +97,21 @@ def claim_out(out: Path, settings: dict[str, Any], *, resume: str) -> None:
     write_sealed(out / SETTINGS, settings)
 
 
-def check_claim(out: Path, settings: dict[str, Any], *, resume: str) -> None:
+def check_claim(out: Path, settings: dict[str, Any], *, resume: str, held: Path | None = None) -> None:
     """Find out whether a result folder is new, or that of a sweep with these settings; nothing is written.
 
     Args:
         out: Result folder.
         settings: What JSON can hold, by name.
         resume: "auto", or "never" if it must be new.
+        held: Folder with the marks of `out`, if they are not there yet (`mirror.held_marks`).
 
     Raises:
         UserError: If the folder holds another sweep, or one that must not be resumed; names what differs.
     """
     from reid_core.command import CLAIM
 
-    file = out / SETTINGS
+    file = (held or out) / SETTINGS
     if (out / CLAIM).exists():
         raise UserError(f"--out {out} holds a single run of python -m reid_core; choose another folder")
     if file.exists():

@@ -28,13 +28,14 @@ from sweeps.stages.run_search import count_left
 SPREAD_STD = 0.03  # of true scores between configurations, where nothing is known of them
 
 
-def print_dry_run(sweep: Sweep, names: Sequence[str], out: Path, machines: Machines) -> int:
+def print_dry_run(sweep: Sweep, names: Sequence[str], out: Path, held: Path, machines: Machines) -> int:
     """Print split, space, trials, steps and what is needed of machines; the exit status.
 
     Args:
         sweep: Its definition.
         names: Of `--group`: each is a sweep of its own.
         out: Result folder; it is not made.
+        held: Folder with its marks (`mirror.held_marks`).
         machines: What the trials would run on.
 
     Raises:
@@ -44,7 +45,7 @@ def print_dry_run(sweep: Sweep, names: Sequence[str], out: Path, machines: Machi
         root = resolve_data(sweep.data, Path(scratch))
         print_one = partial(print_plan, root=root, machines=machines)
         if names:
-            print_dry_runs(divide_sweep(out, sweep, names, root), print_one)
+            print_dry_runs(divide_sweep(out, sweep, names, root, held=held), print_one)
         else:
             print_one(sweep, out)
     print(f"{machines.describe()}\nit fits; nothing was run")

@@ -5,9 +5,6 @@ best trial → its weights → metrics on `thresholdSet` and `testSet`, bundle O
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import Use, record_use
@@ -18,7 +15,7 @@ from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import local_place
 from reid_core.training.training_findings import find_in_training
-from sweeps.machines.waiting import wait_for
+from sweeps.machines.places import hold_place
 from sweeps.results.journal import Record
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
@@ -37,14 +34,12 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: 
     out = Path(context.out)
     result = read_result(out, best.name)
     if result is None:
-        use = record_use(out, trial=best.name, config=context.configure(best.parameters))
-        context.push()  # before the use: whoever continues without this folder must know of it
         # Where a worker's GPU is: the script itself may run on a head node that has none.
-        gpus = context.resources.gpus_per_worker
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(finish_best)  # type: ignore[arg-type]
-        scored = task.remote(best, context, root, use=use, reading=reading)
-        what = f"{best.name} is scored on testSet, by a task of 1 CPU and {gpus:g} GPU"
-        result = wait_for(scored, what, patience_s=context.resources.patience_s)
+        resources, what = context.resources, f"{best.name} is scored on testSet"
+        with hold_place(what, num_gpus=resources.gpus_per_worker, patience_s=resources.patience_s) as place:
+            use = record_use(out, trial=best.name, config=context.configure(best.parameters))
+            context.push()  # before the use: whoever continues without this folder must know of it
+            result = place.run(finish_best, best, context, root, use=use, reading=reading)
         write_result(out, result)
         context.push()
     return result

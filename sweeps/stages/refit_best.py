@@ -7,9 +7,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import Use, record_use
@@ -20,12 +17,13 @@ from reid_core.experiment.refit import check_refittable, choose_epochs, export_r
 from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.files.checksums import CHECKSUMS
 from reid_core.model.place import local_place
-from sweeps.machines.waiting import wait_for
+from sweeps.machines.places import hold_place
 from sweeps.results.journal import Record
 from sweeps.results.result_folder import BEST_BUNDLE, REFIT_BUNDLE, REFIT_TRIAL, open_journal
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
+from sweeps.trials.driver import MAX_RETRIES
 from sweeps.trials.tuning import run_fixed
 
 
@@ -62,21 +60,17 @@ def refit_best(
     out, name = Path(context.out), f"{best.name}-refit-{epochs}"
     if (out / REFIT_BUNDLE / CHECKSUMS).is_file() and name in open_journal(out / REFIT_TRIAL).by_name():
         return None
-    use = record_use(out, trial=f"{best.name} (refit)", config=context.configure(best.parameters))
-    context.push()
-    # Ray would try again by itself, and `testSet` be used again without a record.
-    prepare_task: Any = ray.remote(num_cpus=1, max_retries=0)(open_refit)  # type: ignore[arg-type]
-    opened = prepare_task.remote(context, root, use=use, reading=reading)
-    patience_s = context.resources.patience_s
-    cache = wait_for(opened, "the data of the refit, by a task of 1 CPU", patience_s=patience_s)
+    patience_s, gpus = context.resources.patience_s, context.resources.gpus_per_worker
+    with hold_place("the data of the refit", patience_s=patience_s) as place:
+        use = record_use(out, trial=f"{best.name} (refit)", config=context.configure(best.parameters))
+        context.push()
+        cache = place.run(open_refit, context, root, use=use, reading=reading)
     suggestion = Suggestion(name=name, parameters=best.parameters, cache=cache, only_train=epochs)
     trained = run_fixed([suggestion], replace(context, out=str(out / REFIT_TRIAL)))[name]
     if trained.status != "completed":
         return f"{trained.status}: {trained.reason}"
-    gpus = context.resources.gpus_per_worker
-    export_task: Any = ray.remote(num_cpus=1, num_gpus=gpus)(export_trained)  # type: ignore[arg-type]
-    what = f"the refitted model's bundle, by a task of 1 CPU and {gpus:g} GPU"
-    wait_for(export_task.remote(trained, context, cache, epochs), what, patience_s=patience_s)
+    with hold_place("the refitted model's bundle", num_gpus=gpus, patience_s=patience_s) as place:
+        place.run(export_trained, trained, context, cache, epochs, max_retries=MAX_RETRIES)
     return None
 
 

@@ -5,6 +5,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from reid_core.metrics.result import write_result
 from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
 from sweeps.machines.limits import Limits, make_limits
 from sweeps.machines.resources import Resources
-from sweeps.results.mirror import Mirror, blame_storage, open_out
+from sweeps.results.mirror import Mirror, blame_storage, held_marks, open_out
 from sweeps.results.result_folder import (
     FURTHER_TRIALS,
     REFIT_BUNDLE,
@@ -32,8 +33,8 @@ from sweeps.stages.command_line import make_sweep
 from sweeps.stages.definition import Sweep
 from sweeps.stages.dry_run import print_dry_run
 from sweeps.stages.final_test import score_test_set
-from sweeps.stages.groups.claim import claim_groups
-from sweeps.stages.groups.run import run_groups
+from sweeps.stages.groups.claim import claim_groups, divide_sweep
+from sweeps.stages.groups.run import check_groups, run_groups
 from sweeps.stages.refit_best import refit_best
 from sweeps.stages.run_search import make_goals, prepare_trials, run_search
 from sweeps.trials.failures import continue_when_freed
@@ -51,12 +52,15 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
     with ray_at_work(), continue_when_freed():
         working = check_out(options)
         machines = find_machines(options)
-        check_flags(sweep, options, working, machines.resources)
-        if options.plan:
-            return print_dry_run(sweep, options.group, working, machines)
+        with held_marks(options, working) as held:
+            check_flags(sweep, options, working, held, machines.resources)
+            if options.plan:
+                return print_dry_run(sweep, options.group, working, held, machines)
         out, mirror = open_out(options)
-        groups = claim_groups(out, sweep, options.group, resume=options.resume) if options.group else {}
-        if not groups:
+        groups: dict[Path, Sweep] = {}
+        if options.group:
+            groups = claim_checked_groups(sweep, options.group, out, machines, resume=options.resume)
+        else:
             sweep = claim_checked(sweep, out, machines, resume=options.resume)
         start_ray(machines)
         limits = make_limits(options, machines.resources)
@@ -83,6 +87,21 @@ def claim_checked(sweep: Sweep, out: Path, machines: Machines, *, resume: str) -
         logger.info("%s", note)
     claim_out(out, sweep.settings(), resume=resume)
     return checked.sweep
+
+
+def claim_checked_groups(
+    sweep: Sweep, names: Sequence[str], out: Path, machines: Machines, *, resume: str
+) -> dict[Path, Sweep]:
+    """The sweep of each group, of which at least one can be run; the result folder is marked only then.
+
+    Raises:
+        UserError: If none can be run, or the folder holds another sweep.
+    """
+    root = resolve_data(sweep.data, out / "data")
+    groups = divide_sweep(out, sweep, names, root)
+    check_groups(groups, lambda each, folder: check_sweep(each, root, folder, machines))
+    claim_groups(out, sweep, groups, resume=resume)
+    return groups
 
 
 @continue_when_freed()  # else it would be this group's failure, and the next group's too

@@ -21,6 +21,9 @@ def test_drivers_take_the_head_s_slots_where_there_are_any():
     resources = Resources(concurrent=2, workers=1)
     head = {"CPU": 0, "TRAIN_DRIVER": 2}
     assert resources.shortage([head, {"CPU": 8}]) is None
+    assert resources.shortage([head, {"CPU": 4}]) is None  # 2 × (1 + 1), and nothing for the drivers
+    assert "needs 4 CPUs" in resources.shortage([head, {"CPU": 3.99}])
+    assert "needs 4.02 CPUs" in resources.shortage([{"CPU": 4}])
     assert "2 TRAIN_DRIVERs" in resources.shortage([{"CPU": 8, "TRAIN_DRIVER": 1}])
 
 

@@ -1,4 +1,4 @@
-"""What is said while nothing moves, and when it ends: by a clock of the test's own; then once on Ray."""
+"""What is said while nothing moves, and when it ends: by a clock of the test's own. No Ray."""
 
 import copy
 import logging
@@ -7,11 +7,13 @@ import time
 
 import pytest
 
+from reid_core.errors import UserError
 from sweeps.machines import waiting
-from sweeps.machines.waiting import Seen, WaitedTooLongError, Watch, format_amounts, wait_for, watched, watching
+from sweeps.machines.looking import Seen
+from sweeps.machines.waiting import WaitedTooLongError, Watch, watched, watching
 
-STARVED = Seen(("1 × 1 CPU",), "0.99 CPU, 0 GPU")
-BUSY = Seen((), "0 CPU, 0 GPU")
+STARVED = Seen(("1 × 1 CPU",), False, "0.99 CPU, 0 GPU")
+BUSY = Seen((), True, "0 CPU, 0 GPU")
 
 
 class World:
@@ -65,14 +67,24 @@ def test_only_time_in_which_something_is_asked_for_in_vain_counts(lines):
     watch = world.watch(patience_s=300)
     world.pass_time(watch, 10_000)  # a long epoch
     assert "nothing asks for a CPU or GPU in vain" in lines.messages[0]
-    for free in range(20):  # tasks come and go
-        world.seen = Seen(("1 × 1 CPU",), f"{free} CPU")
+    world.seen = STARVED._replace(is_at_work=True)
+    world.pass_time(watch, 10_000)  # a long epoch of one trial, while another finds no place
+    for number in range(20):  # what is asked for is had after a while
+        world.seen = STARVED._replace(asked=(f"{number + 1} × 1 CPU",))
         world.pass_time(watch, 200)
-    with pytest.raises(WaitedTooLongError):
-        world.pass_time(watch, 301)
     always = World(BUSY)
     with pytest.raises(WaitedTooLongError):
         always.pass_time(always.watch(patience_s=300, always=True), 301)
+
+
+def test_a_neighbour_whose_tasks_come_and_go_does_not_prolong_the_wait():
+    world = World()
+    watch = world.watch(patience_s=300)
+    for free in range(304):  # from the first look on, after 5 s
+        world.seen = STARVED._replace(free=f"{free} CPU")
+        world.pass_time(watch, 1)
+    with pytest.raises(WaitedTooLongError):
+        world.pass_time(watch, 1)
 
 
 def test_a_cluster_that_cannot_be_asked_is_no_error(lines):
@@ -134,18 +146,25 @@ def test_another_thread_keeps_the_error_for_whoever_waits(monkeypatch):
     assert pickle.loads(pickle.dumps(watch)).gave_up is None
 
 
-def test_amounts_in_words():
-    assert format_amounts({"CPU": 0.99, "GPU": 0.0, "node:a": 1.0}) == "0.99 CPU, 0 GPU"
-    assert format_amounts({"memory": 2.5e9}) == "2.5 GB of memory"
-    assert format_amounts({"spot": 1}) == "what no node has"
+def test_what_cannot_be_said_or_fails_once_does_not_end_the_watch(monkeypatch, lines):
+    monkeypatch.setattr(waiting, "POLL_S", 0.01)
+    monkeypatch.setattr(waiting, "LOOK_S", 0.0)
+    times = iter(range(0, 10_000, 10))
 
+    def clock():
+        now_s = next(times)
+        if now_s == 50:
+            raise OSError("no clock")
+        return float(now_s)
 
-def test_a_task_that_finds_no_place_is_named_and_given_up(local_ray, lines, monkeypatch):
-    monkeypatch.setattr(waiting, "LOOK_S", 0.2)
-    monkeypatch.setattr(waiting, "QUIET_S", 1.0)
-    ray = local_ray
-    assert wait_for(ray.remote(num_cpus=1)(lambda: 7).remote(), "seven", patience_s=60) == 7
-    too_large = ray.remote(num_cpus=100, num_gpus=0.5)(lambda: 7)
-    with pytest.raises(WaitedTooLongError, match=r"the rest; not to be had: 1 × 100 CPU, 0\.5 GPU; free: 4 CPU, 1 GPU"):
-        wait_for(too_large.remote(), "the rest", patience_s=3)
-    assert any("waiting for" in line for line in lines.messages)
+    def say():
+        raise UserError("trial-0001.json: damaged")
+
+    watch = Watch(what=say, look=lambda: STARVED, patience_s=150, clock=clock)
+    with watching(watch):
+        deadline_s = time.monotonic() + 30
+        while watch.gave_up is None and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+    assert any("the next may not" in line for line in lines.messages)
+    assert any("what for is unknown (trial-0001.json: damaged)" in line for line in lines.messages)
+    assert "what for is unknown" in str(watch.gave_up)

@@ -1,5 +1,7 @@
 """The use of `testSet` and its result: written down one after the other, and once. No Ray is started."""
 
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +11,11 @@ from reid_core.data.table.findings import make_finding
 from reid_core.data.table.metadata import STRICT
 from reid_core.data.test_set import read_uses
 from reid_core.metrics.result import Result, read_result
+from reid_core.training.trainer import SCORE
 from sweeps.machines.resources import Resources
+from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.journal import Record
-from sweeps.stages import final_test
+from sweeps.stages import final_test, refit_best
 from sweeps.stages.final_test import score_test_set
 from sweeps.trials.context import SweepContext
 
@@ -35,10 +39,21 @@ def here(monkeypatch):
         return FOUND
 
     monkeypatch.setattr(final_test, "finish_best", finish)
-    fake = SimpleNamespace(remote=lambda **resources: lambda function: SimpleNamespace(remote=function))
-    monkeypatch.setattr(final_test, "ray", fake)
-    monkeypatch.setattr(final_test, "wait_for", lambda scored, what, *, patience_s: scored)
+    monkeypatch.setattr(final_test, "hold_place", here_at_once)
     return asked
+
+
+@contextmanager
+def here_at_once(what, *, num_gpus, patience_s):
+    """A place in this process."""
+    yield SimpleNamespace(run=lambda function, *args, **options: function(*args, **options))
+
+
+@contextmanager
+def nowhere(what, *, num_gpus=0.0, patience_s):
+    """There is no place for anything."""
+    raise WaitedTooLongError(what)
+    yield
 
 
 def test_a_result_is_there_before_anybody_prints_it_and_is_not_asked_for_again(here, tmp_path):
@@ -51,3 +66,15 @@ def test_a_result_is_there_before_anybody_prints_it_and_is_not_asked_for_again(h
         assert read_result(tmp_path, BEST.name) == FOUND
     assert here == [1, 2]
     assert len(read_uses(tmp_path)) == 2
+
+
+def test_without_a_place_to_run_test_set_is_not_used(monkeypatch, tmp_path):
+    context = SweepContext(tiny(), str(tmp_path), str(tmp_path / "cache"), Resources())
+    for stage in (final_test, refit_best):
+        monkeypatch.setattr(stage, "hold_place", nowhere)
+    with pytest.raises(WaitedTooLongError, match="trial-0003 is scored on testSet"):
+        score_test_set(BEST, context, tmp_path, reading=STRICT)
+    runs = [replace(BEST, reports=[{"epoch": 1, SCORE: 0.5}])]
+    with pytest.raises(WaitedTooLongError, match="the data of the refit"):
+        refit_best.refit_best(BEST, runs, context, tmp_path, reading=STRICT)
+    assert read_uses(tmp_path) == []

@@ -103,7 +103,10 @@ def out(tmp_path) -> Path:
 
 
 def claim(out: Path, data: Path, *names: str, sweep: Sweep | None = None) -> dict[Path, Sweep]:
-    return claim_groups(out, sweep or make(data), names, resume="auto")
+    sweep = sweep or make(data)
+    sweeps = divide_sweep(out, sweep, names, data)
+    claim_groups(out, sweep, sweeps, resume="auto")
+    return sweeps
 
 
 def test_groups_are_those_that_were_named_in_that_order(small_data):
@@ -166,7 +169,7 @@ def test_a_sweep_of_all_groups_together_is_another_sweep(small_data, out, tmp_pa
     with pytest.raises(UserError, match="by_group: None before, True now"):
         claim(tmp_path, small_data, SPOTS)
     with pytest.raises(UserError, match="--resume auto"):
-        claim_groups(out, make(small_data), [SPOTS], resume="never")
+        claim_groups(out, make(small_data), {}, resume="never")
 
 
 def test_a_goal_per_group_is_refused_where_every_sweep_has_one(small_data, out):

@@ -180,15 +180,7 @@ class KeptActivations:
                 "activations of %d images in %s: %.3g GB on disk as %s, %.3g GB of them new (model.activations_gb=%g)"
             )
             logger.info(text, num_images, self.folder, total_gb, self.layout.kept, new_gb, limit_gb)
-        way_out = "lower data.variants or set model.keep_activations=false"
-        if total_gb > limit_gb:
-            need = f"the activations of {num_images} images need {total_gb:.3g} GB"
-            raise UserError(f"model.activations_gb={limit_gb:g}: {need}; raise it, {way_out}")
-        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        free_gb = shutil.disk_usage(existing).free / 1e9
-        if new_gb > free_gb:
-            need = f"activations need {new_gb:.3g} GB more and {free_gb:.3g} GB are free"
-            raise UserError(f"{self.folder}: {need} (model.activations_gb={limit_gb:g}); make room, {way_out}")
+        refuse_too_many(self.folder, num_images, num_new, row_bytes=self.layout.row_bytes, limit_gb=limit_gb)
 
     def _schema(self) -> pa.Schema:
         row = pa.list_(pa.uint8(), self.layout.row_bytes)
@@ -212,6 +204,31 @@ class KeptActivations:
         if not self._warned:
             logger.warning("%s is damaged: its checksum is wrong; such activations are computed again", file.path)
         self._warned = True
+
+
+def refuse_too_many(folder: Path, num_images: int, num_new: int, *, row_bytes: int, limit_gb: float) -> None:
+    """Refuse more activations than may be kept, or than the disk has room for.
+
+    Args:
+        folder: Of the activations; it need not exist.
+        num_images: Images whose activations it shall hold.
+        num_new: Those of them that it does not hold yet.
+        row_bytes: Of one activation (`Layout.row_bytes`).
+        limit_gb: Of the whole folder, in 10^9 bytes (`model.activations_gb`).
+
+    Raises:
+        UserError: If they are above the limit, or above the room on the disk.
+    """
+    new_gb, total_gb = num_new * row_bytes / 1e9, num_images * row_bytes / 1e9
+    way_out = "lower data.variants or set model.keep_activations=false"
+    if total_gb > limit_gb:
+        need = f"the activations of {num_images} images need {total_gb:.3g} GB"
+        raise UserError(f"model.activations_gb={limit_gb:g}: {need}; raise it, {way_out}")
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    if new_gb > free_gb:
+        need = f"activations need {new_gb:.3g} GB more and {free_gb:.3g} GB are free"
+        raise UserError(f"{folder}: {need} (model.activations_gb={limit_gb:g}); make room, {way_out}")
 
 
 def _checksums(bytes_BW: np.ndarray, keys: Sequence[str]) -> np.ndarray:

@@ -22,10 +22,10 @@ from sweeps.machines.connect import Machines
 from sweeps.machines.limits import make_limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
-from sweeps.results.mirror import check_no_work, work_folder
+from sweeps.results.mirror import check_no_work, check_work, work_folder
 from sweeps.results.result_folder import CACHE, FURTHER_TRIALS, TRIED, check_claim, read_records
 from sweeps.results.storage import open_storage
-from sweeps.search.priors import check_priors, check_sources
+from sweeps.search.priors import check_priors
 from sweeps.search.search_flag import choices_of
 from sweeps.stages.checks.data import check_split
 from sweeps.stages.checks.models import check_activations, check_config, check_files, check_second_model
@@ -58,19 +58,26 @@ def check_out(options: argparse.Namespace) -> Path:
     open_storage(options.out)
     folder = Path(options.work or work_folder(options.out))
     command.check_out(folder, flag="--work")
+    check_work(folder, options.out)
     return folder.resolve()
 
 
-def check_flags(sweep: Sweep, options: argparse.Namespace, out: Path, resources: Resources) -> None:
-    """What needs neither data nor models: limits, whose result folder it is, the sweeps that it begins with.
+def check_flags(sweep: Sweep, options: argparse.Namespace, out: Path, held: Path, resources: Resources) -> None:
+    """What needs neither data nor models: limits, and whose result folder it is.
+
+    Args:
+        sweep: Its definition.
+        options: The flags.
+        out: Result folder; it need not exist.
+        held: Folder with its marks (`mirror.held_marks`).
+        resources: What the trials run on.
 
     Raises:
         UserError: If a flag is wrong.
     """
     make_limits(options, resources)
-    check_claim(out, sweep.settings() | ({"by_group": True} if options.group else {}), resume=options.resume)
-    if not options.group:  # with groups each has its own
-        check_sources(sweep.warm_start)
+    settings = sweep.settings() | ({"by_group": True} if options.group else {})
+    check_claim(out, settings, resume=options.resume, held=held)
 
 
 def check_sweep(sweep: Sweep, root: Path, out: Path, machines: Machines) -> Checked:
@@ -119,7 +126,7 @@ def _check_rows(sweep: Sweep, database: pa.Table, root: Path, out: Path, machine
     check_same_table(out / CACHE, root, database)
     parts = check_split(database, base, root, num_fresh=sweep.confirm.num_runs if sweep.confirm.num_best else 0)
     model = check_config(base, parts, resources)
-    check_activations(base, parts, out / CACHE)
+    check_activations(base, parts, out / CACHE, device=resources.device)
     check_files(base)
     for name in {base.fusion.second_model, *choices_of(sweep.space.searched, "fusion.second_model")} - {None, ""}:
         check_second_model(override(base, {"fusion.second_model": name}))

@@ -3,6 +3,7 @@
 configuration → the model without weights, or why it cannot be had.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from reid_core.experiment.prepared import SEEN
 from reid_core.experiment.second_model import second_config
 from reid_core.matching.extractors import Extractor
 from reid_core.matching.lightglue import lightglue_file
-from reid_core.model.frozen.activations import KeptActivations
+from reid_core.model.frozen.activations import refuse_too_many
 from reid_core.model.frozen.boundary import find_layout
 from reid_core.model.hub import check_weights
-from reid_core.model.place import local_place
+from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model, outline_model
 from sweeps.machines.resources import Resources
 from sweeps.stages.checks.data import check_training, pool_of_parts
@@ -39,25 +40,31 @@ def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> Rei
     return outline_model(config, num_identities=num_identities)
 
 
-def check_activations(config: TrialConfig, parts: Parts, folder: Path) -> None:
+def check_activations(config: TrialConfig, parts: Parts, folder: Path, *, device: str) -> None:
     """Find out whether the frozen stages' activations can be kept, if they are to be, and have room on the disk.
+
+    Those of other weights that are kept already count as these: which they are is not known without the weights.
 
     Args:
         config: Of the trials; only the model's weights do not count.
         parts: Of the data.
-        folder: Where they would be kept.
+        folder: The prepared data, with what is kept.
+        device: Of the trials' workers, "cuda" or "cpu"; the CPU is asked in its place.
 
     Raises:
         UserError: If the backbone cannot be cut, or there is no room.
     """
     if not config.model.keep_activations:
         return
-    place = local_place(config)
-    model = make_model(override(config, {"model.weights": "random"})).to(place.device)
-    kept = KeptActivations(folder / "activations", find_layout(model, config, place))
+    model = make_model(override(config, {"model.weights": "random"}))
+    layout = find_layout(model, config, Place(device="cpu", precision="float32"))
+    if Place(device=device, precision=config.optim.precision).uses_bfloat16:
+        layout = replace(layout, kept="float16")  # or bfloat16, of the same size
     num_extra = len(pool_of_parts(config, parts).source_E) if config.data.variants is not None else 0
     num_images = int(np.isin(parts.part_N, SEEN).sum()) + num_extra
-    kept.check_room([str(number) for number in range(num_images)], config.model.activations_gb, log=False)
+    held_bytes = sum(file.stat().st_size for file in folder.glob(f"activations-{config.data.image_px}-*/*.arrow"))
+    num_new = max(0, num_images - held_bytes // layout.row_bytes)
+    refuse_too_many(folder, num_images, num_new, row_bytes=layout.row_bytes, limit_gb=config.model.activations_gb)
 
 
 def check_files(config: TrialConfig) -> None:

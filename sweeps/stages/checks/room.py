@@ -5,8 +5,10 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
@@ -70,8 +72,14 @@ def check_room(sweep: Sweep, parts: Parts, model: ReidModel, out: Path, machines
     """
     lines = check_disk(measure_disk(sweep.base, parts, model, sweep.num_trials), out)
     lines += check_memory(model, machines)
-    check_object_store(sweep.base, machines)
-    return lines
+    return lines + check_object_store(sweep.base, batch_sizes_of(sweep), machines)
+
+
+def batch_sizes_of(sweep: Sweep) -> list[int]:
+    """The batch size of the base, and those that are searched; of a range its end."""
+    searched: Any = sweep.space.all_distributions().get("optim.batch_size")
+    among = () if searched is None else getattr(searched, "choices", None) or (searched.high,)
+    return [sweep.base.optim.batch_size, *among]
 
 
 def measure_disk(config: TrialConfig, parts: Parts, model: ReidModel, num_trials: int) -> Sizes:
@@ -86,6 +94,21 @@ def measure_disk(config: TrialConfig, parts: Parts, model: ReidModel, num_trials
     return Sizes(caches, features, CHECKPOINT_STATES * FLOAT_BYTES * trained, num_trials * kept)
 
 
+def add_up(sizes: Sequence[Sizes]) -> Sizes:
+    """Of trials with different configurations that share the prepared data; each checkpoint is counted as the largest.
+
+    Example:
+        >>> add_up([Sizes(10, 0, 5, 2), Sizes(10, 4, 3, 1), Sizes(8, 0, 9, 0)])
+        Sizes(caches=10, features=4, checkpoint=5, num_checkpoints=3)
+    """
+    return Sizes(
+        max(each.caches for each in sizes),
+        max(each.features for each in sizes),
+        max((each.checkpoint for each in sizes if each.num_checkpoints), default=0),
+        sum(each.num_checkpoints for each in sizes),
+    )
+
+
 def image_bytes(image_px: int) -> int:
     """Of one photograph in an image cache."""
     return 3 * image_px**2
@@ -98,14 +121,16 @@ def check_disk(sizes: Sizes, out: Path) -> list[str]:
         UserError: If there is no room for the photographs and one checkpoint.
     """
     existing = next(path for path in (out, *out.parents) if path.is_dir())
-    free, held = shutil.disk_usage(existing).free, _bytes_in(out / CACHE)
-    needed = sizes.least - min(held, sizes.caches)
+    free = shutil.disk_usage(existing).free
+    images, features = _bytes_of(out / CACHE, "images-*.arrow"), _bytes_of(out / CACHE, "part-*.arrow")
+    held = min(images, sizes.caches)
+    needed = sizes.least - held
     if needed > free:
         raise UserError(
             f"--out {out}: the first trial needs {format_bytes(needed)} ({sizes.describe()}), and "
             f"{format_bytes(free)} are free; make room, choose another folder, or lower data.image_px"
         )
-    warning = "; IT MAY BECOME FULL" if sizes.all - min(held, sizes.caches + sizes.features) > free else ""
+    warning = "; IT MAY BECOME FULL" if sizes.all - held - min(features, sizes.features) > free else ""
     return [f"{sizes.describe()}; {format_bytes(free)} are free{warning}"]
 
 
@@ -133,21 +158,36 @@ def check_memory(model: ReidModel, machines: Machines) -> list[str]:
     return [f"at least {format_bytes(all_bytes)} of memory, of {format_bytes(there)}{warning}"]
 
 
-def check_object_store(config: TrialConfig, machines: Machines) -> None:
-    """Ray keeps batches there on their way to the workers.
+def check_object_store(config: TrialConfig, batch_sizes: Sequence[int], machines: Machines) -> list[str]:
+    """A line if Ray's object store, where batches lie on their way to the workers, will move them to the disk.
+
+    Args:
+        config: The base.
+        batch_sizes: That trials may have.
+        machines: What the trials run on.
 
     Raises:
-        UserError: If the batches that one task makes do not fit into any node's.
+        UserError: If not even one worker's batch of the base fits into any node's.
     """
-    share = config.optim.batch_size // machines.resources.workers
-    block = ROWS_PER_TASK * share * image_bytes(config.data.image_px)
+    workers = machines.resources.workers
     largest = max(node.get("object_store_memory", math.inf) for node in machines.nodes)
-    if block > largest:
+    share, most = config.optim.batch_size // workers, max(batch_sizes) // workers
+    image = image_bytes(config.data.image_px)
+    if share * image > largest:
         raise UserError(
-            f"Ray's object store has {format_bytes(largest)} on the largest node, and {ROWS_PER_TASK} batches of "
-            f"{share} images take {format_bytes(block)}; start Ray with a larger --object-store-memory, or lower "
-            "optim.batch_size or data.image_px"
+            f"Ray's object store has {format_bytes(largest)} on the largest node, and a batch of {share} images takes "
+            f"{format_bytes(share * image)}; start Ray with a larger --object-store-memory, or lower optim.batch_size "
+            "or data.image_px"
         )
+    block = ROWS_PER_TASK * most * image
+    if machines.resources.concurrent * workers * block <= sum(
+        node.get("object_store_memory", math.inf) for node in machines.nodes
+    ):
+        return []
+    return [
+        f"{ROWS_PER_TASK} batches of {most} images for each worker take {format_bytes(block)} of Ray's object store, "
+        f"which has {format_bytes(largest)} on the largest node: RAY MAY KEEP SOME ON THE DISK, WHICH IS SLOW"
+    ]
 
 
 def format_bytes(size: float) -> str:
@@ -165,5 +205,6 @@ def _memory_of(node: Node) -> float:
     return node["memory"] + node.get("object_store_memory", 0.0) if "memory" in node else math.inf
 
 
-def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+def _bytes_of(folder: Path, names: str) -> int:
+    """Of the files of a folder, and of the folders in it, whose names fit a pattern."""
+    return sum(file.stat().st_size for file in folder.rglob(names))

@@ -4,27 +4,25 @@
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reid_core.data.synthetic import resolve_data
 from reid_core.data.table.metadata import STRICT, Reading
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import load_database
 from reid_core.experiment.routing import make_slugs
 from reid_core.files.checksums import read_sealed, write_sealed
 from reid_core.files.escape import escape_line
-from sweeps.results.result_folder import GROUPS, PAIR_STORE, claim_out
+from sweeps.results.result_folder import GROUP_NAMES, GROUPS, PAIR_STORE, claim_out
 from sweeps.search.priors import PAPER
 from sweeps.stages.definition import Sweep
 
 EVERY_GROUP = "all"  # in the place of a name
-GROUP_NAMES = "groups.json"  # in OUT: folder of each group, in the order of the sweeps
 
 
 def add_group_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag that names the groups of `claim_groups`."""
+    """The flag that names the groups of `divide_sweep`."""
     parser.add_argument(
         "--group",
         action="append",
@@ -54,33 +52,44 @@ def choose_groups(root: Path, names: Sequence[str], *, reading: Reading = STRICT
     return list(dict.fromkeys(chosen))
 
 
-def claim_groups(out: Path, sweep: Sweep, names: Sequence[str], *, resume: str) -> dict[Path, Sweep]:
+def claim_groups(out: Path, sweep: Sweep, sweeps: Mapping[Path, Sweep], *, resume: str) -> None:
     """Mark a result folder as that of a sweep per group; the same groups in the same order, or more, continue it.
 
     Args:
         out: Result folder.
         sweep: What is done for each group.
-        names: Of `--group`.
+        sweeps: From `divide_sweep`.
         resume: "auto", or "never" if the folder must be new.
 
-    Returns:
-        The sweep of each group by its result folder, in the order in which they are run.
-
     Raises:
-        UserError: If a group is unknown, every group is a goal, or the folder holds another sweep or other groups.
+        UserError: If the folder holds another sweep.
     """
-    sweeps = divide_sweep(out, sweep, names, resolve_data(sweep.data, out / "data"))
     claim_out(out, sweep.settings() | {"by_group": True}, resume=resume)
     write_sealed(out / GROUP_NAMES, {"groups": {str(each.group): folder.name for folder, each in sweeps.items()}})
-    return sweeps
 
 
-def divide_sweep(out: Path, sweep: Sweep, names: Sequence[str], root: Path) -> dict[Path, Sweep]:
-    """What `claim_groups` returns, with its errors, from a data folder; nothing is written."""
+def divide_sweep(
+    out: Path, sweep: Sweep, names: Sequence[str], root: Path, *, held: Path | None = None
+) -> dict[Path, Sweep]:
+    """The sweep of each group; nothing is written.
+
+    Args:
+        out: Result folder.
+        sweep: What is done for each group.
+        names: Of `--group`.
+        root: Data folder.
+        held: Folder with the marks of `out`, if they are not there yet (`mirror.held_marks`).
+
+    Returns:
+        The sweeps by their result folders, in the order in which they are run.
+
+    Raises:
+        UserError: If a group is unknown, every group is a goal, or the folder holds the sweeps of other groups.
+    """
     if sweep.each_group:
         raise UserError("--objective each_group: with --group every sweep has one group, and that is its goal already")
     groups = choose_groups(root, names, reading=sweep.reading)
-    file = out / GROUP_NAMES
+    file = (held or out) / GROUP_NAMES
     before = list(read_sealed(file)["groups"]) if file.exists() else []
     if groups[: len(before)] != before:
         flags = " ".join(f"--group {escape_line(group)}" for group in before)

@@ -32,7 +32,7 @@ def run_groups(sweeps: Mapping[Path, Sweep], out: Path, limits: Limits, run_one:
     A group that cannot be swept, or gives no result, does not keep the others from theirs.
 
     Args:
-        sweeps: From `claim_groups`.
+        sweeps: From `divide_sweep`.
         out: Result folder.
         limits: Of the whole job (`share_limits`).
         run_one: Runs one sweep, or what is left of it.
@@ -105,20 +105,44 @@ def is_finished(folder: Path, sweep: Sweep) -> bool:
     return False
 
 
+def check_groups(sweeps: Mapping[Path, Sweep], check_one: Callable[[Sweep, Path], object]) -> dict[str, str]:
+    """Find out of each group whether its sweep could be run.
+
+    Args:
+        sweeps: From `divide_sweep`.
+        check_one: Finds it out for one sweep and its folder, by an error.
+
+    Returns:
+        Why some could not, by group.
+
+    Raises:
+        UserError: If no group could get a result, and none has one; says why.
+    """
+    failures: dict[str, str] = {}
+    for folder, sweep in sweeps.items():
+        try:
+            check_one(sweep, folder)
+        except UserError as error:
+            failures[str(sweep.group)] = str(error)
+    if len(failures) == len(sweeps) and not any(map(has_result, sweeps)):
+        raise no_result(failures)
+    return failures
+
+
 def print_dry_runs(sweeps: Mapping[Path, Sweep], print_one: Callable[[Sweep, Path], None]) -> None:
     """Print what each group's sweep would do, or why it would not.
 
     Raises:
         UserError: If not one of them would be run.
     """
-    print(f"{len(sweeps)} sweeps, one after the other; budgets are divided between them")
-    failures: dict[str, str] = {}
-    for folder, sweep in sweeps.items():
+
+    def try_one(sweep: Sweep, folder: Path) -> None:
         print(f"\ngroup {escape_line(str(sweep.group))}")
         try:
             print_one(sweep, folder)
         except UserError as error:
-            failures[str(sweep.group)] = str(error)
             print(f"cannot be run, and the others are: {error}")
-    if len(failures) == len(sweeps):
-        raise no_result(failures)
+            raise
+
+    print(f"{len(sweeps)} sweeps, one after the other; budgets are divided between them")
+    check_groups(sweeps, try_one)

@@ -67,6 +67,10 @@ SWEEPS = {
     "cut-off": ("--set data.split=time_cutoff --set data.cutoff_date=1900-01-01", r"data\.cutoff_date=1900-01-01"),
     "idle cut-off": ("--set data.cutoff_date=2020-01-01", r"data\.cutoff_date=2020-01-01 is not used by"),
     "unknown group": ("--group lynx", r"--group lynx: .* has no such group"),
+    "all groups": (
+        "--group all --set optim.batch_size=4096",
+        r"no group has a result:\ngroup .* 1024 identities",
+    ),
     "groups as goals": ("--group all --objective each_group", r"--objective each_group: with --group"),
     "warm start": ("--warm-start NOWHERE", r"--warm-start .*: holds no sweep"),
     "locked key": ("--search data.split", r"cannot be searched"),
@@ -258,18 +262,75 @@ def test_a_group_that_cannot_be_swept_does_not_keep_the_others_from_it(small_dat
     assert "no group has a result" in refusal(metric.main, [*flags, "--set", "optim.batch_size=4096", "--group", "all"])
 
 
+ACTIVATIONS = (
+    "model.unfrozen_stages=1",
+    "model.keep_activations=true",
+    "data.variants=1",
+    "model.activations_gb=1e-9",
+)
+COMPARED = ["--scale", "small", "--rows", "starter,batch32"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--workers", "5"], r"cannot be divided among 5 workers"),
         (["--data-cpus", "0.01"], r"--data-cpus 0\.01"),
         (["--set", "model.unfrozen_stages=9"], r"unfrozen_stages=9"),
+        (
+            [part for value in ACTIVATIONS for part in ("--set", value)],
+            r"model\.activations_gb=1e-09: the activations of \d+ images need",
+        ),
     ],
 )
 def test_the_plan_of_a_comparison_refuses_what_it_refuses(flags, message, small_data, tmp_path, monkeypatch):
+    assert re.search(message, refuse_comparison([*flags, "--data", str(small_data)], tmp_path, monkeypatch))
+
+
+def test_a_comparison_without_room_or_on_a_table_that_changed_is_refused(small_data, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(room.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        assert "0.1 MB are free" in refuse_comparison(["--data", str(small_data)], tmp_path, monkeypatch)
+    cache = tmp_path / "out" / "cache"
+    cache.mkdir(parents=True)
+    write_sealed(cache / DATA, {"metadata.csv": "of another day", "photographs": ""})
+    assert "changed since" in refuse_comparison(["--data", str(small_data)], tmp_path, monkeypatch)
+
+
+def refuse_comparison(flags, tmp_path, monkeypatch) -> str:
+    """Why the plan of a comparison, and why the comparison refuses; they agree, and nothing is claimed."""
     monkeypatch.setattr("sweeps.comparison.run.start_ray", lambda machines: pytest.fail("started"))
-    common = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--scale", "small", *flags]
+    common = ["--out", str(tmp_path / "out"), *COMPARED, *flags]
     planned = refusal(paper.main, [*common, "--plan"])
-    assert not (tmp_path / "out").exists()
     assert planned == refusal(paper.main, common)
+    assert not (tmp_path / "out" / "sweep.json").exists()
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("marks", "flags", "message"),
+    [
+        ({"sweep.json": {"script": "metric"}}, [], r"--out .*work holds a sweep with other settings"),
+        ({"sweep.json": {"script": "metric"}}, ["--resume", "never"], r"--resume auto continues it"),
+        ({"groups.json": {"groups": {"SpotsID": "SpotsID"}}}, ["--group", "all"], r"the sweeps of --group SpotsID"),
+        ({"sweep.json": "{}"}, [], r"file://.*/remote: sweep\.json: damaged"),
+        ({"../work/notes.txt": "mine"}, [], r"--work .*: is not empty, and not the working folder of file://"),
+    ],
+)
+def test_what_a_storage_holds_is_seen_by_the_plan(marks, flags, message, small_data, tmp_path, starts):
+    (tmp_path / "remote").mkdir()
+    for name, content in marks.items():
+        file = tmp_path / "remote" / name
+        if ".." in name:
+            (tmp_path / "work").mkdir()
+        if isinstance(content, dict):
+            write_sealed(file, content)
+        else:
+            file.write_text(content)
+    there = sorted(tmp_path.rglob("*"))
+    where = ["--out", f"file://{tmp_path}/remote", "--work", str(tmp_path / "work"), "--data", str(small_data)]
+    planned = refusal(metric.main, [*where, "--preset", "tiny", *SMALL, *flags, "--plan"])
     assert re.search(message, planned), planned
+    assert sorted(tmp_path.rglob("*")) == there
+    assert planned == refusal(metric.main, [*where, "--preset", "tiny", *SMALL, *flags])

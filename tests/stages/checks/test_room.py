@@ -12,8 +12,19 @@ from reid_core.errors import UserError
 from reid_core.model.reid_model import outline_model
 from sweeps.machines.connect import Machines
 from sweeps.machines.resources import Resources
+from sweeps.search.space import metric_space
 from sweeps.stages.checks import room
-from sweeps.stages.checks.room import PROCESS_BYTES, Sizes, check_disk, check_memory, check_object_store, measure_disk
+from sweeps.stages.checks.models import check_activations
+from sweeps.stages.checks.room import (
+    PROCESS_BYTES,
+    Sizes,
+    batch_sizes_of,
+    check_disk,
+    check_memory,
+    check_object_store,
+    measure_disk,
+)
+from sweeps.stages.command_line import make_parser, make_sweep
 
 BASE = override(
     tiny(),
@@ -62,7 +73,7 @@ def test_a_disk_with_a_hair_too_little_is_refused_and_what_is_there_already_coun
     assert "FULL" not in check_disk(sizes, tmp_path / "new" / "out")[0]
     give(1000e6 - 1)
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "images.arrow").write_bytes(b"x")
+    (tmp_path / "cache" / "images-32-all.arrow").write_bytes(b"x")
     assert check_disk(sizes, tmp_path)
 
 
@@ -85,8 +96,46 @@ def test_memory_that_is_certainly_too_little_is_refused():
     assert check_memory(model, machines_of({"CPU": 8}, **wanted))  # of which nothing is known
 
 
-def test_an_object_store_without_room_for_the_batches_of_one_task_is_refused():
-    block = 4 * 4 * 3 * 32**2  # four batches of a worker's four images
-    check_object_store(BASE, machines_of({"object_store_memory": block}, workers=2))
-    with pytest.raises(UserError, match=r"4 batches of 4 images take 0\.0492 MB; .*--object-store-memory"):
-        check_object_store(BASE, machines_of({"object_store_memory": block - 1}, workers=2))
+def test_an_object_store_without_room_for_one_batch_is_refused_and_a_tight_one_is_named():
+    batch = 4 * 3 * 32**2  # a worker's four images
+    block = 4 * batch  # what one task makes
+    assert check_object_store(BASE, [8], machines_of({"object_store_memory": 2 * block}, workers=2)) == []
+    tight = machines_of({"object_store_memory": batch}, workers=2)
+    (line,) = check_object_store(BASE, [8], tight)
+    assert line.startswith("4 batches of 4 images for each worker take 0.0492 MB of Ray's object store, which has 0.01")
+    (line,) = check_object_store(BASE, [8, 32], machines_of({"object_store_memory": 2 * block}, workers=2))
+    assert "batches of 16 images" in line  # of the largest that is searched
+    with pytest.raises(UserError, match=r"a batch of 4 images takes 0\.0123 MB; .*--object-store-memory"):
+        check_object_store(BASE, [8], machines_of({"object_store_memory": batch - 1}, workers=2))
+
+
+def test_batch_sizes_that_are_searched():
+    def sizes(*flags: str) -> list[int]:
+        flags = ("--data", "synthetic", "--preset", "tiny", "--out", "unused", *flags)
+        return batch_sizes_of(make_sweep("metric", metric_space, make_parser("").parse_args(flags)))
+
+    assert set(sizes("--search", "optim.batch_size=32,64")) == {tiny().optim.batch_size, 32, 64}
+    assert max(sizes("--search", "optim.batch_size=8..64")) == 64
+    assert sizes("--set", "optim.batch_size=32") == [32]
+
+
+def test_activations_that_are_kept_are_not_needed_again_and_are_no_photographs(tmp_path, monkeypatch):
+    config = override(BASE, {"model.keep_activations": True, "model.unfrozen_stages": 0})
+    usage, sizes = shutil.disk_usage(tmp_path), Sizes(caches=1e6, features=0, checkpoint=0, num_checkpoints=0)
+
+    def check(*, free: int, device: str = "cpu") -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+        check_activations(config, parts_of(40), tmp_path / "cache", device=device)
+
+    row_bytes = 4 * 128  # the last stage's channels, of one place of the map
+    with pytest.raises(UserError, match="activations need"):
+        check(free=40 * row_bytes - 1)
+    check(free=40 * row_bytes)
+    check(free=20 * row_bytes, device="cuda")  # where half the bits are computed
+    (tmp_path / "cache" / "activations-32-abc").mkdir(parents=True)
+    (tmp_path / "cache" / "activations-32-abc" / "1.arrow").write_bytes(bytes(30 * row_bytes))
+    check(free=10 * row_bytes)
+    with pytest.raises(UserError, match="activations need"):
+        check(free=10 * row_bytes - 1)
+    with pytest.raises(UserError, match="the first trial needs 1 MB"):
+        check_disk(sizes, tmp_path)
