@@ -8,6 +8,7 @@ Every training step of rank 0 is written down with its time.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import logging
@@ -102,7 +103,6 @@ def measure(scratch: Path, num_slot: int, num_nested: int) -> tuple[list[float],
     from reid_core.config.values import override
     from reid_core.data.synthetic import write_synthetic
     from reid_core.experiment.prepare import prepare
-    from benchmarks.slots import run_nested  # by its name, and not this script's content, for other processes
     from sweeps.machines.connect import set_environment
     from sweeps.machines.resources import Resources
     from sweeps.search.suggestion import Suggestion
@@ -120,12 +120,13 @@ def measure(scratch: Path, num_slot: int, num_nested: int) -> tuple[list[float],
         logging_level=logging.WARNING,
         runtime_env={"env_vars": {"PYTHONPATH": root}, "worker_process_setup_hook": "benchmarks.slots.install_clock"},
     )
+    nested = importlib.import_module("benchmarks.slots").run_nested  # other processes find it by this name
     gaps = []
     for kind, num_trials, first_seed in (("slot", num_slot, 1000), ("nested", num_nested, 2000)):
         seeds = range(first_seed, first_seed + num_trials)
         trials = [Suggestion(name=f"{kind}-{seed}", parameters={"seed": seed}) for seed in seeds]
         context = SweepContext(config, str(scratch / kind), str(scratch / "cache"), resources)
-        records = run_fixed(trials, context, drive=run_nested if kind == "nested" else None)
+        records = run_fixed(trials, context, drive=nested if kind == "nested" else None)
         assert [record.status for record in records.values()] == ["completed"] * num_trials, records
         gaps.append(read_gaps(Path(os.environ[STEPS]), list(seeds)))
     ray.shutdown()
