@@ -2,9 +2,9 @@
 
     python benchmarks/slots.py [--trials 8] [--nested 8] [--scratch FOLDER]
 
-Real trials of the tiny backbone, two workers each, one at a time: on a slot, whose workers serve trial after trial, and
-nested, with a Ray Train run and new workers for each, as Ray's own examples do it. Both in one Ray, one after the other.
-Every training step of rank 0 is written down with its time.
+Real trials of the tiny backbone, two workers each, one at a time: on a slot, whose workers serve trial after trial,
+and nested, with a Ray Train run and new workers for each, as Ray's own examples do it. Both in one Ray, one after the
+other. Every training step of rank 0 is written down with its time.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def time_steps(trainer: Any) -> None:
         began = time.time()
         result = step(self, batch)
         if self.place.rank == 0:
-            with open(os.environ[STEPS], "a") as file:
+            with Path(os.environ[STEPS]).open("a") as file:
                 file.write(json.dumps([self.config.seed, began, time.time()]) + "\n")
         return result
 

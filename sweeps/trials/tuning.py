@@ -6,8 +6,8 @@ searcher + what the trials share → journal, trials.parquet.
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import MAX_RETRIES
 from sweeps.trials.failures import continue_when_freed, find_user_error
 from sweeps.trials.progress import Progress
-from sweeps.trials.slots.slot import open_slots
+from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.slots.trainable import TrialOnSlot
 
+LetGo = Callable[[], None]
 Drive = Callable[..., None]  # (suggestion, *, context): a trial as a function of Ray Tune, without slots
 
 
@@ -68,41 +69,44 @@ def run_tuner(
     watch = Watch(what=lambda: describe_running(journal.read()), patience_s=context.resources.patience_s)
     random.seed(context.base.seed)
     np.random.seed(context.base.seed)  # Ray's scheduler draws from the global generator
-    with ExitStack() as stack:
-        slots = [] if drive else stack.enter_context(open_slots(context, num_trials=num_left))
+    tune_config = ray.tune.TuneConfig(
+        metric=SCORE,
+        mode="max",
+        num_samples=num_left,
+        max_concurrent_trials=context.resources.concurrent,
+        search_alg=searcher,
+        scheduler=scheduler,
+        reuse_actors=not drive,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
+    callbacks = [Progress(num_trials, context.base, journal, out), Pushing(context.mirror), Moving(watch)]
+    with _trials_on(context, num_left, drive) as (trainable, let_go):
+        stopper = EndOfSweep(limits, journal, watch, let_go)
         tuner = ray.tune.Tuner(
-            make_trainable(slots, context, drive),
-            tune_config=ray.tune.TuneConfig(
-                metric=SCORE,
-                mode="max",
-                num_samples=num_left,
-                max_concurrent_trials=context.resources.concurrent,
-                search_alg=searcher,
-                scheduler=scheduler,
-                reuse_actors=not drive,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=_run_config(
-                out / "tune",
-                EndOfSweep(limits, journal, watch, slots),
-                [Progress(num_trials, context.base, journal, out), Pushing(context.mirror), Moving(watch)],
-            ),
+            ray.tune.with_resources(trainable, driver_resources(ray.cluster_resources())),
+            tune_config=tune_config,
+            run_config=_run_config(out / "tune", stopper, callbacks),
         )
         watch.progressed()
-        stack.enter_context(watching(watch))
-        fit(tuner)
+        with watching(watch):
+            fit(tuner)
     if watch.gave_up is not None:
         raise watch.gave_up
     _check_end(journal.read(), num_trials, limits)
 
 
-def make_trainable(slots: Sequence[Any], context: SweepContext, drive: Drive | None) -> Any:
-    """What Ray Tune runs as a trial, with what it asks for."""
+@contextmanager
+def _trials_on(context: SweepContext, num_trials: int, drive: Drive | None) -> Iterator[tuple[Any, LetGo | None]]:
+    """What Ray Tune runs as a trial, and how to end all that is waited for."""
     if drive:
-        made = ray.tune.with_parameters(_drive_suggested, drive=drive, context=context)
-    else:
-        made = ray.tune.with_parameters(TrialOnSlot, slots=slots, context=context)
-    return ray.tune.with_resources(made, driver_resources(ray.cluster_resources()))
+        yield ray.tune.with_parameters(_drive_suggested, drive=drive, context=context), None
+        return
+    with keep_slots(context) as kept:
+        slots = kept.pool.open(context, num_trials)
+        try:
+            yield ray.tune.with_parameters(TrialOnSlot, slots=slots, context=context), kept.pool.let_go
+        finally:
+            kept.pool.clear()
 
 
 def _drive_suggested(config: dict[str, Any], *, drive: Drive, context: SweepContext) -> None:
@@ -191,8 +195,8 @@ def describe_running(records: Sequence[Record]) -> str:
 class EndOfSweep(ray.tune.Stopper):
     """Stops all trials when a limit is reached; looked at once a second, which is often enough for hours."""
 
-    def __init__(self, limits: Limits, journal: Journal, watch: Watch, slots: Sequence[Any] = ()) -> None:
-        self.limits, self.journal, self.watch, self.slots = limits, journal, watch, slots
+    def __init__(self, limits: Limits, journal: Journal, watch: Watch, let_go: LetGo | None = None) -> None:
+        self.limits, self.journal, self.watch, self.let_go = limits, journal, watch, let_go
         self._next_s, self._ended = 0.0, False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -205,9 +209,8 @@ class EndOfSweep(ray.tune.Stopper):
         if not self._ended and now_s >= self._next_s:
             self._next_s = now_s + 1.0
             self._ended = self.watch.gave_up is not None or self.limits.reached(self.journal.read()) is not None
-            if self._ended:  # what waits for a slot's report would not hear that it is stopped
-                for slot in self.slots:
-                    slot.close.remote()
+            if self._ended and self.let_go:  # what waits for a slot's report would not hear that it is stopped
+                self.let_go()
         return self._ended
 
 

@@ -33,6 +33,7 @@ class Desk:
         self._is_wanted = False
         self._number, self._work = 0, None  # the attempt, and what the workers get; None: nothing is to be done
         self._outcome: asyncio.Future[Report] | None = None  # of the attempt
+        self._num_idle = 0  # workers that wait for work
         self._gave_up: set[int] = set()  # ranks, in this attempt
         self._changed = asyncio.Condition()
 
@@ -78,6 +79,11 @@ class Desk:
         """Return when there is something to be done, or the desk is closed."""
         await self._wait(lambda: self._work is not None or not self.is_open)
 
+    async def is_idle(self, num_workers: int, *, timeout_s: float) -> bool:
+        """Whether so many workers wait for work, or will soon."""
+        await self._wait(lambda: self._num_idle >= num_workers, timeout_s=timeout_s)
+        return self._num_idle >= num_workers
+
     async def close(self) -> None:
         """Send the workers home, and let go of who waits for a report."""
         self.is_open = False
@@ -115,7 +121,10 @@ class Desk:
         Args:
             after: Attempt that the worker has behind it; 0: none.
         """
+        self._num_idle += 1
+        await self._notify()
         await self._wait(lambda: not self.is_open or (self._work is not None and self._number > after))
+        self._num_idle -= 1
         return self._number, self._work if self.is_open else None
 
     async def report(self, number: int, report: Report, *, is_last: bool = False) -> bool:

@@ -1,24 +1,19 @@
 """A slot: one Ray Train run whose workers serve trial after trial, and the desk at which they get them.
 
-resources → slots, as Ray actors on this node → workers that are started once, and again after some failures.
+resources → workers, started once, and again after some failures; trials → their reports.
 """
 
 import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.machines.resources import Resources
 from sweeps.search.suggestion import Suggestion
@@ -28,6 +23,7 @@ from sweeps.trials.slots.desk import AbandonedError, Desk, Report
 from sweeps.trials.worker import serve
 
 CLOSE_S = 15.0  # for idle workers to go home
+TIDY_S = 2.0  # for workers to leave a trial that has ended
 FAILURES = FailureConfig(
     max_failures=0,  # whether another attempt can help is decided by `failures.judge`
     max_preemption_failures=-1,  # type: ignore[call-arg]  # for ever: a preempted node is no failure
@@ -87,9 +83,13 @@ class Slot:
             await self._desk.abandon(trial)
             await self._trial
 
+    async def clear(self) -> None:
+        """Let go of whatever is at hand."""
+        await self.abandon(self._desk.trial)
+
     async def close(self) -> None:
-        """Send the workers home; those at work on a trial are not waited for."""
-        is_idle = self._desk.is_free
+        """Send the workers home; those that are in the middle of an epoch are not waited for."""
+        is_idle = self._desk.is_free and await self._desk.is_idle(self._resources.workers, timeout_s=TIDY_S)
         await self._desk.close()
         if self._workers is not None and is_idle:
             await asyncio.wait([self._workers], timeout=CLOSE_S)
@@ -155,30 +155,3 @@ def make_torch_trainer(slot: Any, name: str, resources: Resources, folder: str) 
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(name=f"{name}-{secrets.token_hex(4)}", storage_path=folder, failure_config=FAILURES),
     )
-
-
-@contextmanager
-def open_slots(context: SweepContext, *, num_trials: int) -> Iterator[list[Any]]:
-    """Handles of slots for so many trials, `context.resources.concurrent` at most; closed at the end."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(Slot).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-    folder = str(Path(context.out) / "tune" / "slots")
-    slots = [
-        actor.remote(number, context.resources, folder)
-        for number in range(min(context.resources.concurrent, num_trials))
-    ]
-    try:
-        for slot in slots:
-            slot.open.remote()
-        yield slots
-    finally:
-        close_slots(slots)
-
-
-def close_slots(slots: list[Any]) -> None:
-    """End slots with all that they have started; what they held is free soon after."""
-    with suppress(RayError):
-        ray.wait([slot.close.remote() for slot in slots], num_returns=len(slots), timeout=CLOSE_S)
-    for slot in slots:
-        with suppress(RayError):
-            ray.kill(slot)

@@ -134,6 +134,18 @@ def test_ranks_agree_only_if_all_give_up(ranks):
     assert play(scene) == [len(ranks) == 2] * len(ranks)
 
 
+def test_workers_are_idle_when_they_wait_for_work():
+    async def scene(desk):
+        assert not await desk.is_idle(1, timeout_s=0.01)
+        waiting = [asyncio.create_task(desk.take(0)) for _ in range(2)]
+        assert await desk.is_idle(2, timeout_s=1)
+        await begin(desk)
+        assert await asyncio.gather(*waiting) == [(1, "work")] * 2
+        assert not await desk.is_idle(1, timeout_s=0.01)
+
+    play(scene)
+
+
 def test_a_closed_desk_lets_all_go():
     async def scene(desk):
         await begin(desk)
