@@ -15,13 +15,12 @@ import psutil
 
 from sweeps.trials.pair_actor import PairActor
 from sweeps.trials.slots.slot import Slot
-from sweeps.trials.slots.trainable import TrialOnSlot
 
 TITLES = {  # beginnings of the names that Ray gives its processes
     "worker": "ray::RayTrainWorker",
     "data": "ray::MapBatches",
     "store": f"ray::{PairActor.__name__}",
-    "trial driver": f"ray::{TrialOnSlot.__name__}",
+    "trial driver": "ray::ResourceTrainable",  # what Ray Tune makes of `TrialOnSlot`
     "controller": "ray::TrainController",
     "slot": f"ray::{Slot.__name__}",
 }
