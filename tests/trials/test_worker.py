@@ -1,6 +1,7 @@
 """What a worker of a slot does with errors, and what it leaves for the next trial."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from reid_core.model.place import local_place
 from sweeps.results.storage import StorageError
 from sweeps.search.journal_writer import FAILED
 from sweeps.trials import worker
-from sweeps.trials.worker import Line, run_alone
+from sweeps.trials.worker import Line, run_alone, serve
 
 SETTINGS = SimpleNamespace(config=tiny())
 
@@ -79,3 +80,16 @@ def test_every_trial_begins_with_the_same_random_numbers(monkeypatch):
     for _ in range(2):
         assert run_alone(SETTINGS, Said(agrees=True))
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(("other_rank", "num_served"), [(0, 3), (1, 1)])
+def test_workers_leave_together_once_one_has_grown(monkeypatch, other_rank, num_served):
+    served, sizes = [], iter([100, 90, 111, 100])
+    place = replace(local_place(tiny()), gather=lambda array: np.append(array, other_rank))
+    slot = SimpleNamespace(take=SimpleNamespace(remote=lambda after: (after + 1, SETTINGS)))
+    monkeypatch.setattr(worker, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(worker, "train_place", lambda config: place)
+    monkeypatch.setattr(worker, "run_alone", lambda settings, line: served.append(line.number) or True)
+    monkeypatch.setattr(worker, "measure_memory", lambda: next(sizes))
+    serve(slot, most_growth=10)
+    assert served == list(range(1, num_served + 1))
