@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ray.tune.result import DONE
+
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.errors import UserError
@@ -62,7 +64,7 @@ async def run_trial(suggestion: Suggestion, context: SweepContext, desk: Desk) -
         if context.pair_store is not None:
             await asyncio.to_thread(release_pairs, context.pair_store, suggestion.name)
     # Epoch 0 is below every rung: the scheduler has nothing to decide on a final report.
-    return {FINAL: True, "epoch": 0, SCORE: float("nan"), **final}
+    return {FINAL: True, DONE: True, "epoch": 0, SCORE: float("nan"), **final}
 
 
 def ready_trial(suggestion: Suggestion, context: SweepContext) -> WorkerSettings:

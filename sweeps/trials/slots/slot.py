@@ -5,6 +5,7 @@ resources → workers, started once, and again after some failures; trials → t
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 from functools import partial
@@ -15,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
+from reid_core.training.trainer import SCORE
 from sweeps.machines.resources import Resources
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
@@ -94,9 +96,9 @@ class Slot:
         if self._workers is not None and is_idle:
             await asyncio.wait([self._workers], timeout=CLOSE_S)
 
-    async def next(self, trial: str, position: int) -> Report | None:
-        """See `Desk.next`."""
-        return await self._desk.next(trial, position)
+    async def next(self, trial: str, position: int) -> Report:
+        """See `Desk.next`; when the sweep ends before there is one, a report that says nothing."""
+        return await self._desk.next(trial, position) or {"epoch": 0, SCORE: math.nan}
 
     async def take(self, after: int) -> tuple[int, Any]:
         """See `Desk.take`."""

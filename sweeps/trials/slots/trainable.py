@@ -3,7 +3,6 @@
 configuration of a Tune trial → a slot that is free → one report per step.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,10 +11,7 @@ from typing import Any
 import ray
 import ray.tune
 from ray.exceptions import ActorUnavailableError, RayError
-from ray.tune.result import DONE
 
-from reid_core.training.trainer import SCORE
-from sweeps.search.journal_writer import FINAL
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
 
@@ -37,12 +33,10 @@ class TrialOnSlot(ray.tune.Trainable):
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """The next report of the trial; its last one is marked as final."""
+        """The next report of the trial."""
         report = ray.get(self._slot.next.remote(self._trial, self._position))
         self._position += 1
-        if report is None:  # the sweep ends, and what this returns is of no use
-            return {"epoch": 0, SCORE: math.nan}
-        return report | {DONE: bool(report.get(FINAL))}
+        return report
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leave the trial and begin another one."""
