@@ -27,10 +27,10 @@ class Desk:
         self.trial = ""  # at hand, or the last one
         self.is_free = True  # whether another trial can begin
         self.is_open = True
+        self.is_wanted = False  # whether the trial is; it stays so at its end
         self._verdict_s, self._agree_s = verdict_s, agree_s
         self._reports: list[Report] = []  # of the trial
         self._num_asked = 0  # reports that were asked for: all before the last of them have been judged
-        self._is_wanted = False
         self._number, self._work = 0, None  # the attempt, and what the workers get; None: nothing is to be done
         self._outcome: asyncio.Future[Report] | None = None  # of the attempt
         self._num_idle = 0  # workers that wait for work
@@ -40,7 +40,7 @@ class Desk:
     async def begin(self, trial: str) -> None:
         """A trial comes to the desk, which is free."""
         assert self.is_free, f"{self.trial} is at hand"
-        self.trial, self.is_free, self._is_wanted = trial, False, True
+        self.trial, self.is_free, self.is_wanted = trial, False, True
         self._reports, self._num_asked = [], 0
         await self._notify()
 
@@ -51,7 +51,7 @@ class Desk:
             AbandonedError: If the trial is not wanted any more.
             Exception: What `fail` was called with.
         """
-        if not self._is_wanted:
+        if not self.is_wanted:
             raise AbandonedError(self.trial)
         self._number, self._work, self._gave_up = self._number + 1, work, set()
         self._outcome = asyncio.get_running_loop().create_future()
@@ -96,21 +96,24 @@ class Desk:
             None if there will be none because the desk was closed.
 
         Raises:
-            LookupError: If another trial is at hand, or none: this desk was lost and is a new one.
+            LookupError: If the trial is not at hand, or was abandoned: this desk was lost and is a new one, say.
         """
         if trial == self.trial:
             self._num_asked = max(self._num_asked, position + 1)
             await self._notify()
-        await self._wait(lambda: trial != self.trial or not self.is_open or len(self._reports) > position)
-        if trial != self.trial:
+        await self._wait(lambda: self._is_lost(trial) or not self.is_open or len(self._reports) > position)
+        if self._is_lost(trial):
             raise LookupError(f"{trial} is not at hand, but {self.trial or 'nothing'}")
         return self._reports[position] if len(self._reports) > position else None
+
+    def _is_lost(self, trial: str) -> bool:
+        return trial != self.trial or not self.is_wanted
 
     async def abandon(self, trial: str) -> None:
         """The trial is not wanted any more, if it is the one at hand."""
         if trial != self.trial or self.is_free:
             return
-        self._is_wanted = False
+        self.is_wanted = False
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_exception(AbandonedError(trial))
         await self._notify()
@@ -138,9 +141,9 @@ class Desk:
         num_reports = len(self._reports)
         await self._notify()
         await self._wait(
-            lambda: not self._is_wanted or self._num_asked > num_reports or not self.is_open, timeout_s=self._verdict_s
+            lambda: not self.is_wanted or self._num_asked > num_reports or not self.is_open, timeout_s=self._verdict_s
         )
-        return self._is_wanted and self.is_open and number == self._number
+        return self.is_wanted and self.is_open and number == self._number
 
     async def agree(self, number: int, rank: int, num_ranks: int) -> bool:
         """A worker gives up the attempt with an error that the others should have as well; whether they do."""

@@ -52,6 +52,7 @@ class Slot:
         self._desk = Desk()
         self._workers: asyncio.Task | None = None
         self._trial: asyncio.Task | None = None
+        self._claim = ""  # of who has begun the trial, or taken it over
 
     async def open(self) -> None:
         """Start the workers, unless they have been started."""
@@ -59,35 +60,38 @@ class Slot:
             name_cluster()
             self._workers = asyncio.create_task(self._keep_workers())
 
-    async def begin(self, trial: str, suggestion: Suggestion, context: SweepContext) -> bool:
+    async def begin(self, trial: str, claim: str, suggestion: Suggestion, context: SweepContext) -> bool:
         """Begin a trial, or go on with it if it is at hand; False if another one is.
 
         Args:
             trial: What tells it from all others, those of other stages and groups too.
+            claim: Of who asks: only the last one to have begun a trial can abandon it.
             suggestion: What it is run with.
             context: What the trials share.
         """
         await self.open()
-        if self._desk.trial != trial:
+        if self._desk.trial != trial or not self._desk.is_wanted:
             if not self._desk.is_free:
                 return False
             await self._desk.begin(trial)
             self._trial = asyncio.create_task(self._run_trial(suggestion, context))
+        self._claim = claim
         return True
 
     async def at_hand(self) -> str:
         """The trial at hand, or the last one."""
         return self._desk.trial
 
-    async def abandon(self, trial: str) -> None:
-        """Let go of a trial; when this returns, another one can begin."""
-        if trial == self._desk.trial and self._trial is not None:
-            await self._desk.abandon(trial)
-            await self._trial
+    async def abandon(self, claim: str) -> None:
+        """Let go of the trial that was begun with this claim; when this returns, another one can begin."""
+        if claim == self._claim:
+            await self.clear()
 
     async def clear(self) -> None:
         """Let go of whatever is at hand."""
-        await self.abandon(self._desk.trial)
+        if self._trial is not None:
+            await self._desk.abandon(self._desk.trial)
+            await self._trial
 
     async def close(self) -> None:
         """Send the workers home; those that are in the middle of an epoch are not waited for."""

@@ -3,6 +3,7 @@
 configuration of a Tune trial → a slot that is free → one report per step.
 """
 
+import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -47,7 +48,7 @@ class TrialOnSlot(ray.tune.Trainable):
     def cleanup(self) -> None:
         """Leave the trial."""
         with suppress(RayError):  # a slot that was lost has none
-            ray.get(self._slot.abandon.remote(self._trial))
+            ray.get(self._slot.abandon.remote(self._claim))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: workers write checkpoints."""
@@ -58,12 +59,13 @@ class TrialOnSlot(ray.tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         suggestion = Suggestion.from_tune(config)
         self._trial, self._position = str(self._context.trial_folder(suggestion.name)), 0
-        while (slot := find_slot(self._slots, self._trial, suggestion, self._context)) is None:
+        self._claim = secrets.token_hex(8)
+        while (slot := find_slot(self._slots, self._trial, self._claim, suggestion, self._context)) is None:
             time.sleep(POLL_S)
         self._slot = slot
 
 
-def find_slot(slots: Sequence[Any], trial: str, suggestion: Suggestion, context: SweepContext) -> Any:
+def find_slot(slots: Sequence[Any], trial: str, claim: str, suggestion: Suggestion, context: SweepContext) -> Any:
     """The slot that has begun a trial: the one that has it at hand (its Tune process was lost), or one that is free.
 
     Returns:
@@ -72,7 +74,7 @@ def find_slot(slots: Sequence[Any], trial: str, suggestion: Suggestion, context:
     try:
         at_hand = ray.get([slot.at_hand.remote() for slot in slots])
         for slot in sorted(slots, key=lambda each: at_hand[slots.index(each)] != trial):
-            if ray.get(slot.begin.remote(trial, suggestion, context)):
+            if ray.get(slot.begin.remote(trial, claim, suggestion, context)):
                 return slot
     except ActorUnavailableError:  # Ray is starting it again
         pass

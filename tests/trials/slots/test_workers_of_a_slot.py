@@ -70,7 +70,7 @@ async def run(slot, *names):
     """Trials one after the other; their final reports."""
     context, finals = SweepContext(tiny(), "out", "cache", Resources()), []
     for name in names:
-        assert await slot.begin(name, Suggestion(name=name, parameters={}), context)
+        assert await slot.begin(name, "me", Suggestion(name=name, parameters={}), context)
         finals.append(await asyncio.wait_for(slot.next(name, 0), timeout=5))
     await slot.close()
     return finals
@@ -110,18 +110,24 @@ def test_a_trial_that_cannot_succeed_fails_and_the_next_one_does_not(make_slot, 
     asyncio.run(scene())
 
 
-def test_a_slot_has_one_trial_at_hand(make_slot):
+def test_a_slot_has_one_trial_at_hand_and_the_last_who_came_for_it_can_abandon_it(make_slot):
     async def scene():
-        slot, _ = make_slot((0, LOST), (0, LOST), (0, LOST), (9, LEAVES))
-        context, other = SweepContext(tiny(), "out", "cache", Resources()), Suggestion(name="b", parameters={})
-        begun = [slot.begin(each, Suggestion(name=each, parameters={}), context) for each in ("a", "a")]
-        assert await asyncio.gather(*begun) == [True, True]  # whoever comes back finds it
-        assert not await slot.begin("b", other, context)
-        await slot.abandon("a")
-        assert await slot.begin("b", other, context)
+        slot, _ = make_slot((9, LEAVES))
+        context = SweepContext(tiny(), "out", "cache", Resources())
+        a, b = (Suggestion(name=name, parameters={}) for name in "ab")
+        assert await asyncio.gather(*(slot.begin("a", claim, a, context) for claim in ("lost", "new"))) == [True, True]
+        assert not await slot.begin("b", "other", b, context)
+        await slot.abandon("lost")  # whoever lost it ends after the other one has taken it over
+        assert not await slot.begin("b", "other", b, context)
+        await slot.abandon("new")
+        with pytest.raises(LookupError, match="a is not at hand"):
+            await slot.next("a", 0)
+        assert await slot.begin("a", "again", a, context)  # from its start
+        assert (await slot.next("a", 0))["objective"] == 0.5
+        assert await slot.begin("b", "other", b, context)
         with pytest.raises(LookupError, match="a is not at hand, but b"):
             await slot.next("a", 0)
         await slot.clear()
         await slot.close()
 
-    asyncio.run(scene())
+    asyncio.run(asyncio.wait_for(scene(), timeout=10))
