@@ -44,7 +44,9 @@ class Pool:
         return self.slots
 
     def clear(self) -> None:
-        """Leave the trials that a slot may have at hand after its run has ended."""
+        """After a run: leave the trials that a slot may still have at hand, and end the slots that it let go."""
+        _end(self._left)
+        self._left = []
         with suppress(RayError):
             ray.wait([slot.clear.remote() for slot in self.slots], num_returns=len(self.slots), timeout=CLOSE_S)
 
@@ -55,13 +57,18 @@ class Pool:
         self._left, self.slots = self._left + self.slots, []
 
     def close(self) -> None:
-        """End slots with all that they have started; what they held is free soon after."""
-        slots, self.slots, self._left = self._left + self.slots, [], []
+        """End all slots."""
+        _end(self._left + self.slots)
+        self._left, self.slots = [], []
+
+
+def _end(slots: list[Any]) -> None:
+    """End slots with all that they have started; what they held is free soon after."""
+    with suppress(RayError):
+        ray.wait([slot.close.remote() for slot in slots], num_returns=len(slots), timeout=CLOSE_S)
+    for slot in slots:
         with suppress(RayError):
-            ray.wait([slot.close.remote() for slot in slots], num_returns=len(slots), timeout=CLOSE_S)
-        for slot in slots:
-            with suppress(RayError):
-                ray.kill(slot)
+            ray.kill(slot)
 
 
 @contextmanager
