@@ -171,6 +171,7 @@ def train_nested(settings: Any) -> None:
     """What its workers run: the same training, which reports to Ray Train."""
     import ray.train
 
+    from reid_core.training.trainer import SCORE
     from sweeps.trials.worker import Line, run_alone, train_place
 
     class ToTrain(Line):
@@ -178,7 +179,8 @@ def train_nested(settings: Any) -> None:
             ray.train.report(report)
             return True
 
-        send_last = send  # type: ignore[assignment]
+        def send_last(self, report: dict[str, Any]) -> None:
+            self.send({"epoch": 0, SCORE: float("nan"), **report})
 
     run_alone(settings, ToTrain(None, 1, train_place(settings.config)))
 
