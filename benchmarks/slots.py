@@ -180,7 +180,10 @@ def train_nested(settings: Any) -> None:
             return True
 
         def send_last(self, report: dict[str, Any]) -> None:
-            self.send({"epoch": 0, SCORE: float("nan"), **report})
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "empty").touch()  # a result has no metrics without a checkpoint
+                checkpoint = ray.train.Checkpoint.from_directory(folder) if self.place.rank == 0 else None
+                ray.train.report({"epoch": 0, SCORE: float("nan"), **report}, checkpoint=checkpoint)
 
     run_alone(settings, ToTrain(None, 1, train_place(settings.config)))
 
