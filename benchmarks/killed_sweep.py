@@ -24,6 +24,7 @@ from sweeps.trials.checkpoints import UNFINISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 6  # with ASHA's rungs at 1, 2 and 4
+COST_AN_ATTEMPT = ("worker", "checkpoint", "controller")
 ENDING = ("everything", "command", "cluster", "interrupt", "disk")
 STATUS = {"everything": (-9,), "command": (-9,), "cluster": (1, -6), "interrupt": (130,), "disk": (2,)}
 CONTINUES = "the same command continues"
@@ -273,7 +274,7 @@ class KilledSweep:
             *(check_scores(records, self.reference._read()) if self.reference else []),
             *check_pairs(records, self.out / "store"),
         ]
-        num_killed = self.concurrent * sum(each.kind in ("worker", "checkpoint") for each in self.kills)
+        num_killed = self.concurrent * sum(each.kind in COST_AN_ATTEMPT for each in self.kills)
         if sum(record.retries for record in records) > num_killed:
             wrong.append(f"{sum(record.retries for record in records)} retries for {num_killed} killed workers")
         self.problems += [f"{self.name}: {each}" for each in wrong]

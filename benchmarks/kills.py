@@ -9,7 +9,7 @@ kinds and moments. A moment is a count of events (lines printed, checkpoints, re
 kinds that end a session: everything (kill -9 of the command and all its Ray processes), command (alone), cluster
 (raylet and gcs), interrupt (Ctrl-C), disk (full until the session has ended; needs the right to mount a tmpfs).
 kinds that a session must outlive: worker (of Ray Train), checkpoint (a worker while it writes one), data (a task of Ray
-Data), store (of pairs), trial driver.
+Data), store (of pairs), trial driver (the Tune process), controller (of a slot's Train run), slot (with its desk).
 
 After each session: no ended trial is lost or changed, none is trained again, a running one keeps its parameters, its
 epochs and its time. At the end: exit status 0; each trial is once in trials.parquet, and completed or pruned; its
@@ -35,7 +35,7 @@ from reid_core.data.synthetic import write_synthetic
 
 KINDS = {
     **{"everything": 4, "command": 3, "cluster": 2, "interrupt": 3, "disk": 2},
-    **{"worker": 4, "checkpoint": 4, "data": 3, "store": 2, "trial driver": 3},
+    **{"worker": 3, "checkpoint": 3, "data": 2, "store": 2, "trial driver": 2, "controller": 2, "slot": 2},
 }
 SWEEPS = ((1, 1), (2, 1), (1, 2))  # workers per trial, trials at a time
 EVENTS = {"line": 22, "checkpoint": 4, "report": 4, "end": 1}  # most of them to wait for

@@ -14,12 +14,15 @@ from pathlib import Path
 import psutil
 
 from sweeps.trials.pair_actor import PairActor
+from sweeps.trials.slots.slot import Slot
 
 TITLES = {  # beginnings of the names that Ray gives its processes
     "worker": "ray::RayTrainWorker",
     "data": "ray::MapBatches",
     "store": f"ray::{PairActor.__name__}",
-    "trial driver": "ray::ImplicitFunc",
+    "trial driver": "ray::ResourceTrainable",  # what Ray Tune makes of `TrialOnSlot`
+    "controller": "ray::TrainController",
+    "slot": f"ray::{Slot.__name__}",
 }
 CHECKPOINT_FILES = 4  # weights, best weights, state, checksums
 POLL_S = 0.001  # a half-written checkpoint lasts some milliseconds

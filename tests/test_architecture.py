@@ -122,6 +122,10 @@ def test_what_shows_results_loads_neither_ray_nor_torch(name):
     assert not loaded_by(name) & {"ray", "torch"}
 
 
+def test_what_ray_tune_runs_as_a_trial_starts_without_torch():
+    assert "torch" not in loaded_by("sweeps.trials.slots.trainable")  # seconds for each stage, and memory on the head
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_place_name_and_docstring(name):
     place = FILES[name].relative_to(ROOT)

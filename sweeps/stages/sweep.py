@@ -38,6 +38,7 @@ from sweeps.stages.groups.run import check_groups, run_groups
 from sweeps.stages.refit_best import refit_best
 from sweeps.stages.run_search import make_goals, prepare_trials, run_search
 from sweeps.trials.failures import continue_when_freed
+from sweeps.trials.slots.pool import keep_slots
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +125,9 @@ def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, m
     root = resolve_data(sweep.data, out / "data")
     prepared, context = prepare_trials(sweep, root, out, resources, mirror)
     goals = make_goals(sweep, prepared)
-    records = run_search(sweep, context, limits, goals)
-    found = choose_best(sweep, context, records, limits, goals)
+    with keep_slots(context) as with_slots:
+        records = run_search(sweep, with_slots, limits, goals)
+        found = choose_best(sweep, with_slots, records, limits, goals)
     write_best(out, context.configure(found.best.parameters), num_unreadable=prepared.num_unreadable)
     scored = score_test_set(found.best, context, root, reading=sweep.reading)
     result = replace(scored, confirmation=found.describe_confirmation())

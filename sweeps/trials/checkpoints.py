@@ -1,19 +1,20 @@
 """Checkpoints of one trial: how they are kept, and which of them to continue from.
 
-trial folder → the newest checkpoint that is whole → trainer. Ray Train wants a folder per report and remembers them in
-a file of its own, which a crash can leave cut off or pointing nowhere, and then no run of that name starts again. The
+trial folder → the newest checkpoint that is whole → trainer → the next checkpoint. Ray Train would remember them in a
+file of its own, which a crash can leave cut off or pointing nowhere, and knows one folder for all trials of a slot. The
 folders themselves, with their checksums, say all that is needed. They lie on any file system of `pyarrow.fs`.
 """
 
 import logging
 import posixpath
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, copy_files
 from ray.train import Checkpoint
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 
 from reid_core.errors import UserError
 from reid_core.files.checksums import CHECKSUMS, verify_checksums
@@ -30,8 +31,28 @@ def list_checkpoints(filesystem: FileSystem, folder: str) -> list[Checkpoint]:
     return [Checkpoint(path, filesystem=filesystem) for path in sorted(paths, reverse=True)]
 
 
+class CheckpointWriter:
+    """Writes a trial's checkpoints; the last `KEPT_CHECKPOINTS` stay."""
+
+    def __init__(self, filesystem: FileSystem, folder: str) -> None:
+        """Take over the checkpoints that are there (`clear_for_restart`)."""
+        self._filesystem, self._folder = filesystem, folder
+        self._kept = [checkpoint.path for checkpoint in reversed(list_checkpoints(filesystem, folder))]
+
+    def save(self, trainer: Trainer) -> str:
+        """Write a checkpoint; its path on the file system."""
+        name = f"checkpoint_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
+        with tempfile.TemporaryDirectory() as made:
+            trainer.save(Path(made))
+            path = upload(self._filesystem, self._folder, Checkpoint.from_directory(made), name).path
+        self._kept.append(path)
+        while len(self._kept) > KEPT_CHECKPOINTS:
+            _delete(self._filesystem, self._kept.pop(0))
+        return path
+
+
 def upload(filesystem: FileSystem, folder: str, checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """Copy a checkpoint into the folder of its trial; Ray Train's `checkpoint_upload_fn`, in place of its own.
+    """Copy a checkpoint into the folder of its trial.
 
     It is written under another name and renamed. An object store renames no folders: there each file appears when it is
     whole, and the checksums, which make it a checkpoint, come last.
@@ -58,12 +79,10 @@ def upload(filesystem: FileSystem, folder: str, checkpoint: Checkpoint, name: st
 
 
 def clear_for_restart(filesystem: FileSystem, folder: str) -> None:
-    """Before Ray Train runs a trial (again): remove Ray's memory of the last run, and checkpoints of no use.
+    """Before a trial runs (again): remove checkpoints of no use.
 
     Only whole ones count: a process that is killed twice while it writes leaves two that are not.
     """
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(f"{folder}/{SNAPSHOT}")
     useless = [each.path for each in _list_folders(filesystem, folder) if each.base_name.endswith(UNFINISHED)]
     num_whole = 0
     for checkpoint in list_checkpoints(filesystem, folder):
@@ -72,8 +91,7 @@ def clear_for_restart(filesystem: FileSystem, folder: str) -> None:
         else:
             num_whole += is_whole(checkpoint)
     for path in useless:
-        with suppress(OSError):  # what cannot be deleted only takes room
-            filesystem.delete_dir(path)
+        _delete(filesystem, path)
 
 
 @contextmanager
@@ -125,6 +143,11 @@ def load_finished(trainer: Trainer, checkpoint: Checkpoint) -> None:
     others = [each for each in list_checkpoints(checkpoint.filesystem, trial) if each.path != checkpoint.path]
     if not continue_newest(trainer, [checkpoint, *others]):
         raise UserError(f"{trial}: no checkpoint of this trial is whole")
+
+
+def _delete(filesystem: FileSystem, path: str) -> None:
+    with suppress(OSError):  # what cannot be deleted only takes room
+        filesystem.delete_dir(path)
 
 
 def _list_folders(filesystem: FileSystem, folder: str) -> list[FileInfo]:

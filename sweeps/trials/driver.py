@@ -1,23 +1,16 @@
-"""Ray Train: one trial on its workers, fed by Ray Data.
+"""One trial, from its suggestion to its final report: what is done before and around its workers' part of it.
 
-`run_trial` is the driver that Ray Tune starts; `train_worker` is what each of its workers runs.
+suggestion → checks, variants, files of the trial → work on a slot's desk, again after some failures → final report.
 """
 
+import asyncio
 import json
-import os
-import posixpath
+import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import ray.tune
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.result import DONE
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
@@ -30,7 +23,7 @@ from reid_core.matching.matchers import SYMMETRIC, score_settings
 from reid_core.matching.pairs.store import store_name
 from reid_core.model.frozen.boundary import check_keepable
 from reid_core.model.reid_model import outline_model
-from reid_core.training.trainer import KEPT_CHECKPOINTS, SCORE
+from reid_core.training.trainer import SCORE
 from sweeps.machines.resources import Resources
 from sweeps.results.storage import StorageError
 from sweeps.search.journal_writer import FAILED, FINAL, UNSCORED
@@ -40,51 +33,52 @@ from sweeps.trials.context import SweepContext
 from sweeps.trials.failures import describe_failure, judge
 from sweeps.trials.pair_actor import release_pairs, start_pair_store
 from sweeps.trials.settings import WorkerSettings
-from sweeps.trials.worker import train_worker
+from sweeps.trials.slots.desk import AbandonedError, Desk, Report
 
-FINAL_KEYS = ("metrics", "objective", "history", FAILED, UNSCORED, "status")
+FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", FAILED, UNSCORED, "status")
 STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "stopped"}  # by verdict
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
-FAILURES = FailureConfig(
-    max_failures=0,  # whether another attempt can help is decided by `failures.judge`
-    max_preemption_failures=-1,  # type: ignore[call-arg]  # for ever: a preempted node is no failure
-    controller_failure_limit=3,  # type: ignore[call-arg]  # Ray's default is to retry for ever
-)
+logger = logging.getLogger(__name__)
 
 
-def run_trial(suggestion: Suggestion, *, context: SweepContext) -> None:
-    """Drive one trial: start its workers, pass on their reports, and send a final report of the full evaluation.
+async def run_trial(suggestion: Suggestion, context: SweepContext, desk: Desk) -> Report:
+    """Run one trial on a slot's workers; the final report of its full evaluation, or of why it cannot succeed.
 
-    A trial that cannot succeed reports why instead of raising, so that the reason reaches the journal.
+    Raises:
+        AbandonedError: If it is not wanted any more.
     """
     context = replace(context, cache=suggestion.cache or context.cache)
-    name_cluster()
     try:
-        config = context.configure(suggestion.parameters)
-        check_model(config)
-        # Fails now if its batches cannot be made; offline variants are made here once, not by every worker.
-        training_data_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
-        _describe_trial(context, suggestion.name, config)
-        final = train_until_it_ends(make_settings(suggestion, config, context), context)
+        settings = await asyncio.to_thread(ready_trial, suggestion, context)
+        final = await train_until_it_ends(settings, context, desk)
+    except AbandonedError:
+        raise
     except StorageError as error:
         final = {FAILED: str(error), "status": STATUS_OF["stop"]}
     except UserError as error:
         final = {FAILED: str(error), "status": STATUS_OF["infeasible"]}
+    except Exception as error:
+        logger.exception("%s", suggestion.name)
+        final = {FAILED: describe_failure(error), "status": STATUS_OF[judge(error)]}
     finally:
         if context.pair_store is not None:
-            release_pairs(context.pair_store, suggestion.name)
+            await asyncio.to_thread(release_pairs, context.pair_store, suggestion.name)
     # Epoch 0 is below every rung: the scheduler has nothing to decide on a final report.
-    ray.tune.report({FINAL: True, "epoch": 0, SCORE: float("nan"), **final})
+    return {FINAL: True, DONE: True, "epoch": 0, SCORE: float("nan"), **final}
 
 
-def name_cluster() -> None:
-    """Give the processes of this trial the address of their Ray.
+def ready_trial(suggestion: Suggestion, context: SweepContext) -> WorkerSettings:
+    """Check a trial, and write what its folder holds beside checkpoints; what its workers get.
 
-    The one that frees what a pruned trial held looks for a Ray on its machine; where two run, it ends with an error,
-    and the next trial would wait for ever for what is never freed.
+    Raises:
+        UserError: If it cannot be run.
     """
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    config = context.configure(suggestion.parameters)
+    check_model(config)
+    # Fails now if its batches cannot be made; offline variants are made here once, not by every worker.
+    training_data_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
+    _describe_trial(context, suggestion.name, config)
+    return make_settings(suggestion, config, context)
 
 
 def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepContext) -> WorkerSettings:
@@ -102,35 +96,36 @@ def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepCon
     )
 
 
-def train_until_it_ends(settings: WorkerSettings, context: SweepContext) -> dict[str, Any]:
+async def train_until_it_ends(settings: WorkerSettings, context: SweepContext, desk: Desk) -> dict[str, Any]:
     """Train; after a failure that may not come again, continue from the last checkpoint, up to `MAX_RETRIES` times.
 
-    A preempted node counts as no failure: Ray Train itself waits for another. A full disk or a lost storage is no
-    trial's fault: this one is stopped, and the sweep ends (`Limits.reached`).
+    A preempted node counts as no failure: Ray Train itself waits for another, and its workers take the trial again. A
+    full disk or a lost storage is no trial's fault: this one is stopped, and the sweep ends (`Limits.reached`).
 
     Returns:
         What the final report holds; `retries` is how often training failed and was tried again.
 
     Raises:
         StorageError: If the storage is lost.
+        AbandonedError: If the trial is not wanted any more.
     """
-    context.check_storage()
+    await asyncio.to_thread(context.check_storage)
     for retries in range(MAX_RETRIES + 1):
-        clear_for_restart(settings.filesystem, settings.checkpoint_folder)
+        await asyncio.to_thread(clear_for_restart, settings.filesystem, settings.checkpoint_folder)
         try:
-            result = make_torch_trainer(replace(settings, retries=retries), context.resources).fit()
-        except TrainingFailedError as error:
+            last = await desk.work_on(replace(settings, retries=retries))
+        except AbandonedError:
+            raise
+        except Exception as error:
             verdict, reason = judge(error), describe_failure(error)
             if verdict == "again":
-                context.check_storage()
+                await asyncio.to_thread(context.check_storage)
                 if retries < MAX_RETRIES:
                     continue
             tried = f" (tried {retries + 1} times)" if retries else ""
             return {FAILED: reason + tried, "status": STATUS_OF[verdict], "retries": retries}
         break
-    assert result.metrics is not None
-    final = {key: result.metrics[key] for key in FINAL_KEYS if key in result.metrics}
-    return {**final, "checkpoint_path": result.checkpoint.path if result.checkpoint else "", "retries": retries}
+    return {**{key: last[key] for key in FINAL_KEYS if key in last}, "retries": retries}
 
 
 def check_model(config: TrialConfig) -> None:
@@ -142,28 +137,6 @@ def check_model(config: TrialConfig) -> None:
     if config.model.keep_activations:
         check_keepable(config.model)
     outline_model(config)
-
-
-def make_torch_trainer(settings: WorkerSettings, resources: Resources) -> TorchTrainer:
-    """The trial's TorchTrainer. Its run name is the trial's, so Train itself continues from the last checkpoint."""
-    gpus = resources.gpus_per_worker
-    return TorchTrainer(
-        partial(train_worker, settings),  # `train_loop_config` would have to be a dictionary
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
-        ),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=RunConfig(
-            name=settings.name,
-            storage_path=posixpath.dirname(settings.checkpoint_folder),
-            storage_filesystem=settings.filesystem,
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            failure_config=FAILURES,
-        ),
-    )
 
 
 def open_pair_store(config: TrialConfig, prepared: Prepared, folder: Path, resources: Resources) -> Any:

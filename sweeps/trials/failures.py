@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from ray.train.v2.api.exceptions import TrainingFailedError
-
 from reid_core.errors import UserError
 from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.storage import CONTINUES, StorageError
@@ -32,7 +30,7 @@ FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 Verdict = Literal["infeasible", "failed", "again", "stop"]
 
 
-def find_causes(error: TrainingFailedError) -> list[BaseException]:
+def find_causes(error: BaseException) -> list[BaseException]:
     """The workers' own exceptions, or what is known instead of them."""
     found = list(getattr(error, "worker_failures", {}).values()) or [
         getattr(error, "controller_failure", None) or error
@@ -40,14 +38,14 @@ def find_causes(error: TrainingFailedError) -> list[BaseException]:
     return [_unwrap(cause) for cause in found]
 
 
-def describe_failure(error: TrainingFailedError) -> str:
+def describe_failure(error: BaseException) -> str:
     """One line: the last of the first cause."""
     cause = find_causes(error)[0]
     last_line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
     return last_line[:LONGEST_REASON]
 
 
-def judge(error: TrainingFailedError) -> Verdict:
+def judge(error: BaseException) -> Verdict:
     """What becomes of a trial whose training ended with this.
 
     Returns:

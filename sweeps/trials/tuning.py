@@ -6,7 +6,8 @@ searcher + what the trials share → journal, trials.parquet.
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,14 @@ from sweeps.results.storage import CONTINUES, StorageError
 from sweeps.search.fixed_search import FixedSearch
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
-from sweeps.trials.driver import MAX_RETRIES, run_trial
+from sweeps.trials.driver import MAX_RETRIES
 from sweeps.trials.failures import continue_when_freed, find_user_error
 from sweeps.trials.progress import Progress
+from sweeps.trials.slots.pool import keep_slots
+from sweeps.trials.slots.trainable import TrialOnSlot
 
-Drive = Callable[..., None]  # (suggestion, *, context): drives one trial, as `driver.run_trial`
+LetGo = Callable[[], None]
+Drive = Callable[..., None]  # (suggestion, *, context): a trial as a function of Ray Tune, without slots
 
 
 def run_tuner(
@@ -44,7 +48,7 @@ def run_tuner(
     num_trials: int,
     limits: Limits,
     scheduler: TrialScheduler | None = None,
-    drive: Drive = run_trial,
+    drive: Drive | None = None,
 ) -> None:
     """Run the trials that a searcher suggests; their records are in the journal, and in trials.parquet.
 
@@ -55,7 +59,7 @@ def run_tuner(
         num_trials: Those and the ones that ended before, for the progress bar.
         limits: End the run early; the searcher knows them too.
         scheduler: Stops trials early; None: every trial runs to its end.
-        drive: Drives one trial.
+        drive: What a trial is, in place of `TrialOnSlot`.
 
     Raises:
         KeyboardInterrupt: If the user ended it.
@@ -65,26 +69,24 @@ def run_tuner(
     watch = Watch(what=lambda: describe_running(journal.read()), patience_s=context.resources.patience_s)
     random.seed(context.base.seed)
     np.random.seed(context.base.seed)  # Ray's scheduler draws from the global generator
-    trainable = ray.tune.with_parameters(_drive_suggested, drive=drive, context=context)
-    tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable, driver_resources(ray.cluster_resources())),
-        tune_config=_tune_config(searcher, scheduler, num_left, context.resources.concurrent),
-        run_config=_run_config(
-            out / "tune",
-            EndOfSweep(limits, journal, watch),
-            [Progress(num_trials, context.base, journal, out), Pushing(context.mirror), Moving(watch)],
-        ),
-    )
-    watch.progressed()
-    with watching(watch):
-        fit(tuner)
+    callbacks = [Progress(num_trials, context.base, journal, out), Pushing(context.mirror), Moving(watch)]
+    with _trials_on(context, num_left, drive) as (trainable, let_go):
+        stopper = EndOfSweep(limits, journal, watch, let_go)
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(trainable, driver_resources(ray.cluster_resources())),
+            tune_config=_tune_config(searcher, scheduler, num_left, context.resources.concurrent, reuse=not drive),
+            run_config=_run_config(out / "tune", stopper, callbacks),
+        )
+        watch.progressed()
+        with watching(watch):
+            fit(tuner)
     if watch.gave_up is not None:
         raise watch.gave_up
     _check_end(journal.read(), num_trials, limits)
 
 
 def _tune_config(
-    searcher: Searcher, scheduler: TrialScheduler | None, num_trials: int, concurrent: int
+    searcher: Searcher, scheduler: TrialScheduler | None, num_trials: int, concurrent: int, *, reuse: bool
 ) -> ray.tune.TuneConfig:
     return ray.tune.TuneConfig(
         metric=SCORE,
@@ -93,8 +95,23 @@ def _tune_config(
         max_concurrent_trials=concurrent,
         search_alg=searcher,
         scheduler=scheduler,
+        reuse_actors=reuse,
         trial_dirname_creator=lambda trial: trial.trial_id,
     )
+
+
+@contextmanager
+def _trials_on(context: SweepContext, num_trials: int, drive: Drive | None) -> Iterator[tuple[Any, LetGo | None]]:
+    """What Ray Tune runs as a trial, and how to end all that is waited for."""
+    if drive:
+        yield ray.tune.with_parameters(_drive_suggested, drive=drive, context=context), None
+        return
+    with keep_slots(context) as kept:
+        slots = kept.pool.open(context, num_trials)
+        try:
+            yield ray.tune.with_parameters(TrialOnSlot, slots=slots, context=context), kept.pool.let_go
+        finally:
+            kept.pool.clear()
 
 
 def _drive_suggested(config: dict[str, Any], *, drive: Drive, context: SweepContext) -> None:
@@ -183,8 +200,8 @@ def describe_running(records: Sequence[Record]) -> str:
 class EndOfSweep(ray.tune.Stopper):
     """Stops all trials when a limit is reached; looked at once a second, which is often enough for hours."""
 
-    def __init__(self, limits: Limits, journal: Journal, watch: Watch) -> None:
-        self.limits, self.journal, self.watch = limits, journal, watch
+    def __init__(self, limits: Limits, journal: Journal, watch: Watch, let_go: LetGo | None = None) -> None:
+        self.limits, self.journal, self.watch, self.let_go = limits, journal, watch, let_go
         self._next_s, self._ended = 0.0, False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -197,11 +214,17 @@ class EndOfSweep(ray.tune.Stopper):
         if not self._ended and now_s >= self._next_s:
             self._next_s = now_s + 1.0
             self._ended = self.watch.gave_up is not None or self.limits.reached(self.journal.read()) is not None
+            if self._ended and self.let_go:  # what waits for a slot's report would not hear that it is stopped
+                self.let_go()
         return self._ended
 
 
 def run_fixed(
-    suggestions: Sequence[Suggestion], context: SweepContext, *, limits: Limits | None = None, drive: Drive = run_trial
+    suggestions: Sequence[Suggestion],
+    context: SweepContext,
+    *,
+    limits: Limits | None = None,
+    drive: Drive | None = None,
 ) -> dict[str, Record]:
     """Run given trials to their ends, `context.resources.concurrent` at a time; what ended before is not repeated.
 
@@ -209,7 +232,7 @@ def run_fixed(
         suggestions: Trials with different names (`FixedSearch`); their parameters go on top of `context.base`.
         context: What the trials share; `context.out` gets their folders, their journal and trials.parquet.
         limits: End the run early; None: nothing does.
-        drive: Drives one trial.
+        drive: What a trial is, in place of `TrialOnSlot`.
 
     Returns:
         All records of the journal by name.

@@ -1,17 +1,21 @@
-"""Ray Train: what each worker of a trial runs.
+"""Ray Train: what each worker of a slot runs.
 
-configuration + prepared data → reports and checkpoints of every epoch, then the full evaluation of the best one.
+trials from the desk, one after the other → of each a report and a checkpoint of every epoch, then the full evaluation.
 """
 
-import tempfile
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+import gc
+import logging
+import random
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+import ray
 import ray.train
 import torch
 from ray.train import Checkpoint
@@ -19,10 +23,11 @@ from ray.train.torch import get_device, prepare_model
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.image_cache import ImageCache
-from reid_core.errors import TrainingError
+from reid_core.errors import TrainingError, UserError
 from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.training_setup import (
+    TrainingData,
     keep_activations,
     kept_batches,
     make_trainer,
@@ -30,57 +35,171 @@ from reid_core.experiment.training_setup import (
     training_data_of,
 )
 from reid_core.model.place import Place
+from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
+from sweeps.results.storage import StorageError
 from sweeps.search.journal_writer import FAILED, REPEATED, UNSCORED
-from sweeps.trials.checkpoints import continue_newest, fetch, list_checkpoints, upload
+from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
+from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
 from sweeps.trials.stream import stream_batches
 
+MOST_GROWTH = 2**30  # bytes by which a worker may be larger between trials than it was after its first
+logger = logging.getLogger(__name__)
 
-def train_worker(settings: WorkerSettings) -> None:
-    """Train, reporting a checkpoint per epoch, then evaluate the best epoch in full. Runs on every worker alike.
+
+def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
+    """Run the trials that come to a slot's desk, until there are no more, or this process has grown too much.
+
+    What is wrong with a trial for all ranks alike is reported, and the next one is taken. Any other exception ends this
+    process and those of the other ranks, which may wait for it: so nothing of a broken trial is left.
+
+    Args:
+        slot: Handle of the slot's actor.
+        most_growth: Bytes that memory may have grown by since the first trial.
+    """
+    number, first = 0, None
+    while True:
+        number, settings = ray.get(slot.take.remote(number))
+        if settings is None:
+            return
+        line = Line(slot, number, train_place(settings.config))
+        if not run_alone(settings, line):
+            continue  # some rank may be in the middle of anything: nothing is asked of all
+        size = measure_memory()
+        first = size if first is None else first
+        if line.place.gather(np.array([int(size - first > most_growth)])).any():
+            logger.info("rank %d: %.1f GB after %s: this slot gets new workers", line.place.rank, size / 1e9, number)
+            return
+
+
+@dataclass(frozen=True)
+class Line:
+    """One rank's connection with the desk, in one attempt of a trial."""
+
+    slot: Any
+    number: int  # of the attempt
+    place: Place
+
+    def send(self, report: dict[str, Any]) -> bool:
+        """Report, the same on every rank; whether the trial is to go on, the same on every rank."""
+        is_wanted = True
+        if self.place.rank == 0:
+            is_wanted = ray.get(self.slot.report.remote(self.number, report))
+        return bool(self.place.gather(np.array([int(is_wanted)])).all())
+
+    def send_last(self, report: dict[str, Any]) -> None:
+        """The trial's last report."""
+        if self.place.rank == 0:
+            ray.get(self.slot.report.remote(self.number, report, is_last=True))
+
+    def give_up(self, error: Exception, status: str) -> bool:
+        """Report what the trial failed of if every rank gives it up; False if another may still be at work on it."""
+        agreed = ray.get(self.slot.agree.remote(self.number, self.place.rank, self.place.world_size))
+        if agreed:
+            self.send_last({FAILED: str(error), "status": status})
+        return agreed
+
+
+def run_alone(settings: WorkerSettings, line: Line) -> bool:
+    """Run one trial as if this process had been started for it, and leave nothing of it behind.
+
+    Returns:
+        Whether it went as far as was wanted; False if all ranks gave it up.
+
+    Raises:
+        Exception: Whatever else went wrong.
+    """
+    if line.place.device == "cpu":
+        torch.set_num_threads(1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(settings.config.seed)
+    try:
+        train_trial(settings, line)
+    except TrainingError as error:
+        if not line.give_up(error, "failed"):
+            raise
+        return False
+    except UserError as error:
+        if isinstance(error, StorageError) or is_full_disk(error) or not line.give_up(error, "infeasible"):
+            raise
+        return False
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return True
+
+
+def measure_memory() -> int:
+    """Bytes that this process holds, those on its GPU included."""
+    return psutil.Process().memory_info().rss + (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0)
+
+
+def train_trial(settings: WorkerSettings, line: Line) -> None:
+    """Train, reporting every epoch after its checkpoint, then evaluate the best epoch in full; on every rank alike.
 
     The epochs that a resumed trial has behind it are reported again: a new session's scheduler knows nothing of them,
     and a kill can come between a checkpoint and the journal's record of its epoch.
 
-    A loss that is not a number would be so again: it is reported, on all ranks alike, and not raised, because Ray would
-    then start the workers anew.
+    Raises:
+        TrainingError: If the loss is not a number, on all ranks alike.
     """
     config, prepared = settings.config, load_prepared(Path(settings.cache))
-    place, counts = train_place(config), Counts()
+    place, counts = line.place, Counts()
     if settings.pair_store is not None:
         scorer = make_scorer(settings.pair_store, prepared, f"{settings.name}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
-    if place.device == "cpu":
-        torch.set_num_threads(1)
     data = training_data_of(config, prepared, world_size=place.world_size)
     trainer = make_trainer(config, prepared, data.plan, place)
+    writer = load_checkpoint(trainer, settings, place)
+    place = keep_activations(config, prepared, data, trainer.model, place)
+    retries, only_train = {"retries": settings.retries}, settings.only_train
+    if not all(line.send(report | retries | {REPEATED: True}) for report in list(trainer.history)):
+        return
+    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
+    with closing(train_epochs(trainer, settings, data, place, evaluate)) as reports:
+        for report in reports:
+            if writer:
+                writer.save(trainer)
+            if not line.send(report | retries):
+                return
+    if only_train is None:
+        metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
+        last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
+    else:
+        last = {UNSCORED: True}
+    checkpoint = writer.save(trainer) if writer else ""
+    line.send_last({**last, "history": trainer.history, "checkpoint_path": checkpoint})
+
+
+def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:
+    """Continue from the trial's last checkpoint, or begin from another trial's weights; who writes the next, if we do.
+
+    Raises:
+        UserError: If the weights are not there.
+    """
     filesystem, folder = settings.filesystem, settings.checkpoint_folder
     if not continue_newest(trainer, list_checkpoints(filesystem, folder)) and settings.start:
         with fetch(Checkpoint(settings.start, filesystem=filesystem)) as start:
             trainer.start_from(start)
-    place = keep_activations(config, prepared, data, trainer.model, place)
-    rest, retries = rest_of(data.plan, trainer), {"retries": settings.retries}
-    send = partial(_send_report, trainer, place.rank, partial(upload, filesystem, folder))
-    for report in trainer.history:
-        ray.train.report(report | retries | {REPEATED: True})
-    kept = kept_batches(rest, data.source, trainer.model, place)
-    batches = kept or stream_batches(rest, data.source, rank=place.rank, resources=settings.resources)
-    only_train = settings.only_train
-    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
-    num_left = None if only_train is None else max(0, only_train - len(trainer.history))
-    try:
-        for report in islice(trainer.fit(batches, evaluate), num_left):
-            send(report | retries)
-    except TrainingError as error:
-        return send({"epoch": 0, SCORE: float("nan"), FAILED: str(error), "status": "failed"})
-    if only_train is not None:
-        return send({"epoch": 0, SCORE: float("nan"), UNSCORED: True, "history": trainer.history})
-    metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
-    best = trainer.best if trainer.history else {"epoch": 0, SCORE: float("nan")}
-    full = {"metrics": metrics, "objective": metrics[config.threshold.objective], "history": trainer.history}
-    return send({"epoch": best["epoch"], SCORE: best[SCORE], **full})
+    return CheckpointWriter(filesystem, folder) if place.rank == 0 else None
+
+
+def train_epochs(
+    trainer: Trainer, settings: WorkerSettings, data: TrainingData, place: Place, evaluate: Evaluate
+) -> Generator[dict[str, Any]]:
+    """The reports of the epochs that are left; however it ends, what made the batches has ended too."""
+    rest = rest_of(data.plan, trainer)
+    num_left = None if settings.only_train is None else max(0, settings.only_train - len(trainer.history))
+    with ExitStack() as stack:
+        batches: Iterator[Batch | KeptBatch] | None = kept_batches(rest, data.source, trainer.model, place)
+        if batches is None:
+            batches = stream_batches(rest, data.source, rank=place.rank, resources=settings.resources)
+        stack.enter_context(closing(batches))  # type: ignore[type-var]
+        epochs = stack.enter_context(closing(trainer.fit(batches, evaluate)))  # type: ignore[type-var]
+        yield from islice(epochs, num_left)
 
 
 def prefer_last(trainer: Trainer) -> Evaluate:
@@ -127,15 +246,3 @@ def gather_arrays(array: np.ndarray) -> np.ndarray:
     parts = [torch.empty_like(padded) for _ in sizes]
     torch.distributed.all_gather(parts, padded)
     return np.concatenate([part[: int(size)].cpu().numpy() for part, size in zip(parts, sizes, strict=True)])
-
-
-def _send_report(
-    trainer: Trainer, rank: int, keep: Callable[[Checkpoint, str], Checkpoint], report: dict[str, Any]
-) -> None:
-    """Every rank reports equally often (it is a barrier); only rank 0 writes a checkpoint."""
-    if rank != 0:
-        ray.train.report(report)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.save(Path(folder))
-        ray.train.report(report, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_fn=keep)

@@ -1,4 +1,4 @@
-"""A trial on Ray Train is the same training as in plain Python."""
+"""A trial on a slot is the same training as in plain Python, whatever its workers have done before."""
 
 import json
 
@@ -12,16 +12,32 @@ from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_fixed
 
+OTHER = {"seed": 7, "loss.name": "cross_entropy", "data.variants": None, "optim.epochs": 1}
 
-def test_one_ray_worker_gives_the_losses_of_plain_python(local_ray, small_data, tmp_path):
+
+def test_a_trial_after_others_gives_the_losses_of_plain_python(local_ray, small_data, tmp_path):
     cosine_only = ["--set", "match.matcher=none"]  # the losses do not depend on it, and it is quicker
     plain, out = tmp_path / "plain", tmp_path / "ray"
     assert main(["--preset", "tiny", "--data", str(small_data), "--out", str(plain), *SHORT, *cosine_only]) == 0
     config = read_config(plain / "best.yaml")
     prepare(small_data, out / "cache", config)
     context = SweepContext(config, str(out), str(out / "cache"), Resources(workers=1))
-    trial = run_fixed([Suggestion(name="same", parameters={})], context)["same"]
+    rows = [
+        Suggestion(name="other", parameters=OTHER),
+        Suggestion(name="impossible", parameters={"model.unfrozen_stages": 9}),
+        Suggestion(name="without-start", parameters={}, start=str(tmp_path / "nowhere")),
+        Suggestion(name="same", parameters={}),
+    ]
+    trials = run_fixed(rows, context)
+    assert {name: trial.status for name, trial in trials.items()} == {
+        "other": "completed",
+        "impossible": "infeasible",
+        "without-start": "infeasible",
+        "same": "completed",
+    }
+    assert trials["without-start"].reason.startswith(str(tmp_path / "nowhere"))
+    assert len(list((out / "tune" / "slots").glob("slot-*"))) == 1  # none of them has cost the workers their lives
     without_ray = json.loads((plain / "reports.json").read_text())
     for key in ("loss", "geo_mean_cosine"):
-        assert [report[key] for report in trial.reports] == [report[key] for report in without_ray]
+        assert [report[key] for report in trials["same"].reports] == [report[key] for report in without_ray]
     assert len(without_ray) == 2

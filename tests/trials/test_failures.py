@@ -15,8 +15,8 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from reid_core.errors import UserError
 from reid_core.files.atomic import replace_file
 from sweeps.results.storage import CONTINUES, StorageError
-from sweeps.trials.driver import FAILURES
 from sweeps.trials.failures import continue_when_freed, describe_failure, judge
+from sweeps.trials.slots.slot import FAILURES
 
 assert ray
 

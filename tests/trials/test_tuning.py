@@ -1,6 +1,8 @@
 """Ray's traps on plain, tiny trials; Ray Data gives what plain Python gives."""
 
 import math
+import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -205,3 +207,26 @@ def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, ca
         for one, other in zip(plain, streamed, strict=True):
             assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
             assert other.pixels_BHWC.flags.writeable
+
+
+def test_a_stream_that_is_left_early_goes_on_nowhere(local_ray, cached, tmp_path):
+    path, database = cached
+    config = override(tiny(), {"optim.batch_size": 8, "optim.epochs": 50})
+    identity_N = np.array(database["identity"].to_pylist())
+    pool = make_pool(config.data, identity_N, np.arange(60), 60)
+    codes = np.unique(identity_N, return_inverse=True)[1].astype(np.int64)
+    source = make_source(
+        config, pool, image_cache=path, variants=None, code_N=codes, sides_N6=np.eye(60, 6, dtype=np.float32)
+    )
+    stream = stream_batches(make_plan(config, pool, world_size=1), source, rank=0, resources=HALF_A_CPU)
+    next(stream)
+    assert _executions()
+    stream.close()
+    deadline = time.monotonic() + 30
+    while _executions() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _executions()
+
+
+def _executions():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]

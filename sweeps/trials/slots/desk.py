@@ -1,0 +1,167 @@
+"""The desk of a slot: the one trial at hand, its reports, and whether it is still wanted.
+
+trial → workers; their reports → whoever asks for them, one after the other. Plain asyncio in one event loop, no Ray.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+VERDICT_S = 60.0  # how long workers wait to hear whether a trial goes on: less than an epoch that nobody wants
+AGREE_S = 10.0  # how long one rank that gave up waits for the others to give up as well
+
+Report = dict[str, Any]
+
+
+class AbandonedError(Exception):
+    """The trial is not wanted any more."""
+
+
+class Desk:
+    """Holds one trial at a time. Ray Tune's side calls `next` and `abandon`, the workers `take`, `report` and `agree`.
+
+    What workers of an attempt that is over still send does no harm: each attempt has a number.
+    """
+
+    def __init__(self, *, verdict_s: float = VERDICT_S, agree_s: float = AGREE_S) -> None:
+        self.trial = ""  # at hand, or the last one
+        self.is_free = True  # whether another trial can begin
+        self.is_open = True
+        self.is_wanted = False  # whether the trial is; it stays so at its end
+        self._verdict_s, self._agree_s = verdict_s, agree_s
+        self._reports: list[Report] = []  # of the trial
+        self._num_asked = 0  # reports that were asked for: all before the last of them have been judged
+        self._number, self._work = 0, None  # the attempt, and what the workers get; None: nothing is to be done
+        self._outcome: asyncio.Future[Report] | None = None  # of the attempt
+        self._num_idle = 0  # workers that wait for work
+        self._gave_up: set[int] = set()  # ranks, in this attempt
+        self._changed = asyncio.Condition()
+
+    async def begin(self, trial: str) -> None:
+        """A trial comes to the desk, which is free."""
+        assert self.is_free, f"{self.trial} is at hand"
+        self.trial, self.is_free, self.is_wanted = trial, False, True
+        self._reports, self._num_asked = [], 0
+        await self._notify()
+
+    async def work_on(self, work: Any) -> Report:
+        """Give the workers what they need for the trial, and wait for their last report.
+
+        Raises:
+            AbandonedError: If the trial is not wanted any more.
+            Exception: What `fail` was called with.
+        """
+        if not self.is_wanted:
+            raise AbandonedError(self.trial)
+        self._number, self._work, self._gave_up = self._number + 1, work, set()
+        self._outcome = asyncio.get_running_loop().create_future()
+        await self._notify()
+        try:
+            return await self._outcome
+        finally:
+            self._work = None
+
+    async def end(self, final: Report | None) -> None:
+        """The trial has ended, with a report that comes after those of the workers; None if nobody waits for it."""
+        if final is not None:
+            self._reports.append(final)
+        self.is_free = True
+        await self._notify()
+
+    def fail(self, error: Exception) -> bool:
+        """The workers are gone; whether they were at work."""
+        if self._work is None or self._outcome is None or self._outcome.done():
+            return False
+        self._outcome.set_exception(error)
+        return True
+
+    async def wait_for_work(self) -> None:
+        """Return when there is something to be done, or the desk is closed."""
+        await self._wait(lambda: self._work is not None or not self.is_open)
+
+    async def is_idle(self, num_workers: int, *, timeout_s: float) -> bool:
+        """Whether so many workers wait for work, or will soon."""
+        await self._wait(lambda: self._num_idle >= num_workers, timeout_s=timeout_s)
+        return self._num_idle >= num_workers
+
+    async def close(self) -> None:
+        """Send the workers home, and let go of who waits for a report."""
+        self.is_open = False
+        await self._notify()
+
+    async def next(self, trial: str, position: int) -> Report | None:
+        """The trial's report number `position`, from 0. Who asks for it wants the trial to go on after those before.
+
+        Returns:
+            None if there will be none because the desk was closed.
+
+        Raises:
+            LookupError: If the trial is not at hand, or was abandoned: this desk was lost and is a new one, say.
+        """
+        if trial == self.trial:
+            self._num_asked = max(self._num_asked, position + 1)
+            await self._notify()
+        await self._wait(lambda: self._is_lost(trial) or not self.is_open or len(self._reports) > position)
+        if self._is_lost(trial):
+            raise LookupError(f"{trial} is not at hand, but {self.trial or 'nothing'}")
+        return self._reports[position] if len(self._reports) > position else None
+
+    def _is_lost(self, trial: str) -> bool:
+        return trial != self.trial or not self.is_wanted
+
+    async def abandon(self, trial: str) -> None:
+        """The trial is not wanted any more, if it is the one at hand."""
+        if trial != self.trial or self.is_free:
+            return
+        self.is_wanted = False
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_exception(AbandonedError(trial))
+        await self._notify()
+
+    async def take(self, after: int) -> tuple[int, Any]:
+        """The next attempt and what it needs; called by every worker. None: there is no more work.
+
+        Args:
+            after: Attempt that the worker has behind it; 0: none.
+        """
+        self._num_idle += 1
+        await self._notify()
+        await self._wait(lambda: not self.is_open or (self._work is not None and self._number > after))
+        self._num_idle -= 1
+        return self._number, self._work if self.is_open else None
+
+    async def report(self, number: int, report: Report, *, is_last: bool = False) -> bool:
+        """A report of the workers, in an attempt; whether the trial goes on, which is known when it was judged."""
+        if number != self._number or self._outcome is None or self._outcome.done():
+            return False
+        if is_last:
+            self._outcome.set_result(report)
+            return True
+        self._reports.append(report)
+        num_reports = len(self._reports)
+        await self._notify()
+        await self._wait(
+            lambda: not self.is_wanted or self._num_asked > num_reports or not self.is_open, timeout_s=self._verdict_s
+        )
+        return self.is_wanted and self.is_open and number == self._number
+
+    async def agree(self, number: int, rank: int, num_ranks: int) -> bool:
+        """A worker gives up the attempt with an error that the others should have as well; whether they do."""
+        if number != self._number:
+            return False
+        gave_up = self._gave_up
+        gave_up.add(rank)
+        await self._notify()
+        await self._wait(lambda: len(gave_up) == num_ranks or number != self._number, timeout_s=self._agree_s)
+        return len(gave_up) == num_ranks
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, is_so: Callable[[], bool], *, timeout_s: float | None = None) -> None:
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(is_so), timeout_s)
+            except TimeoutError:
+                return

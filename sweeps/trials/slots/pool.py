@@ -1,0 +1,84 @@
+"""The slots of a sweep: opened when they are first needed, kept from stage to stage, closed before others need room.
+
+what the trials share → handles of slots.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweeps.trials.context import SweepContext
+from sweeps.trials.slots.slot import CLOSE_S, Slot
+
+
+class Pool:
+    """Slots that this process has opened. They are Ray actors on its node, which a sweep cannot outlive anyway."""
+
+    def __init__(self) -> None:
+        self.slots: list[Any] = []  # handles
+        self._left: list[Any] = []  # that are closing
+
+    def __deepcopy__(self, memo: dict) -> "Pool":
+        """Itself: Ray Tune copies what it calls back."""
+        return self
+
+    def __reduce__(self) -> tuple:
+        """Another process has opened none: the context may go anywhere."""
+        return Pool, ()
+
+    def open(self, context: SweepContext, num_trials: int) -> list[Any]:
+        """Slots for so many trials, `context.resources.concurrent` at most."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Slot).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+        folder = str(Path(context.out) / "tune" / "slots")
+        while len(self.slots) < min(context.resources.concurrent, num_trials):
+            slot = actor.remote(len(self.slots), context.resources, folder)
+            slot.open.remote()
+            self.slots.append(slot)
+        return self.slots
+
+    def clear(self) -> None:
+        """After a run: leave the trials that a slot may still have at hand, and end the slots that it let go."""
+        _end(self._left)
+        self._left = []
+        with suppress(RayError):
+            ray.wait([slot.clear.remote() for slot in self.slots], num_returns=len(self.slots), timeout=CLOSE_S)
+
+    def let_go(self) -> None:
+        """Close all slots, and do not wait: what waits for a report gets none."""
+        for slot in self.slots:
+            slot.close.remote()
+        self._left, self.slots = self._left + self.slots, []
+
+    def close(self) -> None:
+        """End all slots."""
+        _end(self._left + self.slots)
+        self._left, self.slots = [], []
+
+
+def _end(slots: list[Any]) -> None:
+    """End slots with all that they have started; what they held is free soon after."""
+    with suppress(RayError):
+        ray.wait([slot.close.remote() for slot in slots], num_returns=len(slots), timeout=CLOSE_S)
+    for slot in slots:
+        with suppress(RayError):
+            ray.kill(slot)
+
+
+@contextmanager
+def keep_slots(context: SweepContext) -> Iterator[SweepContext]:
+    """The same context with slots that stay for several runs; as it is if it has such."""
+    if context.pool is not None:
+        yield context
+        return
+    pool = Pool()
+    try:
+        yield replace(context, pool=pool)
+    finally:
+        pool.close()

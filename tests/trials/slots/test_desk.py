@@ -1,0 +1,157 @@
+"""The desk of a slot: who waits for whom, and what is left of an attempt that is over."""
+
+import asyncio
+
+import pytest
+
+from sweeps.trials.slots.desk import AbandonedError, Desk
+
+
+def play(scene):
+    """Run a scene at a new desk whose patience is short."""
+    return asyncio.run(asyncio.wait_for(scene(Desk(verdict_s=0.05, agree_s=0.05)), timeout=5))
+
+
+async def begin(desk, trial="a", work="work"):
+    """A trial begins; the attempt at it, of which the workers know now."""
+    await desk.begin(trial)
+    attempt = asyncio.create_task(desk.work_on(work))
+    await asyncio.sleep(0)
+    return attempt
+
+
+def is_waiting(task):
+    return not task.done()
+
+
+async def let_run():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_reports_come_one_by_one_and_the_last_one_is_the_attempts():
+    async def scene(desk):
+        attempt = await begin(desk)
+        assert await desk.take(0) == (1, "work")
+        first = asyncio.create_task(desk.report(1, {"epoch": 1}))
+        assert await desk.next("a", 0) == {"epoch": 1}
+        await let_run()
+        assert is_waiting(first)  # nobody has said yet that the trial goes on
+        second = asyncio.create_task(desk.next("a", 1))
+        assert await first is True
+        assert await desk.report(1, {"objective": 0.5}, is_last=True)
+        assert await attempt == {"objective": 0.5}
+        assert is_waiting(second)
+        await desk.end({"final": True})
+        assert await second == {"final": True}
+        assert desk.is_free
+
+    play(scene)
+
+
+def test_a_trial_that_is_stopped_is_over_at_once():
+    async def scene(desk):
+        attempt = await begin(desk)
+        report = asyncio.create_task(desk.report(1, {"epoch": 1}))
+        await desk.next("a", 0)
+        await desk.abandon("b")  # not at hand
+        await let_run()
+        assert is_waiting(report)
+        await desk.abandon("a")
+        assert await report is False
+        with pytest.raises(AbandonedError):
+            await attempt
+        with pytest.raises(AbandonedError):  # nor is it tried again
+            await desk.work_on("work")
+        await desk.end(None)
+        assert desk.is_free
+
+    play(scene)
+
+
+def test_workers_go_on_when_nobody_judges():
+    async def scene(desk):
+        await begin(desk)
+        assert await desk.report(1, {"epoch": 1}) is True
+
+    play(scene)
+
+
+def test_who_asks_again_gets_all_reports_again():
+    async def scene(desk):
+        await begin(desk)
+        for epoch in (1, 2):
+            assert await desk.report(1, {"epoch": epoch})
+        assert [(await desk.next("a", position))["epoch"] for position in (0, 1, 0, 1)] == [1, 2, 1, 2]
+
+    play(scene)
+
+
+def test_another_attempt_hears_nothing_of_the_one_before():
+    async def scene(desk):
+        first = await begin(desk)
+        assert desk.fail(RuntimeError("a worker was lost"))
+        with pytest.raises(RuntimeError, match="a worker was lost"):
+            await first
+        assert not desk.fail(RuntimeError("nobody was at work"))
+        waiting = asyncio.create_task(desk.take(0))
+        await let_run()
+        assert is_waiting(waiting)  # for work: what failed is not handed out again by itself
+        second = asyncio.create_task(desk.work_on("again"))
+        assert await waiting == (2, "again")
+        assert await desk.report(1, {"epoch": 7}) is False
+        assert await desk.report(1, {"objective": 0.1}, is_last=True) is False
+        assert not await desk.agree(1, 0, 1)
+        await desk.report(2, {"objective": 0.9}, is_last=True)
+        assert await second == {"objective": 0.9}
+
+    play(scene)
+
+
+def test_a_worker_does_not_take_the_same_attempt_twice():
+    async def scene(desk):
+        attempt = await begin(desk)
+        again = asyncio.create_task(desk.take(1))
+        await let_run()
+        assert is_waiting(again)
+        await desk.report(1, {}, is_last=True)
+        await attempt
+        await desk.end({})
+        await begin(desk, "b", "more")
+        assert await again == (2, "more")
+        with pytest.raises(LookupError, match="a is not at hand, but b"):
+            await desk.next("a", 0)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("ranks", [(0,), (0, 1)])
+def test_ranks_agree_only_if_all_give_up(ranks):
+    async def scene(desk):
+        await begin(desk)
+        return await asyncio.gather(*(desk.agree(1, rank, 2) for rank in ranks))
+
+    assert play(scene) == [len(ranks) == 2] * len(ranks)
+
+
+def test_workers_are_idle_when_they_wait_for_work():
+    async def scene(desk):
+        assert not await desk.is_idle(1, timeout_s=0.01)
+        waiting = [asyncio.create_task(desk.take(0)) for _ in range(2)]
+        assert await desk.is_idle(2, timeout_s=1)
+        await begin(desk)
+        assert await asyncio.gather(*waiting) == [(1, "work")] * 2
+        assert not await desk.is_idle(1, timeout_s=0.01)
+
+    play(scene)
+
+
+def test_a_closed_desk_lets_all_go():
+    async def scene(desk):
+        await begin(desk)
+        waiting = [asyncio.create_task(each) for each in (desk.take(1), desk.next("a", 0), desk.wait_for_work())]
+        await desk.close()
+        assert await asyncio.gather(*waiting) == [(1, None), None, None]
+        assert await desk.take(0) == (1, None)
+
+    play(scene)

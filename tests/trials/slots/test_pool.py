@@ -1,0 +1,72 @@
+"""Slots are opened once, kept from run to run, and end when they were let go; without Ray."""
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import pytest
+
+from reid_core.config.presets import tiny
+from sweeps.machines.resources import Resources
+from sweeps.trials.context import SweepContext
+from sweeps.trials.slots import pool as pools
+from sweeps.trials.slots.pool import Pool, keep_slots
+
+
+class Handle:
+    """Of an actor; notes what is called."""
+
+    def __init__(self, calls, number):
+        self._calls, self._number = calls, number
+
+    def __getattr__(self, method):
+        return SimpleNamespace(remote=lambda *args: self._calls.append((method, self._number)))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    made = []
+    actor = SimpleNamespace(
+        options=lambda **options: SimpleNamespace(remote=lambda number, *args: Handle(made, number))
+    )
+    fake = SimpleNamespace(
+        remote=lambda cls: actor,
+        wait=lambda refs, **options: None,
+        kill=lambda slot: made.append(("kill", slot._number)),
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "0" * 56),
+    )
+    monkeypatch.setattr(pools, "ray", fake)
+    return made
+
+
+def context_of(concurrent):
+    return SweepContext(tiny(), "out", "cache", Resources(concurrent=concurrent))
+
+
+def test_no_more_slots_are_opened_than_there_are_trials_and_none_twice(calls):
+    with keep_slots(context_of(3)) as kept:
+        assert len(kept.pool.open(kept, 2)) == 2
+        with keep_slots(kept) as same:
+            assert len(same.pool.open(kept, 9)) == 3
+        assert [call for call in calls if call[0] != "open"] == []
+    assert calls == [("open", 0), ("open", 1), ("open", 2), *[("close", n) for n in range(3)]] + [
+        ("kill", n) for n in range(3)
+    ]
+
+
+def test_slots_that_were_let_go_end_before_the_next_run_opens_others(calls):
+    with keep_slots(context_of(1)) as kept:
+        kept.pool.open(kept, 5)
+        kept.pool.let_go()
+        kept.pool.clear()
+        assert calls[-1] == ("kill", 0)
+        kept.pool.open(kept, 5)
+        assert calls[-1] == ("open", 0)
+    assert [call for call in calls if call[0] == "kill"] == [("kill", 0)] * 2
+
+
+def test_a_pool_stays_where_it_is(calls):
+    pool = Pool()
+    pool.open(context_of(1), 1)
+    assert copy.deepcopy(pool) is pool
+    assert pickle.loads(pickle.dumps(pool)).slots == []
