@@ -10,7 +10,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.errors import UserError
 from reid_core.experiment.refit import check_refittable
-from sweeps.machines.connect import add_resource_flags
+from sweeps.machines.flags import add_resource_flags
 from sweeps.machines.limits import add_limit_flags
 from sweeps.results.mirror import add_work_flag
 from sweeps.search.candidates import Choices, Searched
