@@ -19,12 +19,11 @@ from reid_core.experiment.prepare import check_same_table, load_database, prepar
 from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.numbers import Metrics
 from sweeps.comparison.outcome import Outcome, write_outcome
-from sweeps.comparison.rows import ROWS, choose_base, configure_row, describe_scale, parse_rows
+from sweeps.comparison.rows import choose_base, configure_row, describe_scale, parse_rows
 from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
-from sweeps.machines.flags import add_resource_flags
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
-from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, held_marks, open_out
+from sweeps.results.mirror import Mirror, blame_storage, held_marks, open_out
 from sweeps.results.result_folder import CACHE, PAIR_STORE, check_claim, claim_out
 from sweeps.search.suggestion import Suggestion
 from sweeps.stages.checks.all_checks import check_out
@@ -40,22 +39,6 @@ from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.tuning import run_fixed
 
 logger = logging.getLogger(__name__)
-
-
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_data_flags(parser, may_be_uri=True)
-    add_work_flag(parser)
-    parser.add_argument("--rows", default=",".join(ROWS), help="presets, separated by commas (default: %(default)s)")
-    parser.add_argument(
-        "--scale",
-        choices=("full", "small"),
-        default="full",
-        help="small: tiny backbones of the same families at 64 px, for a laptop's CPU (default full)",
-    )
-    add_resource_flags(parser)
-    return parser
 
 
 def run_comparison(options: argparse.Namespace) -> int:

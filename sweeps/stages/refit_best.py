@@ -3,7 +3,6 @@
 best trial → prepared data without query sets → one more trial, which is not evaluated → bundle in OUT/refit.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,16 +24,6 @@ from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import MAX_RETRIES
 from sweeps.trials.slots.place import hold_worker
 from sweeps.trials.tuning import run_fixed
-
-
-def add_refit_flag(parser: argparse.ArgumentParser) -> None:
-    """`--refit`."""
-    parser.add_argument(
-        "--refit",
-        action="store_true",
-        help="in the end, train the chosen configuration on all database images for its median best epoch, and export "
-        "that model as OUT/refit",
-    )
 
 
 def refit_best(

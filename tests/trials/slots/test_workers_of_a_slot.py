@@ -117,6 +117,21 @@ def test_a_trial_that_cannot_succeed_fails_and_the_next_one_does_not(make_slot, 
     asyncio.run(scene())
 
 
+def test_a_slot_does_what_is_no_trial_between_trials(make_slot):
+    async def scene():
+        slot, started = make_slot((9, LEAVES))
+        assert await slot.do("a sum", Task(sum, ([1, 2],))) == {"value": 3}  # its workers start for it
+        assert await slot.is_idle()
+        context, trial = SweepContext(tiny(), "out", "cache", Resources()), Suggestion(name="a", parameters={})
+        assert await slot.begin("a", "me", trial, context)
+        assert (await slot.next("a", 0))["objective"] == 0.5
+        assert await slot.do("a sum", Task(sum, ([3, 4],))) == {"value": 7}
+        await slot.close()
+        assert len(started) == 1
+
+    asyncio.run(asyncio.wait_for(scene(), timeout=10))
+
+
 def test_a_slot_has_one_trial_at_hand_and_the_last_who_came_for_it_can_abandon_it(make_slot):
     async def scene():
         slot, _ = make_slot((9, LEAVES))
