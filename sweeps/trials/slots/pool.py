@@ -35,8 +35,8 @@ class Pool:
         return self
 
     def __reduce__(self) -> tuple:
-        """Another process has opened none: the context may go anywhere."""
-        return Pool, (self._resources, self._out)
+        """None: the context may go anywhere, and another process has opened no slot, nor does it load torch for it."""
+        return type(None), ()
 
     def open(self, num_trials: int) -> list[Any]:
         """Slots for so many trials, `Resources.concurrent` at most."""
