@@ -33,15 +33,14 @@ import ray
 from ray.tune.result import DONE
 
 from reid_core.config.presets import tiny
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.connect import set_environment
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.result_folder import open_journal
-from sweeps.search.journal_writer import FINAL
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FINAL, Suggestion
 from sweeps.stages.run_search import make_scheduler
 from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_tuner
@@ -84,7 +83,7 @@ class EmptySlots:
         actor: Any = ray.remote(num_cpus=0)(EmptySlot)
         self.slots = [actor.remote() for _ in range(concurrent)]
 
-    def open(self, context: SweepContext, num_trials: int) -> list[Any]:
+    def open(self, num_trials: int) -> list[Any]:
         """Their handles."""
         return self.slots
 

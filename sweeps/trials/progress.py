@@ -10,12 +10,11 @@ from tqdm import tqdm
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import TRIAL_TABLE
 from sweeps.results.trial_table import best_record, write_trials
-from sweeps.search.journal_writer import REPEATED
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import REPEATED, Suggestion
 
 SHOWN = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
 TABLE_PAUSE = 20  # times what writing the table took, until it is written again
@@ -37,6 +36,7 @@ class Progress(Callback):
         return self.__dict__ | {"bar": None}  # Tune pickles its callbacks now and then
 
     def _update(self) -> None:
+        """Show what has ended, in the bar and in trials.parquet."""
         records = self.journal.read()
         self._is_behind = True
         self._keep_table(records)
@@ -56,7 +56,8 @@ class Progress(Callback):
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial was given to its workers."""
-        self._update()
+        if self.bar is None:
+            self._update()
         base = flatten(self.base)
         values = "  ".join(
             f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"

@@ -31,16 +31,20 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
-from reid_core.training.trainer import SCORE, Evaluate, Trainer
+from reid_core.training.trainer import Evaluate, Trainer
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import FAILED, REPEATED, UNSCORED
+from sweeps.results.timeline import Laps
+from sweeps.search.suggestion import FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
 from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
 from sweeps.trials.slots.alone import alone, measure_memory
+from sweeps.trials.slots.desk import Task
+from sweeps.trials.slots.laps import timed_batches, timed_evaluation
 from sweeps.trials.stream import stream_batches
 
 MOST_GROWTH = 2**30  # bytes by which a worker may be larger between trials than it was after its first
@@ -62,6 +66,9 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         number, settings = ray.get(slot.take.remote(group, number))
         if settings is None:
             return
+        if isinstance(settings, Task):
+            do_alone(settings, slot, number)
+            continue
         line = Line(slot, number, train_place(settings.config))
         run_alone(settings, line)
         size = measure_memory()
@@ -75,6 +82,14 @@ def join(slot: Any) -> int:
     """The number of this group of workers, the same on every rank; those of an earlier one get no more work."""
     is_first = ray.train.get_context().get_world_rank() == 0
     return int(gather_arrays(np.array([ray.get(slot.new_group.remote()) if is_first else 0]))[0])
+
+
+def do_alone(task: Task, slot: Any, number: int) -> None:
+    """One rank does it; the others are not needed."""
+    if ray.train.get_context().get_world_rank() == 0:
+        with alone(0, str(get_device())):
+            outcome = task.run()
+        ray.get(slot.report.remote(number, outcome, is_last=True))
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,7 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     Raises:
         TrainingError: If the loss is not a number, on all ranks alike.
     """
+    laps = Laps()
     config, prepared = settings.config, load_prepared(Path(settings.cache))
     place, counts = line.place, Counts()
     if settings.pair_store is not None:
@@ -144,18 +160,28 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     if not all(line.send(report | retries | {REPEATED: True}) for report in list(trainer.history)):
         return
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
-    with closing(train_epochs(trainer, settings, data, place, evaluate)) as reports:
+    laps.lap("model")
+    with closing(train_epochs(trainer, settings, data, place, evaluate, laps)) as reports:
         for report in reports:
             if writer:
                 writer.save(trainer)
-            if not line.send(report | retries):
+            laps.lap("checkpoints")
+            is_wanted = line.send(report | retries)
+            laps.lap("verdict")
+            if writer:
+                laps.write(Path(settings.folder))
+            if not is_wanted:
                 return
     if only_train is None:
         metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
         last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
     else:
         last = {UNSCORED: True}
+    laps.lap("full evaluation")
     checkpoint = writer.save(trainer) if writer else ""
+    laps.lap("checkpoints")
+    if writer:
+        laps.write(Path(settings.folder))
     line.send_last({**last, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
@@ -173,7 +199,7 @@ def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) ->
 
 
 def train_epochs(
-    trainer: Trainer, settings: WorkerSettings, data: TrainingData, place: Place, evaluate: Evaluate
+    trainer: Trainer, settings: WorkerSettings, data: TrainingData, place: Place, evaluate: Evaluate, laps: Laps
 ) -> Generator[dict[str, Any]]:
     """The reports of the epochs that are left; however it ends, what made the batches has ended too."""
     rest = rest_of(data.plan, trainer)
@@ -183,7 +209,8 @@ def train_epochs(
         if batches is None:
             batches = stream_batches(rest, data.source, rank=place.rank, resources=settings.resources)
         stack.enter_context(closing(batches))  # type: ignore[type-var]
-        epochs = stack.enter_context(closing(trainer.fit(batches, evaluate)))  # type: ignore[type-var]
+        timed = trainer.fit(timed_batches(batches, laps), timed_evaluation(evaluate, laps))
+        epochs = stack.enter_context(closing(timed))  # type: ignore[type-var]
         yield from islice(epochs, num_left)
 
 

@@ -26,15 +26,15 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources, driver_resources
 from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.journal import Journal
-from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.run_search import make_scheduler
 from sweeps.stages.sweep import complete
 from sweeps.trials.context import SweepContext
 from sweeps.trials.progress import Progress
+from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.stream import ray_map, stream_batches
 from sweeps.trials.tuning import run_fixed
 
@@ -111,8 +111,9 @@ def test_a_hopeless_sweep_ends_early_and_lists_the_reasons(local_ray, small_data
     flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "9"]
     impossible = ["--set", "model.unfrozen_stages=9", "--set", "match.matcher=none"]
     sweep = make_sweep("metric", metric_space, make_parser("").parse_args([*flags, *impossible]))
-    with pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed") as error:
-        complete(sweep, tmp_path, Limits(max_failures=2), resources=Resources(workers=1))
+    none_completed = pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed")
+    with keep_slots(Resources(workers=1), tmp_path) as pool, none_completed as error:
+        complete(sweep, tmp_path, Limits(max_failures=2), pool=pool)
     for name in ("trial-0000", "trial-0001"):
         assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in str(error.value)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()

@@ -18,7 +18,7 @@ from reid_core.model.place import local_place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import Trainer
 from sweeps.machines.resources import Resources
-from sweeps.search.journal_writer import FAILED
+from sweeps.search.suggestion import FAILED
 from sweeps.trials import worker
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.slots.alone import alone, measure_memory
@@ -74,12 +74,15 @@ def run(small_data, tmp_path_factory):
 
     def run(changes, *, is_wanted=True):
         config = override(base, changes)
+        place = folder / f"trial-{next(numbers)}"
+        place.mkdir()
         settings = WorkerSettings(
             config=config,
             name="trial",
             cache=str(folder / "cache"),
             filesystem=LocalFileSystem(),
-            checkpoint_folder=str(folder / f"trial-{next(numbers)}"),
+            checkpoint_folder=str(place),
+            folder=str(place),
             resources=Resources(workers=1),
         )
         line = Heard(config, is_wanted=is_wanted)
