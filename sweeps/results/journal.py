@@ -70,7 +70,7 @@ class Journal:
         return self.__dict__ | {"_known": {}}
 
     def read(self) -> list[Record]:
-        """All records in the order of their names; they are the caller's own.
+        """All records in the order of their names. They are not to be changed: others read them too.
 
         Raises:
             UserError: If a file is damaged; names it.
@@ -84,14 +84,14 @@ class Journal:
             read[name] = record if record and state == states[name] else _read_record(self.folder / name)
         now_ns = time.time_ns()
         self._known = {name: (states[name], read[name]) for name in read if now_ns - states[name][0] > SETTLED_NS}
-        return [_copy(record) for record in read.values()]
+        return list(read.values())
 
     def by_name(self) -> dict[str, Record]:
         """All records by their names, in that order; raises as `read` does."""
         return {record.name: record for record in self.read()}
 
     def find(self, name: str) -> Record | None:
-        """One record, if there is one; raises as `read` does."""
+        """One record, if there is one, as the caller's own; raises as `read` does."""
         path = self.folder / f"{name}.json"
         return _read_record(path) if path.exists() else None
 
@@ -112,12 +112,6 @@ class Journal:
 def _state(status: os.stat_result) -> tuple[int, ...]:
     """What a file has not in common with one that replaced it."""
     return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def _copy(record: Record) -> Record:
-    """Its reports are the same objects; nobody changes one."""
-    own = {"parameters": dict(record.parameters), "reports": list(record.reports), "metrics": dict(record.metrics)}
-    return Record(**{**vars(record), **own})
 
 
 def _read_record(path: Path) -> Record:
