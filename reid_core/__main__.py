@@ -11,7 +11,7 @@ from reid_core.data.synthetic import resolve_data
 from reid_core.data.table.findings import format_findings
 from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import describe_uses, read_uses, record_use
-from reid_core.experiment.bundle_files import write_json
+from reid_core.experiment.bundle.files import write_json
 from reid_core.experiment.environment import describe_environment
 from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.final_test import run_final_test

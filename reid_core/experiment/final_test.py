@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.data.table.findings import Finding, log_findings
-from reid_core.experiment.bundle import Bundle, Second, write_bundle
+from reid_core.experiment.bundle.folder import Bundle, Second, write_bundle
 from reid_core.experiment.evaluation import outputs_of, pair_scorer
 from reid_core.experiment.prepared import SEEN, UNREADABLE, Prepared
 from reid_core.experiment.second_model import load_second

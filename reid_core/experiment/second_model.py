@@ -20,7 +20,7 @@ from reid_core.config.values import flatten, override
 from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import is_refitted, read_model
+from reid_core.experiment.bundle.folder import is_refitted, read_model
 from reid_core.files.atomic import new_folder
 from reid_core.files.checksums import digest_of, file_digest, verify_checksums, write_checksums
 from reid_core.files.weights_file import is_folder

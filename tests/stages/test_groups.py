@@ -19,9 +19,9 @@ from reid_core.config.values import flatten, override
 from reid_core.data.table.findings import findings_to_json, make_finding
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
+from reid_core.experiment.bundle.routing import read_routing
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth
 from reid_core.experiment.prepared import load_prepared
-from reid_core.experiment.routing import read_routing
 from reid_core.files.checksums import CHECKSUMS, read_sealed, write_checksums, write_sealed
 from reid_core.metrics.geo_mean import Shares
 from reid_core.metrics.summary import summarise

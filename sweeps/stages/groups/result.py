@@ -17,7 +17,7 @@ from reid_core.data.animals import positions_by_group
 from reid_core.data.table.findings import Finding, findings_from_json, findings_to_json, format_findings
 from reid_core.data.test_set import describe_uses, read_uses
 from reid_core.errors import UserError
-from reid_core.experiment.routing import write_routing
+from reid_core.experiment.bundle.routing import write_routing
 from reid_core.files.atomic import new_file
 from reid_core.files.checksums import CHECKSUMS, read_sealed, write_sealed
 from reid_core.files.escape import escape_line

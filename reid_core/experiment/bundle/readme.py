@@ -28,7 +28,7 @@ def describe_bundle(
         thresholds: By group.
         metrics: "thresholdSet" and "testSet" → metrics (`summary.summarise`).
         findings: What was noticed in the data and in the training.
-        refitted_epochs: As in `bundle.Bundle`.
+        refitted_epochs: As in `folder.Bundle`.
     """
     lines = [
         "# Animal re-identification model",

@@ -16,7 +16,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.data.animals import name_animals, spell_names
 from reid_core.data.table.findings import Finding
 from reid_core.errors import UserError
-from reid_core.experiment.bundle_files import (
+from reid_core.experiment.bundle.files import (
     ABOUT,
     CALIBRATION,
     CLASSES,
@@ -37,8 +37,8 @@ from reid_core.experiment.bundle_files import (
     write_json,
     write_model,
 )
-from reid_core.experiment.bundle_readme import describe_bundle
-from reid_core.experiment.routing import refuse_routing
+from reid_core.experiment.bundle.readme import describe_bundle
+from reid_core.experiment.bundle.routing import refuse_routing
 from reid_core.files.atomic import new_folder
 from reid_core.files.checksums import verify_checksums, write_checksums
 from reid_core.matching.local_features import LocalFeatures
