@@ -15,6 +15,7 @@ from sweeps.search.goals import Goals
 FINAL = "final"  # marks the driver's last one
 UNSCORED = "unscored"  # in the last one of a trial that only trains
 FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
+EPOCH_ZERO = "epoch_zero"  # report of the frozen backbone, in every one of a trial that is scored
 REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
 REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
@@ -39,6 +40,7 @@ class JournalWriter:
     def add_report(self, trial_id: str, result: dict) -> bool:
         """Add an epoch's report; False for the final report and for an epoch that is known already."""
         record = self.records[trial_id]
+        record.epoch_zero = _nested(result, EPOCH_ZERO) or record.epoch_zero
         if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return False
         record.reports.append(_report(result))
@@ -70,6 +72,7 @@ class JournalWriter:
 def _close(record: Record, result: dict, *, error: bool) -> None:
     record.retries += int(result.get("retries", 0))
     objective = result.get("objective")
+    record.epoch_zero = _nested(result, EPOCH_ZERO) or record.epoch_zero
     if result.get(FINAL) and FAILED in result:
         record.status, record.reason = result["status"], result[FAILED]
     elif error:
@@ -93,6 +96,10 @@ def _report(result: dict) -> dict[str, Any]:
 
 
 def _metrics(result: dict) -> dict[str, float]:
-    """The defined metrics of a final report; Tune flattens its nested dictionaries with slashes."""
-    found = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
-    return {key: value for key, value in found.items() if not math.isnan(value)}
+    """The defined metrics of a final report."""
+    return {key: value for key, value in _nested(result, "metrics").items() if not math.isnan(value)}
+
+
+def _nested(result: dict, name: str) -> dict[str, Any]:
+    """A nested dictionary of a report, which Tune flattens with slashes; empty if it is not there."""
+    return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}

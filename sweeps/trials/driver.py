@@ -26,7 +26,7 @@ from reid_core.model.reid_model import outline_model
 from reid_core.training.trainer import SCORE
 from sweeps.machines.resources import Resources
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import FAILED, FINAL, UNSCORED
+from sweeps.search.journal_writer import EPOCH_ZERO, FAILED, FINAL, UNSCORED
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.checkpoints import clear_for_restart, list_checkpoints
 from sweeps.trials.context import SweepContext
@@ -35,7 +35,7 @@ from sweeps.trials.pair_actor import release_pairs, start_pair_store
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.slots.desk import AbandonedError, Desk, Report
 
-FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", FAILED, UNSCORED, "status")
+FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", EPOCH_ZERO, FAILED, UNSCORED, "status")
 STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "stopped"}  # by verdict
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
 logger = logging.getLogger(__name__)

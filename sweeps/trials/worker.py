@@ -24,6 +24,7 @@ from ray.train.torch import get_device, prepare_model
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError, UserError
+from reid_core.experiment.epoch_zero import gain_over_epoch_zero, report_epoch_zero
 from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.training_setup import (
@@ -38,7 +39,7 @@ from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import FAILED, REPEATED, UNSCORED
+from sweeps.search.journal_writer import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
 from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
@@ -152,26 +153,30 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
         scorer = make_scorer(settings.pair_store, prepared, f"{settings.name}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
     data = training_data_of(config, prepared, world_size=place.world_size)
+    is_scored = settings.only_train is None
+    zero = {EPOCH_ZERO: report_epoch_zero(config, prepared, place)} if is_scored else {}
     trainer = make_trainer(config, prepared, data.plan, place)
     writer = load_checkpoint(trainer, settings, place)
     place = keep_activations(config, prepared, data, trainer.model, place)
-    retries, only_train = {"retries": settings.retries}, settings.only_train
-    if not all(line.send(report | retries | {REPEATED: True}) for report in list(trainer.history)):
+    more = {"retries": settings.retries, **zero}
+    if not all(line.send(report | more | {REPEATED: True}) for report in list(trainer.history)):
         return
-    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
+    evaluate = epoch_evaluation(config, prepared, place) if is_scored else prefer_last(trainer)
     with closing(train_epochs(trainer, settings, data, place, evaluate)) as reports:
         for report in reports:
             if writer:
                 writer.save(trainer)
-            if not line.send(report | retries):
+            if not line.send(report | more):
                 return
-    if only_train is None:
-        metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
+    if is_scored:
+        decided = evaluate_fully(config, prepared, trainer.restore_best(), place)
+        gain = gain_over_epoch_zero(config, prepared, decided, place)
+        metrics = decided.metrics | gain | sum_counts(counts, place)
         last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
     else:
         last = {UNSCORED: True}
     checkpoint = writer.save(trainer) if writer else ""
-    line.send_last({**last, "history": trainer.history, "checkpoint_path": checkpoint})
+    line.send_last({**last, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
 def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:
