@@ -107,7 +107,8 @@ def train(trainer: Trainer, data: TrainingData, prepared: Prepared, checkpoints:
             trainer.save(part)
         for old in sorted(checkpoints.iterdir(), reverse=True)[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
-        print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)
+        numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
+        print("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()), flush=True)
 
 
 if __name__ == "__main__":
