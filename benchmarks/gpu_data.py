@@ -70,7 +70,8 @@ def streams_of(
         return map_ahead(make, plan.to_pylist(), num_threads=cores, num_ahead=2 * cores)
 
     return {
-        "one thread (plain Python's stream)": partial(local_batches, plan, source),
+        "one thread": partial(local_batches, plan, source, num_threads=1),
+        "plain Python's stream": partial(local_batches, plan, source),
         f"{cores} threads": partial(ahead, partial(make_batch, source=source)),
         f"{cores} processes": partial(ahead, elsewhere),
     }

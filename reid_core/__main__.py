@@ -4,6 +4,7 @@ import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reid_core import cli, command
 from reid_core.config.parameters import TrialConfig
@@ -115,9 +116,10 @@ def train(trainer: Trainer, data: TrainingData, prepared: Prepared, checkpoints:
         print_report(report)
 
 
-def print_report(report: Mapping[str, float]) -> None:
-    """One line for an epoch."""
-    print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)
+def print_report(report: Mapping[str, Any]) -> None:
+    """One line for an epoch: its numbers."""
+    numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    print("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from sweeps.results.journal import Record
 HOURS = ("cpu_hours", "gpu_hours")
 AGGREGATES = ("mean_of_groups", "pooled", "pooled_baks", "pooled_baus", "worst_group", "competition")
 PAIRS = ("pairs_hits", "pairs_misses", "pairs_scored")
+FED = ("images_per_s", "data_wait_share")  # of each epoch's report
 OF_GROUP = ("geo_mean", "baks", "baus")
 BOUNDS = ("", "_low", "_high")  # a metric, and its 95 % interval
 
@@ -25,8 +26,9 @@ BOUNDS = ("", "_low", "_high")  # a metric, and its 95 % interval
 def write_trials(
     path: Path, records: Sequence[Record], base: TrialConfig, everything: Sequence[Record] | None = None
 ) -> None:
-    """One row per trial: name, status, reason, objective, epochs, seconds, CPU- and GPU-hours, retries, metrics per
-    group and over groups, each with its interval, and the whole configuration.
+    """One row per trial: name, status, reason, objective, epochs, seconds, lists with a number for each epoch
+    (`images_per_s` that were trained, `data_wait_share` of that time, in [0, 1]), CPU- and GPU-hours, retries, metrics
+    per group and over groups, each with its interval, and the whole configuration.
 
     The file's metadata holds the hours (`cpu_hours`, `gpu_hours`) of all of them, or of `everything` if that is given.
     """
@@ -71,6 +73,7 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
         **{f"objective{end}": record.metrics.get(f"{base.threshold.objective}{end}") for end in BOUNDS[1:]},
         "epochs": len(record.reports),
         "seconds": record.seconds,
+        **{name: [report.get(name) for report in record.reports] for name in FED},
         **{name: getattr(record, name) for name in HOURS},
         "retries": record.retries,
         "source": record.source,

@@ -6,6 +6,7 @@ reports by Tune's own trial id → `Record`s.
 import math
 from typing import Any
 
+from reid_core.training.feed import FED
 from reid_core.training.trainer import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
@@ -17,7 +18,7 @@ UNSCORED = "unscored"  # in the last one of a trial that only trains
 FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
 EPOCH_ZERO = "epoch_zero"  # report of the frozen backbone, in every one of a trial that is scored
 REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
-REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE)
+REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE, *FED)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()
 

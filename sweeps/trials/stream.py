@@ -1,5 +1,6 @@
 """Ray Data: the plan in, batches out; and chunks of preparatory work spread over the cluster."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from reid_core.config.parameters import AugmentConfig
 from reid_core.data.pixel_source import PixelSource
-from reid_core.training.augment import Augmenter
+from reid_core.training.augment import Augmented, Augmenter
 from reid_core.training.batches import Batch, Source, make_pixels
 from sweeps.machines.resources import Resources
 from sweeps.machines.waiting import Watch, watched
@@ -51,8 +52,12 @@ def make_batch(
     torch.set_num_threads(1)
     row = {name: values[0] for name, values in columns.items()}
     augmenter = _open_augmenter(augment) if augment else None
-    pixels_BHWC = make_pixels(row, seed, _open_images(image_cache, variants), augmenter)
-    return {"pixels": pixels_BHWC[None], "rows": np.asarray(row["rows"])[None], "step": columns["step"]}
+    pixels_BHWC, error_B = make_pixels(row, seed, _open_images(image_cache, variants), augmenter)
+    return {
+        "pixels": pixels_BHWC[None],
+        "rows": np.asarray(row["rows"])[None],
+        "errors": np.array([json.dumps(error_B) if any(error_B) else ""]),
+    }
 
 
 def stream_batches(plan: pa.Table, source: Source, *, rank: int, resources: Resources) -> Iterator[Batch]:
@@ -86,7 +91,9 @@ def stream_batches(plan: pa.Table, source: Source, *, rank: int, resources: Reso
     asked = f"the next batch of rank {rank}, from a task of {resources.cpus_per_data_task:g} CPU"
     for batch in watched(batches, Watch(what=lambda: asked, patience_s=resources.patience_s, always=True)):
         # Zero-copy arrays are read-only, which torch refuses to wrap silently.
-        yield source.batch(np.array(batch["pixels"][0]), batch["rows"][0])
+        rows_B, errors = batch["rows"][0], str(batch["errors"][0])
+        error_B = json.loads(errors) if errors else [None] * len(rows_B)
+        yield source.batch(Augmented(np.array(batch["pixels"][0]), error_B), rows_B)
 
 
 def make_dataset(rows: list[dict[str, Any]], *, num_blocks: int) -> Dataset:
