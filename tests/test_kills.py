@@ -31,8 +31,7 @@ from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksu
 from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
-from sweeps.search.journal_writer import FINAL
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FINAL, Suggestion
 from sweeps.trials.checkpoints import (
     clear_for_restart,
     continue_newest,

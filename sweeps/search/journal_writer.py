@@ -6,18 +6,14 @@ reports by Tune's own trial id → `Record`s.
 import math
 from typing import Any
 
-from reid_core.training.feed import FED
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, FINAL, UNSCORED
 
-# Keys of reports
-FINAL = "final"  # marks the driver's last one
-UNSCORED = "unscored"  # in the last one of a trial that only trains
-FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
-EPOCH_ZERO = "epoch_zero"  # report of the frozen backbone, in every one of a trial that is scored
-REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
+# `reid_core.training.feed.FED`, which needs torch
+FED = ("images_per_s", "data_wait_share", "not_augmented", "not_augmented_examples")
 REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE, *FED)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()

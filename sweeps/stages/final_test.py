@@ -16,10 +16,10 @@ from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import local_place
 from reid_core.training.training_findings import find_in_training
-from sweeps.machines.places import hold_place
 from sweeps.results.journal import Record
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
+from sweeps.trials.slots.place import hold_worker
 from sweeps.trials.worker import make_scorer
 
 
@@ -36,8 +36,8 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: 
     result = read_result(out, best.name)
     if result is None:
         # Where a worker's GPU is: the script itself may run on a head node that has none.
-        resources, what = context.resources, f"{best.name} is scored on testSet"
-        with hold_place(what, num_gpus=resources.gpus_per_worker, patience_s=resources.patience_s) as place:
+        what = f"{best.name} is scored on testSet"
+        with hold_worker(what, context, num_gpus=context.resources.gpus_per_worker) as place:
             use = record_use(out, trial=best.name, config=context.configure(best.parameters))
             context.push()  # before the use: whoever continues without this folder must know of it
             result = place.run(finish_best, best, context, root, use=use, reading=reading)

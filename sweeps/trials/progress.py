@@ -8,12 +8,11 @@ from tqdm import tqdm
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.results.journal import Journal
 from sweeps.results.result_folder import TRIAL_TABLE
 from sweeps.results.trial_table import best_record, write_trials
-from sweeps.search.journal_writer import EPOCH_ZERO, REPEATED
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import EPOCH_ZERO, REPEATED, Suggestion
 
 SHOWN = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
 

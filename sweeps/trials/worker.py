@@ -35,15 +35,19 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
-from reid_core.training.trainer import SCORE, Evaluate, Trainer
+from reid_core.training.trainer import Evaluate, Trainer
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
+from sweeps.results.timeline import Laps
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
 from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
+from sweeps.trials.slots.desk import Task
+from sweeps.trials.slots.laps import timed_batches, timed_evaluation
 from sweeps.trials.stream import stream_batches
 
 MOST_GROWTH = 2**30  # bytes by which a worker may be larger between trials than it was after its first
@@ -65,6 +69,9 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         number, settings = ray.get(slot.take.remote(number))
         if settings is None:
             return
+        if isinstance(settings, Task):
+            do_alone(settings, slot, number)
+            continue
         line = Line(slot, number, train_place(settings.config))
         if not run_alone(settings, line):
             continue  # some rank may be in the middle of anything: nothing is asked of all
@@ -73,6 +80,21 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         if line.place.gather(np.array([int(size - first > most_growth)])).any():
             logger.info("rank %d: %.1f GB after %s: this slot gets new workers", line.place.rank, size / 1e9, number)
             return
+
+
+def do_alone(task: Task, slot: Any, number: int) -> None:
+    """One rank does it; the others are not needed."""
+    if ray.train.get_context().get_world_rank() == 0:
+        outcome = task.run()
+        free_memory()
+        ray.get(slot.report.remote(number, outcome, is_last=True))
+
+
+def free_memory() -> None:
+    """Nothing of what is over stays in memory, or on the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -127,9 +149,7 @@ def run_alone(settings: WorkerSettings, line: Line) -> bool:
             raise
         return False
     finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
     return True
 
 
@@ -147,6 +167,7 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     Raises:
         TrainingError: If the loss is not a number, on all ranks alike.
     """
+    laps = Laps()
     config, prepared = settings.config, load_prepared(Path(settings.cache))
     place, counts = line.place, Counts()
     if settings.pair_store is not None:
@@ -162,11 +183,17 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     if not all(line.send(report | more | {REPEATED: True}) for report in list(trainer.history)):
         return
     evaluate = epoch_evaluation(config, prepared, place) if is_scored else prefer_last(trainer)
-    with closing(train_epochs(trainer, settings, data, place, evaluate)) as reports:
+    laps.lap("model")
+    with closing(train_epochs(trainer, settings, data, place, evaluate, laps)) as reports:
         for report in reports:
             if writer:
                 writer.save(trainer)
-            if not line.send(report | more):
+            laps.lap("checkpoints")
+            is_wanted = line.send(report | more)
+            laps.lap("verdict")
+            if writer:
+                laps.write(Path(settings.folder))
+            if not is_wanted:
                 return
     if is_scored:
         decided = evaluate_fully(config, prepared, trainer.restore_best(), place)
@@ -175,7 +202,11 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
         last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
     else:
         last = {UNSCORED: True}
+    laps.lap("full evaluation")
     checkpoint = writer.save(trainer) if writer else ""
+    laps.lap("checkpoints")
+    if writer:
+        laps.write(Path(settings.folder))
     line.send_last({**last, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
@@ -193,7 +224,7 @@ def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) ->
 
 
 def train_epochs(
-    trainer: Trainer, settings: WorkerSettings, data: TrainingData, place: Place, evaluate: Evaluate
+    trainer: Trainer, settings: WorkerSettings, data: TrainingData, place: Place, evaluate: Evaluate, laps: Laps
 ) -> Generator[dict[str, Any]]:
     """The reports of the epochs that are left; however it ends, what made the batches has ended too."""
     rest = rest_of(data.plan, trainer)
@@ -203,7 +234,8 @@ def train_epochs(
         if batches is None:
             batches = stream_batches(rest, data.source, rank=place.rank, resources=settings.resources)
         stack.enter_context(closing(batches))  # type: ignore[type-var]
-        epochs = stack.enter_context(closing(trainer.fit(batches, evaluate)))  # type: ignore[type-var]
+        timed = trainer.fit(timed_batches(batches, laps), timed_evaluation(evaluate, laps))
+        epochs = stack.enter_context(closing(timed))  # type: ignore[type-var]
         yield from islice(epochs, num_left)
 
 

@@ -19,8 +19,7 @@ from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal
 from sweeps.search.fixed_search import FixedSearch
-from sweeps.search.journal_writer import FINAL, UNSCORED
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FINAL, UNSCORED, Suggestion
 
 
 @pytest.mark.parametrize("rule", ["softmax", "openmax"])

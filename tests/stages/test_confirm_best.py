@@ -11,14 +11,12 @@ from reid_core.metrics.confirmation import confirm
 from sweeps.results.journal import Record
 from sweeps.stages.confirm_best import (
     Confirmation,
-    ConfirmSettings,
-    add_confirm_flags,
     choose_candidates,
     count_whole_runs,
     format_confirmation,
-    make_confirm_settings,
     scores_of,
 )
+from sweeps.stages.flags import ConfirmSettings, add_confirm_flags, make_confirm_settings
 
 
 def trial(number, objective=None):

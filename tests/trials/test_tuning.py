@@ -26,10 +26,9 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources, driver_resources
 from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.journal import Journal
-from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.run_search import make_scheduler
 from sweeps.stages.sweep import complete

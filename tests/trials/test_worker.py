@@ -12,7 +12,7 @@ from reid_core.config.presets import tiny
 from reid_core.errors import TrainingError, UserError
 from reid_core.model.place import local_place
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import FAILED
+from sweeps.search.suggestion import FAILED
 from sweeps.trials import worker
 from sweeps.trials.worker import Line, run_alone, serve
 

@@ -22,7 +22,7 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model, outline_model
 from sweeps.machines.resources import Resources
 from sweeps.stages.checks.data import check_training, pool_of_parts
-from sweeps.trials.driver import check_model
+from sweeps.trials.slots.ready import check_model
 
 
 def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> ReidModel:
@@ -35,9 +35,7 @@ def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> Rei
         UserError: If batches cannot be drawn, or the model cannot be made as asked.
     """
     check_training(config, parts, workers=resources.workers)
-    check_model(config)
-    num_identities = len(np.unique(parts.animals(parts.rows("training"))))
-    return outline_model(config, num_identities=num_identities)
+    return check_model(config, num_identities=len(np.unique(parts.animals(parts.rows("training")))))
 
 
 def check_activations(config: TrialConfig, parts: Parts, folder: Path, *, device: str) -> None:

@@ -4,8 +4,10 @@ trial → workers; their reports → whoever asks for them, one after the other.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from reid_core.errors import UserError
 
 VERDICT_S = 60.0  # how long workers wait to hear whether a trial goes on: less than an epoch that nobody wants
 AGREE_S = 10.0  # how long one rank that gave up waits for the others to give up as well
@@ -15,6 +17,32 @@ Report = dict[str, Any]
 
 class AbandonedError(Exception):
     """The trial is not wanted any more."""
+
+
+class Task(NamedTuple):
+    """What one of the workers does alone, once, while the others wait for their next work."""
+
+    function: Callable[..., Any]
+    arguments: tuple = ()
+    options: Mapping[str, Any] = {}
+
+    def run(self) -> Report:
+        """What the function returns or what is wrong, for `result_of`; any other exception passes."""
+        try:
+            return {"value": self.function(*self.arguments, **self.options)}
+        except UserError as error:
+            return {"error": error}
+
+    @staticmethod
+    def result_of(outcome: Report) -> Any:
+        """What the function returned.
+
+        Raises:
+            UserError: That the function raised.
+        """
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["value"]
 
 
 class Desk:
@@ -61,6 +89,16 @@ class Desk:
         finally:
             self._work = None
 
+    async def do(self, task: Task) -> Any:
+        """Let one worker do something, as a part of the trial at hand; what its function returns.
+
+        Raises:
+            UserError: That the function raised.
+            AbandonedError: If the trial is not wanted any more.
+            Exception: What `fail` was called with.
+        """
+        return Task.result_of(await self.work_on(task))
+
     async def end(self, final: Report | None) -> None:
         """The trial has ended, with a report that comes after those of the workers; None if nobody waits for it."""
         if final is not None:
@@ -79,7 +117,7 @@ class Desk:
         """Return when there is something to be done, or the desk is closed."""
         await self._wait(lambda: self._work is not None or not self.is_open)
 
-    async def is_idle(self, num_workers: int, *, timeout_s: float) -> bool:
+    async def is_idle(self, num_workers: int, *, timeout_s: float | None = None) -> bool:
         """Whether so many workers wait for work, or will soon."""
         await self._wait(lambda: self._num_idle >= num_workers, timeout_s=timeout_s)
         return self._num_idle >= num_workers

@@ -16,13 +16,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.resources import Resources
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import run_trial
-from sweeps.trials.slots.desk import AbandonedError, Desk, Report
-from sweeps.trials.worker import serve
+from sweeps.trials.slots.desk import AbandonedError, Desk, Report, Task
 
 CLOSE_S = 15.0  # for idle workers to go home
 TIDY_S = 2.0  # for workers to leave a trial that has ended
@@ -39,6 +38,10 @@ class Slot:
 
     What is lost with the process comes back with it: Ray starts it again, Ray Tune the trial, from its last checkpoint.
     """
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard shows of this actor."""
+        return self._name
 
     def __init__(self, number: int, resources: Resources, folder: str) -> None:
         """Nothing is started yet.
@@ -77,6 +80,29 @@ class Slot:
             self._trial = asyncio.create_task(self._run_trial(suggestion, context))
         self._claim = claim
         return True
+
+    async def is_idle(self) -> bool:
+        """Return when all workers wait for work."""
+        await self.open()
+        return await self._desk.is_idle(self._resources.workers)
+
+    async def do(self, what: str, task: Task) -> Report:
+        """Let one worker do something while there is no trial; what `Task.run` returns.
+
+        Args:
+            what: It is, in words.
+            task: What is done.
+
+        Raises:
+            Exception: If the workers were lost meanwhile.
+        """
+        await self.clear()
+        await self.open()
+        await self._desk.begin(what)
+        try:
+            return await self._desk.work_on(task)
+        finally:
+            await self._desk.end(None)
 
     async def at_hand(self) -> str:
         """The trial at hand, or the last one."""
@@ -148,11 +174,18 @@ def name_cluster() -> None:
     ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
+def serve_slot(slot: Any) -> None:
+    """See `worker.serve`: only workers import what it needs, this process and Ray Train's controller do not."""
+    from sweeps.trials.worker import serve
+
+    serve(slot)
+
+
 def make_torch_trainer(slot: Any, name: str, resources: Resources, folder: str) -> TorchTrainer:
     """A Ray Train run of a slot's workers. Its name is new: Ray Train would continue one that it knows."""
     gpus = resources.gpus_per_worker
     return TorchTrainer(
-        partial(serve, slot),  # `train_loop_config` would have to be a dictionary
+        partial(serve_slot, slot),  # `train_loop_config` would have to be a dictionary
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=gpus > 0,

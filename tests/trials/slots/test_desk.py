@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from sweeps.trials.slots.desk import AbandonedError, Desk
+from reid_core.errors import UserError
+from sweeps.trials.slots.desk import AbandonedError, Desk, Task
 
 
 def play(scene):
@@ -153,5 +154,35 @@ def test_a_closed_desk_lets_all_go():
         await desk.close()
         assert await asyncio.gather(*waiting) == [(1, None), None, None]
         assert await desk.take(0) == (1, None)
+
+    play(scene)
+
+
+def test_what_one_worker_does_alone_gives_its_result_or_says_what_is_wrong():
+    def divide(number, *, by):
+        if by == 0:
+            raise UserError("by 0")
+        return number / by
+
+    async def scene(desk):
+        await desk.begin("a")
+        for number, (by, expected) in enumerate([(4, 2.5), (0, None)], 1):
+            doing = asyncio.create_task(desk.do(Task(divide, (10,), {"by": by})))
+            await asyncio.sleep(0)
+            attempt, task = await desk.take(number - 1)
+            assert await desk.report(attempt, task.run(), is_last=True)
+            if expected is None:
+                with pytest.raises(UserError, match="by 0"):
+                    await doing
+            else:
+                assert await doing == expected
+        doing = asyncio.create_task(desk.do(Task(divide, ("ten",), {"by": 1})))
+        await asyncio.sleep(0)
+        _, task = await desk.take(2)
+        with pytest.raises(TypeError):  # no mistake of the user's: it ends the worker, and the desk hears of that
+            task.run()
+        assert desk.fail(RuntimeError("lost"))
+        with pytest.raises(RuntimeError, match="lost"):
+            await doing
 
     play(scene)

@@ -7,13 +7,12 @@ import pytest
 
 from reid_core.config.presets import tiny
 from sweeps.machines.resources import Resources
-from sweeps.search.journal_writer import FAILED, FINAL
-from sweeps.search.suggestion import Suggestion
-from sweeps.trials import driver
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import MAX_RETRIES
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.slots import slot as slots
+from sweeps.trials.slots.desk import Task
 from sweeps.trials.slots.slot import Slot
 
 LEAVES, LOST, FAULTY = "leaves", RuntimeError("a worker was lost"), KeyError("sides")
@@ -25,8 +24,7 @@ def make_slot(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(slots, "name_cluster", lambda: None)
     monkeypatch.setattr(slots.ray, "get_runtime_context", lambda: SimpleNamespace(current_actor=None))
-    monkeypatch.setattr(driver, "ready_trial", _ready)
-    monkeypatch.setattr(driver, "clear_for_restart", lambda *place: None)
+    monkeypatch.setattr("sweeps.trials.slots.ready.ready_trial", _ready)
 
     def make(*plans):
         slot, loop = Slot(0, Resources(workers=1), str(tmp_path)), asyncio.get_running_loop()
@@ -43,7 +41,13 @@ def make_slot(monkeypatch, tmp_path):
 
 def _ready(suggestion, context):
     return WorkerSettings(
-        config=tiny(), name=suggestion.name, cache="", filesystem=None, checkpoint_folder="", resources=Resources()
+        config=tiny(),
+        name=suggestion.name,
+        cache="",
+        filesystem=None,
+        checkpoint_folder="",
+        folder="",
+        resources=Resources(),
     )
 
 
@@ -57,12 +61,15 @@ def _serve(slot, loop, num_trials, ending):
     for left in range(num_trials, -1, -1):
         if left == 0 and ending is LEAVES:
             return
-        number, settings = call(slot.take(number))
-        if settings is None:
+        number, work = call(slot.take(number))
+        while isinstance(work, Task):
+            call(slot.report(number, work.run(), is_last=True))
+            number, work = call(slot.take(number))
+        if work is None:
             return
         if left == 0:
             raise ending
-        report = {"objective": 0.5, "checkpoint_path": settings.name, "metrics": {}, "history": []}
+        report = {"objective": 0.5, "checkpoint_path": work.name, "metrics": {}, "history": []}
         call(slot.report(number, report, is_last=True))
 
 
@@ -108,6 +115,21 @@ def test_a_trial_that_cannot_succeed_fails_and_the_next_one_does_not(make_slot, 
         assert len(started) == num_tries + 1
 
     asyncio.run(scene())
+
+
+def test_a_slot_does_what_is_no_trial_between_trials(make_slot):
+    async def scene():
+        slot, started = make_slot((9, LEAVES))
+        assert await slot.do("a sum", Task(sum, ([1, 2],))) == {"value": 3}  # its workers start for it
+        assert await slot.is_idle()
+        context, trial = SweepContext(tiny(), "out", "cache", Resources()), Suggestion(name="a", parameters={})
+        assert await slot.begin("a", "me", trial, context)
+        assert (await slot.next("a", 0))["objective"] == 0.5
+        assert await slot.do("a sum", Task(sum, ([3, 4],))) == {"value": 7}
+        await slot.close()
+        assert len(started) == 1
+
+    asyncio.run(asyncio.wait_for(scene(), timeout=10))
 
 
 def test_a_slot_has_one_trial_at_hand_and_the_last_who_came_for_it_can_abandon_it(make_slot):
