@@ -34,13 +34,13 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.files.atomic import is_full_disk
 from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
 from sweeps.results.storage import StorageError
 from sweeps.search.journal_writer import FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
-from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
 from sweeps.trials.stream import stream_batches
