@@ -41,7 +41,8 @@ from reid_core.data.pixel_source import PixelSource
 from reid_core.model.heads import NUM_SIDES
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import make_plan, make_pool
-from reid_core.training.batches import Source, augmentation_seeds, make_pixels, make_source
+from reid_core.training.batches import Source, make_source
+from reid_core.training.pixels import augmentation_seeds, make_pixels
 from sweeps.machines.connect import set_environment
 from sweeps.machines.resources import Resources
 from sweeps.trials.stream import stream_batches
@@ -142,13 +143,13 @@ def ways(photographs: Photographs, processes: int) -> dict[str, Callable[[], Ite
     }
 
 
-def measure(make: Callable[[], Iterator[Any]], num_batches: int) -> tuple[float, float, float]:
+def measure(make: Callable[[], Iterator[Any]], num_skipped: int, num_batches: int) -> tuple[float, float, float]:
     """Images per second, and per second of all processes' CPU time, in the steady state; seconds to the first batch."""
     began_s = time.monotonic()
     with closing(make()) as batches:  # type: ignore[type-var]
         next(batches)
         first_s = time.monotonic() - began_s
-        for _ in range(SKIPPED - 1):
+        for _ in range(num_skipped - 1):
             next(batches)
         wall_s, cpu_s = time.monotonic(), used_cpu_s()
         for _ in range(num_batches):
@@ -187,17 +188,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, help="that make batches")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
+    parser.add_argument("--skip", type=int, default=SKIPPED, help="batches until the steady state")
     parser.add_argument("--batches", type=int, default=48, help="that are measured in a turn")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        photographs = draw_photographs(Path(folder), SKIPPED + options.batches + 8)
+        photographs = draw_photographs(Path(folder), options.skip + options.batches + 8)
         start_ray(options.processes)
         found: dict[str, list[tuple[float, float, float]]] = {}
         for _ in range(options.rounds):
             for name, make in ways(photographs, options.processes).items():
-                found.setdefault(name, []).append(measure(make, options.batches))
-                print(f"{name:<10} {found[name][-1][0]:>8.0f} images/s", flush=True)
+                found.setdefault(name, []).append(measure(make, options.skip, options.batches))
+                print(name, *(f"{value:.4g}" for value in found[name][-1]), flush=True)
         ray.shutdown()
     return report(found)
 

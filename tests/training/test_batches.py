@@ -15,7 +15,8 @@ from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import make_plan, make_pool
-from reid_core.training.batches import Batch, Source, augmentation_seeds, local_batches, make_source
+from reid_core.training.batches import Batch, Source, local_batches, make_source
+from reid_core.training.pixels import augmentation_seeds
 from reid_core.training.variants import build_variants
 
 PX = 32
