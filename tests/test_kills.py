@@ -27,6 +27,7 @@ from benchmarks.killed_sweep import (
 from benchmarks.kills import KINDS, plan_kills
 from reid_core.config.presets import tiny
 from reid_core.errors import UserError
+from reid_core.files.atomic import is_full_disk
 from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksums
 from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
 from sweeps.machines.resources import Resources
@@ -41,7 +42,6 @@ from sweeps.trials.checkpoints import (
     upload,
 )
 from sweeps.trials.context import SweepContext
-from sweeps.trials.failures import is_full_disk
 from sweeps.trials.tuning import reopen, run_fixed
 
 

@@ -1,7 +1,7 @@
 """Batches: one plan row → the pixels, identities and sides of one training step on one rank.
 
 plan + `Source` → batches, augmented online, or offline as they are in the caches (paper §3.3, §7.1).
-The same function serves plain Python (here) and Ray Data (`sweeps/trials/stream.py`), hence the same pixels in both.
+`pixels.make_pixels` serves plain Python (here) and Ray Data (`sweeps/trials/stream.py`): the same pixels in both.
 
 Letters: R rows that a plan may name (photographs, then extra variants), N photographs, B batch.
 """
@@ -26,6 +26,7 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.augment import Augmented, Augmenter
 from reid_core.training.batch_plan import Pool
+from reid_core.training.pixels import make_pixels
 
 BATCHES_AHEAD = 2  # read or made while the model trains, beyond those that threads are at work on
 MOST_THREADS = 16  # that make batches: more would wait for Python's lock, which a tenth of the work needs
@@ -95,22 +96,6 @@ def make_source(
         sides_R6=sides_N6[rows_R],
         name_R=names_N[rows_R],
     )
-
-
-def augmentation_seeds(seed: int, epoch: int, position: int, size: int) -> np.ndarray:
-    """One seed per image, a function of (run seed, epoch, position in the epoch) only; shape (size,), uint32."""
-    return np.array(
-        [np.random.SeedSequence([seed, epoch, position + i]).generate_state(1)[0] for i in range(size)], dtype=np.uint32
-    )
-
-
-def make_pixels(plan_row: dict[str, Any], seed: int, images: PixelSource, augmenter: Augmenter | None) -> Augmented:
-    """Pixels of one plan row, augmented if there is an augmenter: the same in any thread, task and attempt."""
-    rows = np.asarray(plan_row["rows"])
-    if augmenter is None:
-        return Augmented(images.pixels(rows), images.errors(rows))
-    seeds = augmentation_seeds(seed, int(plan_row["epoch"]), int(plan_row["position"]), len(rows))
-    return augmenter(images.views(rows), seeds)
 
 
 def local_batches(plan: pa.Table, source: Source, *, rank: int = 0, num_threads: int | None = None) -> Generator[Batch]:

@@ -68,7 +68,7 @@ def build_variants(
 def variant_seeds(seed: int, pool: Pool) -> np.ndarray:
     """One seed per extra image, a function of (run seed, photograph's row, variant) only; shape (E,), uint32."""
     pairs = zip(pool.source_E.tolist(), pool.variant_E.tolist(), strict=True)
-    # With a spawn key these seeds are never those of the images of a batch (`batches.augmentation_seeds`).
+    # With a spawn key these seeds are never those of the images of a batch (`pixels.augmentation_seeds`).
     sequences = [np.random.SeedSequence([seed, *pair], spawn_key=(2,)) for pair in pairs]
     return np.array([sequence.generate_state(1)[0] for sequence in sequences], dtype=np.uint32)
 

@@ -35,6 +35,7 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.files.atomic import is_full_disk
 from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
@@ -43,7 +44,6 @@ from sweeps.results.storage import StorageError
 from sweeps.results.timeline import Laps
 from sweeps.search.suggestion import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
-from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
 from sweeps.trials.slots.desk import Task
