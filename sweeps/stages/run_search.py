@@ -50,13 +50,13 @@ def choose_spread(resources: Resources) -> Spread:
 
 
 def prepare_trials(
-    sweep: Sweep, root: Path, out: Path, resources: Resources, mirror: Mirror | None, pool: Pool
+    sweep: Sweep, root: Path, out: Path, pool: Pool, mirror: Mirror | None
 ) -> tuple[Prepared, SweepContext]:
     """What is done once before the first trial, and what the trials share.
 
     Slots start meanwhile, if preparing asks Ray for nothing that they hold.
     """
-    spread = choose_spread(resources)
+    resources, spread = pool.resources, choose_spread(pool.resources)
     if spread is LOCAL:
         pool.open(count_left(sweep, open_journal(out).read()))
     prepared = prepare(

@@ -14,7 +14,6 @@ from reid_core.data.synthetic import resolve_data
 from reid_core.metrics.result import write_result
 from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
 from sweeps.machines.limits import Limits, make_limits
-from sweeps.machines.resources import Resources
 from sweeps.results.mirror import Mirror, blame_storage, held_marks, open_out
 from sweeps.results.result_folder import (
     FURTHER_TRIALS,
@@ -75,7 +74,7 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
                 one = partial(complete_group, machines=machines, mirror=mirror, pool=pool)
                 text = run_groups(groups, out, limits, one)
             else:
-                text = complete(sweep, out, limits, pool=pool, resources=machines.resources, mirror=mirror)
+                text = complete(sweep, out, limits, pool=pool, mirror=mirror)
         text += f"\n\n{describe_time(out, age_s=age_of_process_s())}"
         if mirror:
             mirror.push(everything=True)
@@ -118,12 +117,10 @@ def complete_group(
 ) -> str:
     """The sweep of one group, in a folder of its own, begun or continued; the result as text."""
     sweep = claim_checked(sweep, out, machines, resume="auto")
-    return complete(sweep, out, limits, pool=pool, resources=machines.resources, mirror=mirror)
+    return complete(sweep, out, limits, pool=pool, mirror=mirror)
 
 
-def complete(
-    sweep: Sweep, out: Path, limits: Limits, *, pool: Pool, resources: Resources, mirror: Mirror | None = None
-) -> str:
+def complete(sweep: Sweep, out: Path, limits: Limits, *, pool: Pool, mirror: Mirror | None = None) -> str:
     """Prepare, run what is left of the trials, confirm, score `testSet` for the best, export; the result as text.
 
     Args:
@@ -131,11 +128,10 @@ def complete(
         out: Its result folder, claimed.
         limits: End it early.
         pool: Slots that its trials run on.
-        resources: What its trials run on.
         mirror: Of `out`, or of a folder above it.
     """
     laps, root = Laps(), resolve_data(sweep.data, out / "data")
-    prepared, context = prepare_trials(sweep, root, out, resources, mirror, pool)
+    prepared, context = prepare_trials(sweep, root, out, pool, mirror)
     goals = make_goals(sweep, prepared)
     laps.lap("data", out)
     records = run_search(sweep, context, limits, goals)

@@ -42,6 +42,7 @@ from sweeps.trials import stream as stream_module
 from sweeps.trials.batch_task import make_batch
 from sweeps.trials.context import SweepContext
 from sweeps.trials.progress import Progress
+from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.stream import ray_map, stream_batches
 from sweeps.trials.tuning import run_fixed
 
@@ -118,8 +119,9 @@ def test_a_hopeless_sweep_ends_early_and_lists_the_reasons(local_ray, small_data
     flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "9"]
     impossible = ["--set", "model.unfrozen_stages=9", "--set", "match.matcher=none"]
     sweep = make_sweep("metric", metric_space, make_parser("").parse_args([*flags, *impossible]))
-    with pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed") as error:
-        complete(sweep, tmp_path, Limits(max_failures=2), resources=Resources(workers=1))
+    none_completed = pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed")
+    with keep_slots(Resources(workers=1), tmp_path) as pool, none_completed as error:
+        complete(sweep, tmp_path, Limits(max_failures=2), pool=pool)
     for name in ("trial-0000", "trial-0001"):
         assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in str(error.value)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()

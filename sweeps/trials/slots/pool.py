@@ -28,23 +28,23 @@ class Pool:
         """
         self.slots: list[Any] = []  # handles
         self._left: list[Any] = []  # that are closing
-        self._resources, self._out = resources, out
+        self.resources, self._out = resources, out
 
     def __deepcopy__(self, memo: dict) -> "Pool":
         """Itself: Ray Tune copies what it calls back."""
         return self
 
     def __reduce__(self) -> tuple:
-        """Another process has opened none: the context may go anywhere."""
-        return Pool, (self._resources, self._out)
+        """None: the context may go anywhere, and another process has opened no slot, nor does it load torch for it."""
+        return type(None), ()
 
     def open(self, num_trials: int) -> list[Any]:
         """Slots for so many trials, `Resources.concurrent` at most."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Slot).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
         folder = str(self._out / "tune" / "slots")
-        while len(self.slots) < min(self._resources.concurrent, num_trials):
-            slot = actor.remote(len(self.slots), self._resources, folder)
+        while len(self.slots) < min(self.resources.concurrent, num_trials):
+            slot = actor.remote(len(self.slots), self.resources, folder)
             slot.open.remote()
             self.slots.append(slot)
         return self.slots

@@ -1,6 +1,6 @@
-"""What a worker does once for all ranks, before a trial begins: checks, offline variants, the files of its folder.
+"""What a worker does once for all ranks, before a trial begins: offline variants, the files of its folder.
 
-suggestion, what the trials share → `WorkerSettings`, or why the trial cannot be run.
+suggestion, what the trials share → `WorkerSettings`.
 """
 
 import json
@@ -14,8 +14,6 @@ from reid_core.experiment.environment import describe_environment
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.training_setup import training_data_of
 from reid_core.files.atomic import replace_file
-from reid_core.model.frozen.boundary import check_keepable
-from reid_core.model.reid_model import ReidModel, outline_model
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.checkpoints import clear_for_restart, list_checkpoints
 from sweeps.trials.context import SweepContext
@@ -23,15 +21,16 @@ from sweeps.trials.settings import WorkerSettings
 
 
 def ready_trial(suggestion: Suggestion, context: SweepContext) -> WorkerSettings:
-    """Check a trial, and write what its folder holds beside checkpoints; what its workers get.
+    """Make its offline variants, and write what its folder holds beside checkpoints; what its workers get.
+
+    Whether the model and the batches can be made every worker finds out by making them.
 
     Raises:
-        UserError: If it cannot be run.
+        UserError: If the configuration is none, or the variants cannot be made.
     """
     config = context.configure(suggestion.parameters)
-    check_model(config)
-    # Fails now if its batches cannot be made; offline variants are made here once, not by every worker.
-    training_data_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
+    if config.data.variants is not None:
+        training_data_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
     _describe_trial(context, suggestion.name, config)
     settings = make_settings(suggestion, config, context)
     clear_for_restart(settings.filesystem, settings.checkpoint_folder)
@@ -52,24 +51,6 @@ def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepCon
         start=suggestion.start,
         only_train=suggestion.only_train,
     )
-
-
-def check_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
-    """Find out whether a model can be made, and its frozen stages' activations kept if they are to be.
-
-    Args:
-        config: Of the trial.
-        num_identities: As in `outline_model`.
-
-    Returns:
-        The model, without weights (on torch's device "meta").
-
-    Raises:
-        UserError: If they cannot.
-    """
-    if config.model.keep_activations:
-        check_keepable(config.model)
-    return outline_model(config, num_identities=num_identities)
 
 
 def _describe_trial(context: SweepContext, name: str, config: TrialConfig) -> None:

@@ -35,21 +35,18 @@ def processes(title):
 
 def tasks_at_work():
     """Names of the actors' tasks that run, as Ray's dashboard shows them."""
-    running = list_tasks(
-        filters=[("type", "=", "ACTOR_TASK"), ("state", "=", "RUNNING")], raise_on_missing_output=False
-    )
-    return {task.name for task in running}
+    return {task.name for task in list_tasks(filters=[("type", "=", "ACTOR_TASK"), ("state", "=", "RUNNING")])}
 
 
 def kill_in_the_middle(journal, title, killed, shown):
-    """Kill one process with such a title as soon as a trial has a report; what the dashboard shows then."""
+    """Kill one process with such a title as soon as a trial has a report; what the dashboard shows after that."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if any(record.reports and not record.has_ended for record in journal.read()):
             for process in processes(title):
-                shown.update(tasks_at_work())
                 process.kill()
                 killed.append(process.pid)
+                shown.update(tasks_at_work())
                 return
         time.sleep(0.01)
 
@@ -76,7 +73,7 @@ def test_a_killed_process_costs_no_trial_an_epoch(local_ray, small_data, tmp_pat
     records = run_fixed(rows, context)
     thread.join()
     assert len(killed) == 1
-    assert any(name.startswith("killed: report ") for name in shown), shown
+    assert kind != "worker" or any(name.startswith("killed: report ") for name in shown), shown
     assert [record.status for record in records.values()] == ["completed", "completed"]
     assert [report["epoch"] for report in records["killed"].reports] == list(range(1, EPOCHS + 1))
     assert [record.retries for record in records.values()] == [0 if kind == "desk" else 1, 0]
