@@ -20,6 +20,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.data.table.findings import log_findings
 from reid_core.errors import TrainingError, UserError
 from reid_core.files.checksums import verify_checksums, write_checksums
+from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch
@@ -31,7 +32,6 @@ from reid_core.training.training_findings import find_in_training
 KEPT_CHECKPOINTS = 2  # the last one, and the one before it in case that is damaged
 CHECKPOINT = ("last.safetensors", "best.safetensors", "trainer.pt")
 MEASURED = ("loss", "gradient_norm", "loss_spread")  # of an epoch's steps
-SCORE = "geo_mean_cosine"  # per epoch: decides the best epoch, early stopping and pruning
 logger = logging.getLogger(__name__)
 Evaluate = Callable[[ReidModel], dict[str, float]]
 

@@ -8,12 +8,11 @@ from tqdm import tqdm
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.results.journal import Journal
 from sweeps.results.result_folder import TRIAL_TABLE
 from sweeps.results.trial_table import best_record, write_trials
-from sweeps.search.journal_writer import REPEATED
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import EPOCH_ZERO, REPEATED, Suggestion
 
 SHOWN = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
 
@@ -52,7 +51,9 @@ class Progress(Callback):
         """An epoch was reported."""
         if "loss" in result and REPEATED not in result:
             values = "  ".join(f"{key} {result[key]:.4f}" for key in SHOWN if key in result)
-            tqdm.write(f"{name_of(trial)} epoch {result['epoch']}: {values}{_describe_feed(result)}")
+            before = result.get(EPOCH_ZERO, {}).get(SCORE)
+            gain = "" if before is None else f" ({result[SCORE] - before:+.4f})"  # over the frozen backbone
+            tqdm.write(f"{name_of(trial)} epoch {result['epoch']}: {values}{gain}{_describe_feed(result)}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial ended, was stopped, or failed; the searcher has written its record before."""

@@ -18,11 +18,10 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
 from sweeps.search.fixed_search import FixedSearch
-from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch, epoch_scores
 from sweeps.search.search_flag import parse_searched
 from sweeps.search.space import SearchSpace, metric_space
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.trials.tuning import reopen
 
 SPACE = SearchSpace(metric_space, tiny())

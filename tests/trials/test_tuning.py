@@ -32,10 +32,9 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources, driver_resources
 from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.journal import Journal
-from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.run_search import make_scheduler
 from sweeps.stages.sweep import complete
@@ -43,6 +42,7 @@ from sweeps.trials import stream as stream_module
 from sweeps.trials.batch_task import make_batch
 from sweeps.trials.context import SweepContext
 from sweeps.trials.progress import Progress
+from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.stream import ray_map, stream_batches
 from sweeps.trials.tuning import run_fixed
 
@@ -50,10 +50,10 @@ EPOCHS = 4
 HALF_A_CPU = Resources(data_cpus_per_worker=0.5)
 SCORES = {  # per epoch; the best is not the last
     "trial-0000": [0.5, 0.9, 0.6, 0.5],
-    "trial-0001": [0.1, 0.9, 0.9, 0.9],
+    "trial-0001": [0.9, 0.1, 0.9, 0.9],
     "trial-0002": [0.6, 0.95, 0.8, 0.7],
     "trial-0003": [],
-    "trial-0004": [0.0],
+    "trial-0004": [0.9, 0.0],
 }
 
 
@@ -105,7 +105,7 @@ def test_trials_end_as_they_did_and_a_second_session_remembers_them(local_ray, t
     }
     assert [ended[name].objective for name in ("trial-0000", "trial-0002")] == [0.9, 0.95]
     assert len(ended["trial-0000"].reports) == EPOCHS  # ASHA did not stop it before its final report
-    assert len(ended["trial-0001"].reports) == 1
+    assert len(ended["trial-0001"].reports) == 2  # never after one epoch
     assert ended["trial-0003"].reason == "the loss is nan"
 
     again = run(journal, 1, tmp_path)
@@ -119,8 +119,9 @@ def test_a_hopeless_sweep_ends_early_and_lists_the_reasons(local_ray, small_data
     flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "9"]
     impossible = ["--set", "model.unfrozen_stages=9", "--set", "match.matcher=none"]
     sweep = make_sweep("metric", metric_space, make_parser("").parse_args([*flags, *impossible]))
-    with pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed") as error:
-        complete(sweep, tmp_path, Limits(max_failures=2), resources=Resources(workers=1))
+    none_completed = pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed")
+    with keep_slots(Resources(workers=1), tmp_path) as pool, none_completed as error:
+        complete(sweep, tmp_path, Limits(max_failures=2), pool=pool)
     for name in ("trial-0000", "trial-0001"):
         assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in str(error.value)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
