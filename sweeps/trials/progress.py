@@ -12,7 +12,7 @@ from reid_core.metrics.geo_mean import SCORE
 from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import TRIAL_TABLE
 from sweeps.results.trial_table import best_record, write_trials
-from sweeps.search.suggestion import REPEATED, Suggestion
+from sweeps.search.suggestion import EPOCH_ZERO, REPEATED, Suggestion
 
 SHOWN = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
 
@@ -54,7 +54,9 @@ class Progress(Callback):
         """An epoch was reported."""
         if "loss" in result and REPEATED not in result:
             values = "  ".join(f"{key} {result[key]:.4f}" for key in SHOWN if key in result)
-            tqdm.write(f"{name_of(trial)} epoch {result['epoch']}: {values}")
+            before = result.get(EPOCH_ZERO, {}).get(SCORE)
+            gain = "" if before is None else f" ({result[SCORE] - before:+.4f})"  # over the frozen backbone
+            tqdm.write(f"{name_of(trial)} epoch {result['epoch']}: {values}{gain}{_describe_feed(result)}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial ended, was stopped, or failed; the searcher has written its record before."""
@@ -72,6 +74,12 @@ class Progress(Callback):
         record.reason = " ".join([record.reason, *last_line])
         self.journal.write(record)
         self.on_trial_complete(iteration, trials, trial)
+
+
+def _describe_feed(result: dict) -> str:
+    if "images_per_s" not in result:
+        return ""
+    return f"  {result['images_per_s']:.3g} images/s, {result['data_wait_share']:.0%} of the time waiting for data"
 
 
 def name_of(trial: Any) -> str:

@@ -3,9 +3,7 @@
 trials from the desk, one after the other → of each a report and a checkpoint of every epoch, then the full evaluation.
 """
 
-import gc
 import logging
-import random
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import ray
 import ray.train
 import torch
@@ -24,6 +21,7 @@ from ray.train.torch import get_device, prepare_model
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError, UserError
+from reid_core.experiment.epoch_zero import gain_over_epoch_zero, report_epoch_zero
 from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.training_setup import (
@@ -34,17 +32,18 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.files.atomic import is_full_disk
 from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.trainer import Evaluate, Trainer
 from sweeps.results.storage import StorageError
 from sweeps.results.timeline import Laps
-from sweeps.search.suggestion import FAILED, REPEATED, UNSCORED
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
-from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
+from sweeps.trials.slots.alone import alone, measure_memory
 from sweeps.trials.slots.desk import Task
 from sweeps.trials.slots.laps import timed_batches, timed_evaluation
 from sweeps.trials.stream import stream_batches
@@ -63,17 +62,16 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         slot: Handle of the slot's actor.
         most_growth: Bytes that memory may have grown by since the first trial.
     """
-    number, first = 0, None
+    group, number, first = join(slot), 0, None
     while True:
-        number, settings = ray.get(slot.take.remote(number))
+        number, settings = ray.get(slot.take.remote(group, number))
         if settings is None:
             return
         if isinstance(settings, Task):
             do_alone(settings, slot, number)
             continue
         line = Line(slot, number, train_place(settings.config))
-        if not run_alone(settings, line):
-            continue  # some rank may be in the middle of anything: nothing is asked of all
+        run_alone(settings, line)
         size = measure_memory()
         first = size if first is None else first
         if line.place.gather(np.array([int(size - first > most_growth)])).any():
@@ -84,16 +82,15 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
 def do_alone(task: Task, slot: Any, number: int) -> None:
     """One rank does it; the others are not needed."""
     if ray.train.get_context().get_world_rank() == 0:
-        outcome = task.run()
-        free_memory()
+        with alone(0, str(get_device())):
+            outcome = task.run()
         ray.get(slot.report.remote(number, outcome, is_last=True))
 
 
-def free_memory() -> None:
-    """Nothing of what is over stays in memory, or on the GPU."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def join(slot: Any) -> int:
+    """The number of this group of workers, the same on every rank; those of an earlier one get no more work."""
+    is_first = ray.train.get_context().get_world_rank() == 0
+    return int(gather_arrays(np.array([ray.get(slot.new_group.remote()) if is_first else 0]))[0])
 
 
 @dataclass(frozen=True)
@@ -118,43 +115,27 @@ class Line:
 
     def give_up(self, error: Exception, status: str) -> bool:
         """Report what the trial failed of if every rank gives it up; False if another may still be at work on it."""
-        agreed = ray.get(self.slot.agree.remote(self.number, self.place.rank, self.place.world_size))
+        agreed = ray.get(self.slot.agree.remote(self.number, self.place.rank))
         if agreed:
             self.send_last({FAILED: str(error), "status": status})
         return agreed
 
 
-def run_alone(settings: WorkerSettings, line: Line) -> bool:
+def run_alone(settings: WorkerSettings, line: Line) -> None:
     """Run one trial as if this process had been started for it, and leave nothing of it behind.
 
-    Returns:
-        Whether it went as far as was wanted; False if all ranks gave it up.
-
     Raises:
-        Exception: Whatever else went wrong.
+        Exception: Whatever it failed of, unless all ranks gave it up with an error of a kind that they have in common.
     """
-    if line.place.device == "cpu":
-        torch.set_num_threads(1)
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(settings.config.seed)
-    try:
-        train_trial(settings, line)
-    except TrainingError as error:
-        if not line.give_up(error, "failed"):
-            raise
-        return False
-    except UserError as error:
-        if isinstance(error, StorageError) or is_full_disk(error) or not line.give_up(error, "infeasible"):
-            raise
-        return False
-    finally:
-        free_memory()
-    return True
-
-
-def measure_memory() -> int:
-    """Bytes that this process holds, those on its GPU included."""
-    return psutil.Process().memory_info().rss + (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0)
+    with alone(settings.config.seed, line.place.device):
+        try:
+            train_trial(settings, line)
+        except TrainingError as error:
+            if not line.give_up(error, "failed"):
+                raise
+        except UserError as error:
+            if isinstance(error, StorageError) or is_full_disk(error) or not line.give_up(error, "infeasible"):
+                raise
 
 
 def train_trial(settings: WorkerSettings, line: Line) -> None:
@@ -173,27 +154,31 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
         scorer = make_scorer(settings.pair_store, prepared, f"{settings.name}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
     data = training_data_of(config, prepared, world_size=place.world_size)
+    is_scored = settings.only_train is None
+    zero = {EPOCH_ZERO: report_epoch_zero(config, prepared, place)} if is_scored else {}
     trainer = make_trainer(config, prepared, data.plan, place)
     writer = load_checkpoint(trainer, settings, place)
     place = keep_activations(config, prepared, data, trainer.model, place)
-    retries, only_train = {"retries": settings.retries}, settings.only_train
-    if not all(line.send(report | retries | {REPEATED: True}) for report in list(trainer.history)):
+    more = {"retries": settings.retries, **zero}
+    if not all(line.send(report | more | {REPEATED: True}) for report in list(trainer.history)):
         return
-    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
+    evaluate = epoch_evaluation(config, prepared, place) if is_scored else prefer_last(trainer)
     laps.lap("model")
     with closing(train_epochs(trainer, settings, data, place, evaluate, laps)) as reports:
         for report in reports:
             if writer:
                 writer.save(trainer)
             laps.lap("checkpoints")
-            is_wanted = line.send(report | retries)
+            is_wanted = line.send(report | more)
             laps.lap("verdict")
             if writer:
                 laps.write(Path(settings.folder))
             if not is_wanted:
                 return
-    if only_train is None:
-        metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
+    if is_scored:
+        decided = evaluate_fully(config, prepared, trainer.restore_best(), place)
+        gain = gain_over_epoch_zero(config, prepared, decided, place)
+        metrics = decided.metrics | gain | sum_counts(counts, place)
         last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
     else:
         last = {UNSCORED: True}
@@ -202,7 +187,7 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     laps.lap("checkpoints")
     if writer:
         laps.write(Path(settings.folder))
-    line.send_last({**last, "history": trainer.history, "checkpoint_path": checkpoint})
+    line.send_last({**last, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
 def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:

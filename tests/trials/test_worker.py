@@ -59,7 +59,7 @@ def test_what_is_wrong_for_all_ranks_is_reported_and_the_rest_ends_the_process(m
             run_alone(SETTINGS, line)
         assert line.last == []
     else:
-        assert not run_alone(SETTINGS, line)
+        run_alone(SETTINGS, line)
         assert line.last == [{FAILED: str(error), "status": status}]
 
 
@@ -78,7 +78,7 @@ def test_every_trial_begins_with_the_same_random_numbers(monkeypatch):
 
     monkeypatch.setattr(worker, "train_trial", train_trial)
     for _ in range(2):
-        assert run_alone(SETTINGS, Said(agrees=True))
+        run_alone(SETTINGS, Said(agrees=True))
     assert drawn[0] == drawn[1]
 
 
@@ -86,10 +86,11 @@ def test_every_trial_begins_with_the_same_random_numbers(monkeypatch):
 def test_workers_leave_together_once_one_has_grown(monkeypatch, other_rank, num_served):
     served, sizes = [], iter([100, 90, 111, 100])
     place = replace(local_place(tiny()), gather=lambda array: np.append(array, other_rank))
-    slot = SimpleNamespace(take=SimpleNamespace(remote=lambda after: (after + 1, SETTINGS)))
+    slot = SimpleNamespace(take=SimpleNamespace(remote=lambda group, after: (after + 1, SETTINGS)))
     monkeypatch.setattr(worker, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(worker, "join", lambda slot: 1)
     monkeypatch.setattr(worker, "train_place", lambda config: place)
-    monkeypatch.setattr(worker, "run_alone", lambda settings, line: served.append(line.number) or True)
+    monkeypatch.setattr(worker, "run_alone", lambda settings, line: served.append(line.number))
     monkeypatch.setattr(worker, "measure_memory", lambda: next(sizes))
     serve(slot, most_growth=10)
     assert served == list(range(1, num_served + 1))

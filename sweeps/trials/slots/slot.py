@@ -52,7 +52,7 @@ class Slot:
             folder: For what Ray Train writes; every node sees it.
         """
         self._name, self._resources, self._folder = f"slot-{number}", resources, folder
-        self._desk = Desk()
+        self._desk = Desk(resources.workers)
         self._workers: asyncio.Task | None = None
         self._trial: asyncio.Task | None = None
         self._claim = ""  # of who has begun the trial, or taken it over
@@ -84,7 +84,7 @@ class Slot:
     async def is_idle(self) -> bool:
         """Return when all workers wait for work."""
         await self.open()
-        return await self._desk.is_idle(self._resources.workers)
+        return await self._desk.is_idle()
 
     async def do(self, what: str, task: Task) -> Report:
         """Let one worker do something while there is no trial; what `Task.run` returns.
@@ -121,7 +121,7 @@ class Slot:
 
     async def close(self) -> None:
         """Send the workers home; those that are in the middle of an epoch are not waited for."""
-        is_idle = self._desk.is_free and await self._desk.is_idle(self._resources.workers, timeout_s=TIDY_S)
+        is_idle = self._desk.is_free and await self._desk.is_idle(timeout_s=TIDY_S)
         await self._desk.close()
         if self._workers is not None and is_idle:
             await asyncio.wait([self._workers], timeout=CLOSE_S)
@@ -130,17 +130,21 @@ class Slot:
         """See `Desk.next`; when the sweep ends before there is one, a report that says nothing."""
         return await self._desk.next(trial, position) or {"epoch": 0, SCORE: math.nan}
 
-    async def take(self, after: int) -> tuple[int, Any]:
+    async def new_group(self) -> int:
+        """See `Desk.new_group`."""
+        return await self._desk.new_group()
+
+    async def take(self, group: int, after: int) -> tuple[int, Any]:
         """See `Desk.take`."""
-        return await self._desk.take(after)
+        return await self._desk.take(group, after)
 
     async def report(self, number: int, report: Report, *, is_last: bool = False) -> bool:
         """See `Desk.report`."""
         return await self._desk.report(number, report, is_last=is_last)
 
-    async def agree(self, number: int, rank: int, num_ranks: int) -> bool:
+    async def agree(self, number: int, rank: int) -> bool:
         """See `Desk.agree`."""
-        return await self._desk.agree(number, rank, num_ranks)
+        return await self._desk.agree(number, rank)
 
     async def _run_trial(self, suggestion: Suggestion, context: SweepContext) -> None:
         final = None
@@ -155,8 +159,9 @@ class Slot:
         """Start the workers whenever there are none; after a failure without work, when there is some."""
         handle = ray.get_runtime_context().current_actor
         while self._desk.is_open:
-            trainer = make_torch_trainer(handle, self._name, self._resources, self._folder)
+            await self._desk.new_group()  # whatever these end of, it has nothing to do with those before
             try:
+                trainer = make_torch_trainer(handle, self._name, self._resources, self._folder)
                 await asyncio.to_thread(trainer.fit)
             except Exception as error:
                 logger.warning("%s: its workers have ended: %s", self._name, error)

@@ -16,6 +16,7 @@ from sweeps.trials.slots.desk import Task
 from sweeps.trials.slots.slot import Slot
 
 LEAVES, LOST, FAULTY = "leaves", RuntimeError("a worker was lost"), KeyError("sides")
+NO_START = (0, "cannot even be asked for")
 
 
 @pytest.fixture
@@ -31,6 +32,8 @@ def make_slot(monkeypatch, tmp_path):
 
         def make_torch_trainer(handle, name, resources, folder):
             started.append(plans[len(started)])
+            if started[-1] == NO_START:
+                raise LOST
             return SimpleNamespace(fit=lambda: _serve(slot, loop, *started[-1]))
 
         monkeypatch.setattr(slots, "make_torch_trainer", make_torch_trainer)
@@ -57,14 +60,14 @@ def _serve(slot, loop, num_trials, ending):
     def call(coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=5)
 
-    number = 0
+    group, number = call(slot.new_group()), 0
     for left in range(num_trials, -1, -1):
         if left == 0 and ending is LEAVES:
             return
-        number, work = call(slot.take(number))
+        number, work = call(slot.take(group, number))
         while isinstance(work, Task):
             call(slot.report(number, work.run(), is_last=True))
-            number, work = call(slot.take(number))
+            number, work = call(slot.take(group, number))
         if work is None:
             return
         if left == 0:
@@ -94,11 +97,12 @@ def test_workers_that_leave_between_trials_are_replaced(make_slot):
     asyncio.run(scene())
 
 
-def test_a_trial_whose_workers_are_lost_is_tried_again_on_new_ones(make_slot):
+@pytest.mark.parametrize(("lost_again", "num_retries"), [((0, LOST), 2), (NO_START, 1)])  # none was at work then
+def test_a_trial_whose_workers_are_lost_is_tried_again_on_new_ones(make_slot, lost_again, num_retries):
     async def scene():
-        slot, _ = make_slot((1, LOST), (0, LOST), (9, LEAVES))
+        slot, _ = make_slot((1, LOST), lost_again, (9, LEAVES))
         first, second = await run(slot, "a", "b")
-        assert (first["retries"], second["retries"]) == (0, 2)
+        assert (first["retries"], second["retries"]) == (0, num_retries)
         assert second["objective"] == 0.5
 
     asyncio.run(scene())
