@@ -54,11 +54,13 @@ def prepare_trials(
 ) -> tuple[Prepared, SweepContext]:
     """What is done once before the first trial, and what the trials share.
 
-    Slots start meanwhile, if preparing asks Ray for nothing that they hold.
+    Slots start meanwhile if preparing asks Ray for nothing; else those of the group before give back what they hold.
     """
     resources, spread = pool.resources, choose_spread(pool.resources)
     if spread is LOCAL:
         pool.open(count_left(sweep, open_journal(out).read()))
+    else:
+        pool.close()
     prepared = prepare(
         root,
         out / CACHE,

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.metrics.geo_mean import SCORE
-from sweeps.results.journal import Journal
+from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import TRIAL_TABLE
 from sweeps.results.trial_table import best_record, write_trials
 from sweeps.search.suggestion import EPOCH_ZERO, REPEATED, Suggestion
@@ -27,7 +27,8 @@ class Progress(Callback):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"bar": None}  # Tune pickles its callbacks now and then
 
-    def _update(self) -> None:
+    def _update(self) -> list[Record]:
+        """Show what has ended, in the bar and in trials.parquet; all records. It costs more the more there are."""
         records = self.journal.read()
         write_trials(self.out / TRIAL_TABLE, records, self.base)
         if self.bar is None:
@@ -35,10 +36,12 @@ class Progress(Callback):
         self.bar.n = sum(record.has_ended for record in records)
         best = best_record(records)
         self.bar.set_postfix_str(f"best {best.objective:.4f} ({best.name})" if best else "none completed yet")
+        return records
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial was given to its workers."""
-        self._update()
+        if self.bar is None:
+            self._update()
         base = flatten(self.base)
         values = "  ".join(
             f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
@@ -57,8 +60,7 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial ended, was stopped, or failed; the searcher has written its record before."""
-        self._update()
-        ended = self.journal.by_name()[name_of(trial)]
+        ended = next(record for record in self._update() if record.name == name_of(trial))
         outcome = f"objective {ended.objective:.4f}" if ended.objective is not None else ended.reason
         tqdm.write(f"{ended.name} {ended.status} after {len(ended.reports)} epochs  {outcome}")
         num_alone = ended.metrics.get("pairs_scored", 0) - ended.metrics.get("pairs_misses", 0)

@@ -277,7 +277,7 @@ def test_what_one_worker_does_alone_gives_its_result_or_says_what_is_wrong():
         for number, (by, expected) in enumerate([(4, 2.5), (0, None)], 1):
             doing = asyncio.create_task(desk.do(Task(divide, (10,), {"by": by})))
             await asyncio.sleep(0)
-            attempt, task = await desk.take(number - 1)
+            attempt, task = await desk.take(GROUP, number - 1)
             assert await desk.report(attempt, task.run(), is_last=True)
             if expected is None:
                 with pytest.raises(UserError, match="by 0"):
@@ -286,7 +286,7 @@ def test_what_one_worker_does_alone_gives_its_result_or_says_what_is_wrong():
                 assert await doing == expected
         doing = asyncio.create_task(desk.do(Task(divide, ("ten",), {"by": 1})))
         await asyncio.sleep(0)
-        _, task = await desk.take(2)
+        _, task = await desk.take(GROUP, 2)
         with pytest.raises(TypeError):  # no mistake of the user's: it ends the worker, and the desk hears of that
             task.run()
         assert desk.fail(RuntimeError("lost"))

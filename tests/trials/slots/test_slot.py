@@ -35,7 +35,9 @@ def processes(title):
 
 def tasks_at_work():
     """Names of the actors' tasks that run, as Ray's dashboard shows them."""
-    return {task.name for task in list_tasks(filters=[("type", "=", "ACTOR_TASK"), ("state", "=", "RUNNING")])}
+    here = ray.get_runtime_context().gcs_address  # another Ray may run on this machine
+    running = list_tasks(address=here, filters=[("type", "=", "ACTOR_TASK"), ("state", "=", "RUNNING")])
+    return {task.name for task in running}
 
 
 def kill_in_the_middle(journal, title, killed, shown):
