@@ -23,7 +23,7 @@ from sweeps.stages.run_search import make_scheduler
 from sweeps.trials.checkpoints import UNFINISHED
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS = 6  # with ASHA's rungs at 1, 2 and 4
+EPOCHS = 6  # with ASHA's rungs at 2 and 4
 COST_AN_ATTEMPT = ("worker", "checkpoint", "controller")
 ENDING = ("everything", "command", "cluster", "interrupt", "disk")
 STATUS = {"everything": (-9,), "command": (-9,), "cluster": (1, -6), "interrupt": (130,), "disk": (2,)}

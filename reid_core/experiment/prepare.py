@@ -116,6 +116,7 @@ def prepare(
         image_id_N=column_of(database, "image_id"),
         parts=parts,
         date_N=column_of(database, "date"),
+        path_N=column_of(database, "path"),
         second=second,
         group=group,
         findings=(*findings, *in_photographs, *requested),

@@ -46,6 +46,7 @@ def training_data_of(config: TrialConfig, prepared: Prepared, *, world_size: int
         variants=build_variants(Path(prepared.image_cache).parent, prepared.images, pool, config),
         code_N=prepared.codes(),
         sides_N6=prepared.sides_N6,
+        name_N=prepared.name_N,
     )
     return TrainingData(pool, plan, source)
 

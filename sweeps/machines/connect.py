@@ -9,7 +9,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -18,6 +18,7 @@ from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 from ray._private.utils import get_system_memory
 
 from reid_core import command
+from reid_core.data.chunks import count_cpus
 from reid_core.errors import UserError
 from sweeps.machines.flags import make_resources
 from sweeps.machines.resources import Node, Resources, total_of
@@ -79,12 +80,31 @@ def find_machines(options: argparse.Namespace) -> Machines:
         check_shared(options, num_nodes=len(nodes))
         resources = make_resources(options, num_gpus=total_of(nodes).get("GPU", 0))
     else:
-        resources = make_resources(options, num_gpus=torch.cuda.device_count())
+        resources = fit_data_cpus(make_resources(options, num_gpus=torch.cuda.device_count()), options.data_cpus)
         nodes = (local_node(resources),)
     shortage = resources.shortage(nodes)
     if shortage:
         raise UserError(shortage)
     return Machines(resources, nodes)
+
+
+def fit_data_cpus(resources: Resources, asked: float | None) -> Resources:
+    """Limit the CPUs for data to those of this machine, whose logical ones are as many as a sweep asks for.
+
+    Args:
+        resources: From `make_resources`.
+        asked: With the flag; None: what it is by default may be too much for this machine.
+
+    Raises:
+        UserError: If more were asked for.
+    """
+    num_cpus = count_cpus()
+    if asked is not None and asked > num_cpus:
+        raise UserError(
+            f"--data-cpus {asked:g}: this machine has {num_cpus} CPUs; more processes that make batches would only "
+            f"wait for each other: give at most {num_cpus}"
+        )
+    return replace(resources, data_cpus_per_worker=min(resources.data_cpus_per_worker, num_cpus))
 
 
 def local_node(resources: Resources) -> Node:

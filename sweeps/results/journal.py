@@ -32,6 +32,7 @@ class Record:
     status: Status = "running"
     reason: str = ""  # why it failed or was stopped
     reports: list[dict[str, Any]] = field(default_factory=list)  # one per epoch
+    epoch_zero: dict[str, float] = field(default_factory=dict)  # the report of its frozen backbone; empty: not measured
     metrics: dict[str, float] = field(default_factory=dict)  # of the full evaluation; empty unless completed
     checkpoint: str = ""
     seconds: float = 0.0  # over all sessions

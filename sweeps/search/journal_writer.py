@@ -10,9 +10,11 @@ from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals
-from sweeps.search.suggestion import FAILED, FINAL, UNSCORED
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, FINAL, UNSCORED
 
-REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE)
+# `reid_core.training.feed.FED`, which needs torch
+FED = ("images_per_s", "data_wait_share", "not_augmented", "not_augmented_examples")
+REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE, *FED)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()
 
@@ -35,6 +37,7 @@ class JournalWriter:
     def add_report(self, trial_id: str, result: dict) -> bool:
         """Add an epoch's report; False for the final report and for an epoch that is known already."""
         record = self.records[trial_id]
+        record.epoch_zero = _nested(result, EPOCH_ZERO) or record.epoch_zero
         if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return False
         record.reports.append(_report(result))
@@ -70,6 +73,7 @@ class JournalWriter:
 def _close(record: Record, result: dict, *, error: bool) -> None:
     record.retries += int(result.get("retries", 0))
     objective = result.get("objective")
+    record.epoch_zero = _nested(result, EPOCH_ZERO) or record.epoch_zero
     if result.get(FINAL) and FAILED in result:
         record.status, record.reason = result["status"], result[FAILED]
     elif error:
@@ -93,6 +97,10 @@ def _report(result: dict) -> dict[str, Any]:
 
 
 def _metrics(result: dict) -> dict[str, float]:
-    """The defined metrics of a final report; Tune flattens its nested dictionaries with slashes."""
-    found = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
-    return {key: value for key, value in found.items() if not math.isnan(value)}
+    """The defined metrics of a final report."""
+    return {key: value for key, value in _nested(result, "metrics").items() if not math.isnan(value)}
+
+
+def _nested(result: dict, name: str) -> dict[str, Any]:
+    """A nested dictionary of a report, which Tune flattens with slashes; empty if it is not there."""
+    return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}

@@ -7,6 +7,7 @@ from typing import Any
 FINAL = "final"  # marks the driver's last one
 UNSCORED = "unscored"  # in the last one of a trial that only trains
 FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
+EPOCH_ZERO = "epoch_zero"  # report of the frozen backbone, in every one of a trial that is scored
 REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
 
 

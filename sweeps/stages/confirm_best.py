@@ -79,7 +79,12 @@ def confirm_best(
         logger.warning("%s", reason)
     score_CR = scores_of(candidates, runs, num_runs)
     try:
-        confirmed = confirm(score_CR, preset=_find_preset(candidates), search_C=[_score(each) for each in candidates])
+        confirmed = confirm(
+            score_CR,
+            preset=_find_preset(candidates),
+            search_C=[_score(each) for each in candidates],
+            epoch_zero_CR=scores_of(candidates, runs, num_runs, "epoch0"),
+        )
     except UserError as error:
         raise UnconfirmedError(str(error)) from error
     winner = candidates[confirmed.winner]
@@ -128,10 +133,12 @@ def run_name(candidate: Record, number: int) -> str:
     return f"{candidate.name}-run{number}"
 
 
-def scores_of(candidates: Sequence[Record], runs: dict[str, Record], num_runs: int) -> np.ndarray:
-    """Objective of each candidate in each run; NaN where a run failed; shape (C, R)."""
+def scores_of(
+    candidates: Sequence[Record], runs: dict[str, Record], num_runs: int, metric: str = "objective"
+) -> np.ndarray:
+    """A metric of each candidate in each run; NaN where a run failed, or has no such metric; shape (C, R)."""
     names = [[run_name(candidate, number) for number in range(1, num_runs + 1)] for candidate in candidates]
-    return np.array([[_score(runs[name]) for name in row] for row in names], dtype=float)
+    return np.array([[runs[name].metrics.get(metric, np.nan) for name in row] for row in names], dtype=float)
 
 
 def format_confirmation(confirmation: Confirmation) -> str:
@@ -148,6 +155,8 @@ def format_confirmation(confirmation: Confirmation) -> str:
     lines.append(_format_span("score, by runs that did not choose it", confirmed, "score"))
     if winner.name != PRESET:
         lines.append(_format_span("difference to the preset", confirmed, "difference", sign="+"))
+    if not np.isnan(confirmed.gain):
+        lines.append(_format_span("gain over the frozen backbone (epoch 0)", confirmed, "gain", sign="+"))
     lines.append(f"  {'selection optimism (search less that)':<40}{confirmed.optimism:+.3f}")
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import Use, record_use
+from reid_core.experiment.epoch_zero import find_no_gain, report_epoch_zero
 from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import load_prepared
@@ -54,6 +55,8 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, re
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, reading=reading)
-    found, model = find_in_training(trainer.history), trainer.restore_best()
+    epoch_zero = report_epoch_zero(config, prepared, place)
+    found = (*find_in_training(trainer.history), *find_no_gain(trainer.history, epoch_zero))
+    model = trainer.restore_best()
     result = run_final_test(config, prepared, truth, model, Path(context.out), place, findings=found)
     return replace(result, trial=best.name)

@@ -54,11 +54,13 @@ def prepare_trials(
 ) -> tuple[Prepared, SweepContext]:
     """What is done once before the first trial, and what the trials share.
 
-    Slots start meanwhile, if preparing asks Ray for nothing that they hold.
+    Slots start meanwhile if preparing asks Ray for nothing; else those of the group before give back what they hold.
     """
     resources, spread = pool.resources, choose_spread(pool.resources)
     if spread is LOCAL:
         pool.open(count_left(sweep, open_journal(out).read()))
+    else:
+        pool.close()
     prepared = prepare(
         root,
         out / CACHE,
@@ -130,14 +132,32 @@ def count_left(sweep: Sweep, records: Sequence[Record]) -> int:
     return min(left, len(untried) + num_unended)
 
 
-def make_scheduler(epochs: int, before: list[Record]) -> TrialScheduler:
-    """ASHA on epochs, with the rungs that ended trials have already filled.
+def first_rung(epochs: int) -> int | None:
+    """The epoch after which ASHA first stops trials: a quarter of them, but never the first one, which is mostly noise.
+
+    Args:
+        epochs: The most that a trial has.
+
+    Returns:
+        None where that would be the last epoch: what is left then is the full evaluation.
+
+    Example:
+        >>> {epochs: first_rung(epochs) for epochs in (1, 2, 3, 6, 11, 12, 20)}
+        {1: None, 2: None, 3: 2, 6: 2, 11: 2, 12: 3, 20: 5}
+    """
+    rung = max(2, epochs // 4)
+    return rung if rung < epochs else None
+
+
+def make_scheduler(epochs: int, before: list[Record]) -> TrialScheduler | None:
+    """ASHA on epochs, with the rungs that ended trials have already filled; None where nothing is to be stopped.
 
     `max_t` lies beyond the last epoch: at `max_t` ASHA stops a trial before its final report can be made.
     """
-    scheduler = AsyncHyperBandScheduler(
-        time_attr="epoch", max_t=epochs + 2, grace_period=max(1, epochs // 4), reduction_factor=2
-    )
+    rung = first_rung(epochs)
+    if rung is None:
+        return None
+    scheduler = AsyncHyperBandScheduler(time_attr="epoch", max_t=epochs + 2, grace_period=rung, reduction_factor=2)
     for name, epoch, score in epoch_scores(before):
         scheduler._brackets[0].on_result(SimpleNamespace(trial_id=name), epoch, score)  # type: ignore[arg-type]
     return scheduler

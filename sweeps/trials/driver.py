@@ -13,7 +13,7 @@ from reid_core.errors import UserError
 from reid_core.metrics.geo_mean import SCORE
 from sweeps.results.storage import StorageError
 from sweeps.results.timeline import Laps
-from sweeps.search.suggestion import FAILED, FINAL, UNSCORED, Suggestion
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, FINAL, UNSCORED, Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.failures import describe_failure, judge
 from sweeps.trials.pair_actor import release_pairs
@@ -21,7 +21,7 @@ from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.slots.desk import AbandonedError, Desk, Report, Task
 
 DONE = "done"  # Ray Tune's key of a trial's last report
-FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", FAILED, UNSCORED, "status")
+FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", EPOCH_ZERO, FAILED, UNSCORED, "status")
 STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "stopped"}  # by verdict
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
 logger = logging.getLogger(__name__)

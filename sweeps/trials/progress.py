@@ -14,7 +14,7 @@ from reid_core.metrics.geo_mean import SCORE
 from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import TRIAL_TABLE
 from sweeps.results.trial_table import best_record, write_trials
-from sweeps.search.suggestion import REPEATED, Suggestion
+from sweeps.search.suggestion import EPOCH_ZERO, REPEATED, Suggestion
 
 SHOWN = ("loss", "loss_validating", "classifier_accuracy_validating", "accuracy_validating", SCORE)  # of an epoch
 TABLE_PAUSE = 20  # times what writing the table took, until it is written again
@@ -72,7 +72,9 @@ class Progress(Callback):
             self._keep_table(self.journal.read())
         if "loss" in result and REPEATED not in result:
             values = "  ".join(f"{key} {result[key]:.4f}" for key in SHOWN if key in result)
-            tqdm.write(f"{name_of(trial)} epoch {result['epoch']}: {values}")
+            before = result.get(EPOCH_ZERO, {}).get(SCORE)
+            gain = "" if before is None else f" ({result[SCORE] - before:+.4f})"  # over the frozen backbone
+            tqdm.write(f"{name_of(trial)} epoch {result['epoch']}: {values}{gain}{_describe_feed(result)}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial ended, was stopped, or failed; the searcher has written its record before."""
@@ -101,6 +103,12 @@ class Progress(Callback):
         record = self.journal.find(name_of(trial))
         assert record is not None, f"{name_of(trial)} has begun, and so is in the journal"
         return record
+
+
+def _describe_feed(result: dict) -> str:
+    if "images_per_s" not in result:
+        return ""
+    return f"  {result['images_per_s']:.3g} images/s, {result['data_wait_share']:.0%} of the time waiting for data"
 
 
 def name_of(trial: Any) -> str:

@@ -21,6 +21,7 @@ from ray.train.torch import get_device, prepare_model
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError, UserError
+from reid_core.experiment.epoch_zero import gain_over_epoch_zero, report_epoch_zero
 from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.training_setup import (
@@ -31,15 +32,15 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.files.atomic import is_full_disk
 from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.trainer import Evaluate, Trainer
 from sweeps.results.storage import StorageError
 from sweeps.results.timeline import Laps
-from sweeps.search.suggestion import FAILED, REPEATED, UNSCORED
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
-from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
 from sweeps.trials.slots.alone import alone, measure_memory
@@ -78,18 +79,18 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
             return
 
 
-def join(slot: Any) -> int:
-    """The number of this group of workers, the same on every rank; those of an earlier one get no more work."""
-    is_first = ray.train.get_context().get_world_rank() == 0
-    return int(gather_arrays(np.array([ray.get(slot.new_group.remote()) if is_first else 0]))[0])
-
-
 def do_alone(task: Task, slot: Any, number: int) -> None:
     """One rank does it; the others are not needed."""
     if ray.train.get_context().get_world_rank() == 0:
         with alone(0, str(get_device())):
             outcome = task.run()
         ray.get(slot.report.remote(number, outcome, is_last=True))
+
+
+def join(slot: Any) -> int:
+    """The number of this group of workers, the same on every rank; those of an earlier one get no more work."""
+    is_first = ray.train.get_context().get_world_rank() == 0
+    return int(gather_arrays(np.array([ray.get(slot.new_group.remote()) if is_first else 0]))[0])
 
 
 @dataclass(frozen=True)
@@ -153,27 +154,31 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
         scorer = make_scorer(settings.pair_store, prepared, f"{settings.name}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
     data = training_data_of(config, prepared, world_size=place.world_size)
+    is_scored = settings.only_train is None
+    zero = {EPOCH_ZERO: report_epoch_zero(config, prepared, place)} if is_scored else {}
     trainer = make_trainer(config, prepared, data.plan, place)
     writer = load_checkpoint(trainer, settings, place)
     place = keep_activations(config, prepared, data, trainer.model, place)
-    retries, only_train = {"retries": settings.retries}, settings.only_train
-    if not all(line.send(report | retries | {REPEATED: True}) for report in list(trainer.history)):
+    more = {"retries": settings.retries, **zero}
+    if not all(line.send(report | more | {REPEATED: True}) for report in list(trainer.history)):
         return
-    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
+    evaluate = epoch_evaluation(config, prepared, place) if is_scored else prefer_last(trainer)
     laps.lap("model")
     with closing(train_epochs(trainer, settings, data, place, evaluate, laps)) as reports:
         for report in reports:
             if writer:
                 writer.save(trainer)
             laps.lap("checkpoints")
-            is_wanted = line.send(report | retries)
+            is_wanted = line.send(report | more)
             laps.lap("verdict")
             if writer:
                 laps.write(Path(settings.folder))
             if not is_wanted:
                 return
-    if only_train is None:
-        metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
+    if is_scored:
+        decided = evaluate_fully(config, prepared, trainer.restore_best(), place)
+        gain = gain_over_epoch_zero(config, prepared, decided, place)
+        metrics = decided.metrics | gain | sum_counts(counts, place)
         last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
     else:
         last = {UNSCORED: True}
@@ -182,7 +187,7 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     laps.lap("checkpoints")
     if writer:
         laps.write(Path(settings.folder))
-    line.send_last({**last, "history": trainer.history, "checkpoint_path": checkpoint})
+    line.send_last({**last, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
 def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:

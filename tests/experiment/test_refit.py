@@ -9,7 +9,7 @@ import pytest
 from reid_core.config.parameters import PredictConfig
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import read_bundle
+from reid_core.experiment.bundle.folder import read_bundle
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import UNREADABLE, load_prepared
 from reid_core.experiment.refit import check_refittable, choose_epochs, export_refit, prepare_refit

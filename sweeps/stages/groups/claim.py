@@ -9,8 +9,8 @@ from pathlib import Path
 
 from reid_core.data.table.metadata import STRICT, Reading
 from reid_core.errors import UserError
+from reid_core.experiment.bundle.routing import make_slugs
 from reid_core.experiment.prepare import load_database
-from reid_core.experiment.routing import make_slugs
 from reid_core.files.checksums import read_sealed, write_sealed
 from reid_core.files.escape import escape_line
 from sweeps.results.result_folder import GROUP_NAMES, GROUPS, PAIR_STORE, claim_out
