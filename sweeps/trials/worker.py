@@ -43,7 +43,7 @@ from sweeps.search.suggestion import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
-from sweeps.trials.slots.alone import alone, measure_memory
+from sweeps.trials.slots.alone import alone, measure_memory, settle
 from sweeps.trials.slots.desk import Task
 from sweeps.trials.slots.laps import timed_batches, timed_evaluation
 from sweeps.trials.stream import stream_batches
@@ -62,6 +62,7 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         slot: Handle of the slot's actor.
         most_growth: Bytes that memory may have grown by since the first trial.
     """
+    settle()
     group, number, first = join(slot), 0, None
     while True:
         number, settings = ray.get(slot.take.remote(group, number))

@@ -88,9 +88,10 @@ def test_workers_leave_together_once_one_has_grown(monkeypatch, other_rank, num_
     place = replace(local_place(tiny()), gather=lambda array: np.append(array, other_rank))
     slot = SimpleNamespace(take=SimpleNamespace(remote=lambda group, after: (after + 1, SETTINGS)))
     monkeypatch.setattr(worker, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(worker, "settle", lambda: served.append("settled"))
     monkeypatch.setattr(worker, "join", lambda slot: 1)
     monkeypatch.setattr(worker, "train_place", lambda config: place)
     monkeypatch.setattr(worker, "run_alone", lambda settings, line: served.append(line.number))
     monkeypatch.setattr(worker, "measure_memory", lambda: next(sizes))
     serve(slot, most_growth=10)
-    assert served == list(range(1, num_served + 1))
+    assert served == ["settled", *range(1, num_served + 1)]

@@ -22,7 +22,7 @@ from sweeps.results.trial_table import FED
 from sweeps.search.suggestion import FAILED
 from sweeps.trials import worker
 from sweeps.trials.settings import WorkerSettings
-from sweeps.trials.slots.alone import alone, measure_memory
+from sweeps.trials.slots.alone import alone, measure_memory, settle
 from sweeps.trials.worker import Line, run_alone
 
 SHORT = {"optim.epochs": 1, "optim.batch_size": 32, "match.matcher": "none", "model.drop_path": 0.2}
@@ -91,11 +91,13 @@ def run(small_data, tmp_path_factory):
         run_alone(settings, line)
         return line.reports
 
+    settle()  # as a worker does
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             worker, "stream_batches", lambda plan, source, *, rank, **options: local_batches(plan, source, rank=rank)
         )
         yield run
+    gc.unfreeze()
 
 
 def spoil(patch, end):
@@ -178,3 +180,13 @@ def test_pages_of_a_mapped_file_are_not_what_a_process_holds(tmp_path):
     held = np.ones(size, np.uint8)
     assert measure_memory() - before > size / 2
     assert len(held) == size
+
+
+def test_what_is_there_in_the_beginning_is_no_longer_searched():
+    before = gc.get_freeze_count()
+    try:
+        settle()
+        assert gc.get_freeze_count() > before
+        assert len(gc.get_objects()) < gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
