@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.victims import POLL_S, Session, kill
+from benchmarks.victims import POLL_S, Session, kill, shared_memory
 from reid_core.matching.pairs.store import PairStore
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal, Record
@@ -95,6 +95,7 @@ class KilledSweep:
         self.num_ended = self.num_once = 0
         self._sessions: list[Session] = []
         self._checkpoints: set[str] = set()
+        self._shared_before = shared_memory()
         self._arguments = [
             *("--preset", "tiny", "--data", str(data), "--out", str(self.out), "--confirm", "0"),
             *("--set", f"optim.epochs={EPOCHS}", "--set", "match.num_keypoints=32", "--set", "match.image_px=64"),
@@ -148,6 +149,8 @@ class KilledSweep:
         left = [process for session in self._sessions for process in session.processes()]
         if left:
             self.problems.append(f"{self.name}: {len(left)} processes are left: {left[:3]}")
+        if shared := shared_memory() - self._shared_before:
+            self.problems.append(f"{self.name}: shared memory is left: {sorted(shared)[:3]}")
 
     def describe(self) -> str:
         """One line."""

@@ -34,8 +34,9 @@ def write_trials(
 
     The file's metadata holds the hours (`cpu_hours`, `gpu_hours`) of all of them, or of `everything` if that is given.
     """
+    values = flatten(base)
     hours = {name: sum_hours(records if everything is None else everything, name) for name in HOURS}
-    write_rows(path, [_row(record, base) for record in records], hours)
+    write_rows(path, [_row(record, base.threshold.objective, values) for record in records], hours)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], hours: dict[str, float]) -> None:
@@ -66,13 +67,13 @@ def _column(values: list[Any]) -> pa.Array:
         return pa.array([None if value is None else str(value) for value in values])
 
 
-def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
+def _row(record: Record, objective: str, base: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "trial_id": record.name,
         "status": record.status if record.has_ended else "running",
         "reason": record.reason,
         "objective": record.objective,
-        **{f"objective{end}": record.metrics.get(f"{base.threshold.objective}{end}") for end in BOUNDS[1:]},
+        **{f"objective{end}": record.metrics.get(f"{objective}{end}") for end in BOUNDS[1:]},
         **gain_of(record),
         "epochs": len(record.reports),
         "seconds": record.seconds,
@@ -86,7 +87,7 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
     row |= {f"{name}{end}": record.metrics.get(f"{name}{end}") for name in AGGREGATES for end in BOUNDS}
     row |= {name: record.metrics.get(name) for name in PAIRS}
     # Not by `override`: the values of an infeasible trial may contradict each other.
-    return row | {f"config.{key}": value for key, value in (flatten(base) | record.parameters).items()}
+    return row | {f"config.{key}": value for key, value in (base | record.parameters).items()}
 
 
 def gain_of(record: Record) -> dict[str, float | None]:

@@ -29,7 +29,7 @@ class JournalWriter:
 
     def begin(self, trial_id: str, new: Record) -> None:
         """Write down that a trial starts, or goes on if the journal knows its name: before it runs."""
-        record = self.records[trial_id] = self.journal.by_name().get(new.name, new)
+        record = self.records[trial_id] = self.journal.find(new.name) or new
         record.status, record.reason = "running", ""
         self._counted_s[trial_id] = 0.0
         self.journal.write(record)
@@ -59,11 +59,15 @@ class JournalWriter:
         return self.limits.reached(self.journal.read()) is not None
 
     def _count_time(self, trial_id: str, result: dict) -> None:
-        """Add what has passed since the last report; Tune counts from its own start of the trial."""
-        record, total_s = self.records[trial_id], result.get("time_total_s", 0.0)
-        more_s = max(0.0, total_s - self._counted_s[trial_id])
-        self._counted_s[trial_id] = max(total_s, self._counted_s[trial_id])
-        self.limits.count(record, more_s)
+        """Add what has passed since the last report; Tune counts from its own start of the trial, its last one.
+
+        A trial whose Tune process or slot was killed is started again, and its clock with it.
+        """
+        if "time_total_s" not in result:
+            return
+        total_s, counted_s = result["time_total_s"], self._counted_s[trial_id]
+        self._counted_s[trial_id] = total_s
+        self.limits.count(self.records[trial_id], total_s - counted_s if total_s >= counted_s else total_s)
 
 
 def _close(record: Record, result: dict, *, error: bool) -> None:

@@ -149,7 +149,7 @@ class JournalSearch(OptunaSearch):
                 return parameters
             if twin is None and self._searched.allows(parameters):
                 return parameters
-            self._answer(self._ot_trials.pop(trial_id), self._writer.journal.by_name().get(twin or ""))
+            self._answer(self._ot_trials.pop(trial_id), self._writer.journal.find(twin) if twin else None)
             num_known, num_left_out = num_known + (twin is not None), num_left_out + (twin is None)
             if num_known == PATIENCE or num_left_out == PATIENCE_LEFT_OUT:
                 num_known, num_left_out = 0, 0
@@ -196,6 +196,12 @@ class JournalSearch(OptunaSearch):
         self._completed_trials.add(trial_id)
         if record.has_ended:
             self._ot_study.tell(self._ot_trials[trial_id], self._goals.values(record), state=STATES[record.status])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
 
 
 def epoch_scores(records: Iterable[Record]) -> Iterable[tuple[str, int, float]]:

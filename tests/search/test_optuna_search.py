@@ -273,6 +273,17 @@ def test_a_trial_that_a_limit_ended_stays_open_and_is_continued(tmp_path):
     assert record.cpu_hours == pytest.approx(6.5 / 3600 * Resources().cpus_per_trial)
 
 
+def test_the_time_of_a_trial_that_is_started_again_is_counted_on(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.2) | {"time_total_s": 100.0})
+    # Its process was killed: the next one's clock begins at 0, and it repeats what the last one has reported.
+    search.on_trial_result("a", report(1, 0.2) | {"time_total_s": 1.0})
+    search.on_trial_result("a", report(2, 0.3) | {"time_total_s": 40.0})
+    search.on_trial_complete("a", final(0.3) | {"time_total_s": 45.0})
+    assert read(search)[0].seconds == 100.0 + 45.0
+
+
 @pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("0.2", "0.9"), lambda text: "[]"])
 def test_a_damaged_record_is_named(tmp_path, damage):
     search = make_search(tmp_path)

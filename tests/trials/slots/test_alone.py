@@ -18,13 +18,14 @@ from reid_core.model.place import local_place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import Trainer
 from sweeps.machines.resources import Resources
-from sweeps.search.journal_writer import FAILED
+from sweeps.results.trial_table import FED
+from sweeps.search.suggestion import FAILED
 from sweeps.trials import worker
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.slots.alone import alone, measure_memory
 from sweeps.trials.worker import Line, run_alone
 
-SHORT = {"optim.epochs": 2, "optim.batch_size": 32, "match.matcher": "none", "model.drop_path": 0.2}
+SHORT = {"optim.epochs": 1, "optim.batch_size": 32, "match.matcher": "none", "model.drop_path": 0.2}
 ENDS = {  # what ends a trial → reports that it has made by then
     "its end": 2,
     "the scheduler": 1,
@@ -41,6 +42,7 @@ OTHERS = [  # trials that come before
     ({"model.keep_activations": True, "model.unfrozen_stages": 1, "data.variants": 2}, "its end"),
     ({}, "an error in the middle of an epoch"),
 ]
+MEASURED = ("seconds", *FED)  # of an epoch, by a clock
 COMPARED_AFTER = ("the loss is nan", "an error in the middle of an epoch")  # and whatever came before these
 
 
@@ -53,7 +55,7 @@ class Heard(Line):
         object.__setattr__(self, "is_wanted", is_wanted)
 
     def send(self, report):
-        self.reports.append({key: value for key, value in report.items() if key != "seconds"})
+        self.reports.append({key: value for key, value in report.items() if key not in MEASURED})
         return self.is_wanted
 
     def send_last(self, report):
@@ -74,12 +76,15 @@ def run(small_data, tmp_path_factory):
 
     def run(changes, *, is_wanted=True):
         config = override(base, changes)
+        place = folder / f"trial-{next(numbers)}"
+        place.mkdir()
         settings = WorkerSettings(
             config=config,
             name="trial",
             cache=str(folder / "cache"),
             filesystem=LocalFileSystem(),
-            checkpoint_folder=str(folder / f"trial-{next(numbers)}"),
+            checkpoint_folder=str(place),
+            folder=str(place),
             resources=Resources(workers=1),
         )
         line = Heard(config, is_wanted=is_wanted)
@@ -124,7 +129,7 @@ def run_spoiled(run, changes, end, monkeypatch):
     with monkeypatch.context() as patch:
         models = spoil(patch, end)
         try:
-            return run({"optim.epochs": 1, **changes}, is_wanted=end != "the scheduler"), models
+            return run(changes, is_wanted=end != "the scheduler"), models
         except torch.AcceleratorError:  # ends the process, but who knows
             return [], models
         finally:

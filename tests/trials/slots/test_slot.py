@@ -81,3 +81,5 @@ def test_a_killed_process_costs_no_trial_an_epoch(local_ray, small_data, tmp_pat
     assert [record.retries for record in records.values()] == [0 if kind == "desk" else 1, 0]
     assert wait_until(lambda: ray.available_resources().get("CPU") == before)
     assert wait_until(lambda: not any(processes(title) for title in PROCESSES.values()))
+    groups = ray.util.placement_group_table().values()
+    assert {group["state"] for group in groups} <= {"REMOVED"}

@@ -49,7 +49,7 @@ def _ready(suggestion, context):
         cache="",
         filesystem=None,
         checkpoint_folder="",
-        folder="",
+        folder="nowhere",  # a timeline that cannot be written costs nothing
         resources=Resources(),
     )
 
