@@ -84,6 +84,11 @@ def confirm(
     search_C = np.asarray([np.nan] * len(score_CR) if search_C is None else search_C, dtype=float)
     epoch_zero_CR = np.full_like(score_CR, np.nan) if epoch_zero_CR is None else np.asarray(epoch_zero_CR, dtype=float)
     _check_shapes(score_CR, search_C, epoch_zero_CR, preset)
+    return _confirm(score_CR, preset, search_C, epoch_zero_CR)
+
+
+def _confirm(score_CR: np.ndarray, preset: int, search_C: np.ndarray, epoch_zero_CR: np.ndarray) -> Confirmed:
+    """See `confirm`; of arrays whose shapes fit."""
     kept_C, run_R = _without_gaps(np.isnan(score_CR))
     block_CR = score_CR[np.ix_(kept_C, run_R)]
     chosen, without_R = _choose(block_CR, search_C[kept_C])
