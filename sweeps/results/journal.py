@@ -17,6 +17,10 @@ from sweeps.results.storage import CONTINUES
 # "stopped": it cannot go on until something outside the trial is mended, a full disk say; then it continues.
 Status = Literal["running", "stopped", "completed", "pruned", "failed", "infeasible"]
 
+# How a trial's steps are run where GPU memory is limited, and by how much it is too small where nothing helps
+OVER_GB = "over_gb"
+STEP = ("accumulate", "checkpointing", "predicted_memory_gb", OVER_GB)
+
 
 @dataclass
 class Record:
@@ -33,6 +37,7 @@ class Record:
     cpu_hours: float = 0.0  # logical CPUs that it held × hours
     gpu_hours: float = 0.0
     retries: int = 0  # how often its training failed and was tried again
+    step: dict[str, Any] = field(default_factory=dict)  # keys of `STEP`; empty where GPU memory is not limited
     source: str = ""  # where its values come from, if not from the base or the searcher
     start: str = ""  # checkpoint folder whose best weights it began with; empty: the configuration's own weights
 
@@ -45,6 +50,11 @@ class Record:
     def has_ended(self) -> bool:
         """Whether nothing of it is left to run."""
         return self.status not in ("running", "stopped")
+
+    @property
+    def over_gb(self) -> float | None:
+        """Memory that a GPU would have to have more; None unless that is why it is infeasible."""
+        return self.step.get(OVER_GB) if self.status == "infeasible" else None
 
     @property
     def has_failed(self) -> bool:

@@ -13,7 +13,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.files.atomic import new_file
 from reid_core.metrics.summary import format_interval
-from sweeps.results.journal import Record
+from sweeps.results.journal import STEP, Record
 
 HOURS = ("cpu_hours", "gpu_hours")
 AGGREGATES = ("mean_of_groups", "pooled", "pooled_baks", "pooled_baus", "worst_group", "competition")
@@ -73,6 +73,8 @@ def _row(record: Record, base: TrialConfig) -> dict[str, Any]:
         "seconds": record.seconds,
         **{name: getattr(record, name) for name in HOURS},
         "retries": record.retries,
+        "peak_memory_gb": max((each.get("peak_memory_gb", 0.0) for each in record.reports), default=0.0) or None,
+        **{name: record.step.get(name) for name in STEP},
         "source": record.source,
     }
     for metric in (*(f"{metric}{end}" for metric in OF_GROUP for end in BOUNDS), "threshold"):

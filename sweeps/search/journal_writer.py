@@ -8,7 +8,7 @@ from typing import Any
 
 from reid_core.training.trainer import SCORE
 from sweeps.machines.limits import Limits
-from sweeps.results.journal import Journal, Record
+from sweeps.results.journal import STEP, Journal, Record
 from sweeps.search.goals import Goals
 
 # Keys of reports
@@ -16,7 +16,7 @@ FINAL = "final"  # marks the driver's last one
 UNSCORED = "unscored"  # in the last one of a trial that only trains
 FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
 REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
-REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE)
+REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", "peak_memory_gb", SCORE)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()
 
@@ -42,6 +42,7 @@ class JournalWriter:
         if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return False
         record.reports.append(_report(result))
+        record.step |= {key: result[key] for key in STEP if key in result}
         self._count_time(trial_id, result)
         self.journal.write(record)
         return True
@@ -69,6 +70,7 @@ class JournalWriter:
 
 def _close(record: Record, result: dict, *, error: bool) -> None:
     record.retries += int(result.get("retries", 0))
+    record.step |= {key: result[key] for key in STEP if key in result}
     objective = result.get("objective")
     if result.get(FINAL) and FAILED in result:
         record.status, record.reason = result["status"], result[FAILED]

@@ -25,6 +25,7 @@ from reid_core.model.frozen.boundary import check_keepable
 from reid_core.model.reid_model import outline_model
 from reid_core.training.trainer import SCORE
 from sweeps.machines.resources import Resources
+from sweeps.results.journal import OVER_GB, STEP
 from sweeps.results.storage import StorageError
 from sweeps.search.journal_writer import FAILED, FINAL, UNSCORED
 from sweeps.search.suggestion import Suggestion
@@ -35,8 +36,15 @@ from sweeps.trials.pair_actor import release_pairs, start_pair_store
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.slots.desk import AbandonedError, Desk, Report
 
-FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", FAILED, UNSCORED, "status")
-STATUS_OF = {"infeasible": "infeasible", "failed": "failed", "again": "failed", "stop": "stopped"}  # by verdict
+FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", FAILED, UNSCORED, "status", *STEP)
+STATUS_OF = {  # by verdict
+    "infeasible": "infeasible",
+    "too large": "infeasible",
+    "failed": "failed",
+    "again": "failed",
+    "stop": "stopped",
+}
+UNFORESEEN_GB = 1.0  # by how much a step was too large that ran out of memory: so much at least, for all that is known
 MAX_RETRIES = 2  # of a trial whose worker was lost, say: it continues from its last epoch
 logger = logging.getLogger(__name__)
 
@@ -99,7 +107,8 @@ def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepCon
 async def train_until_it_ends(settings: WorkerSettings, context: SweepContext, desk: Desk) -> dict[str, Any]:
     """Train; after a failure that may not come again, continue from the last checkpoint, up to `MAX_RETRIES` times.
 
-    A preempted node counts as no failure: Ray Train itself waits for another, and its workers take the trial again. A
+    After a GPU's memory did not suffice, it is tried once more on new workers, in twice as many parts per step. A
+    preempted node counts as no failure: Ray Train itself waits for another, and its workers take the trial again. A
     full disk or a lost storage is no trial's fault: this one is stopped, and the sweep ends (`Limits.reached`).
 
     Returns:
@@ -110,7 +119,7 @@ async def train_until_it_ends(settings: WorkerSettings, context: SweepContext, d
         AbandonedError: If the trial is not wanted any more.
     """
     await asyncio.to_thread(context.check_storage)
-    for retries in range(MAX_RETRIES + 1):
+    for retries in range(MAX_RETRIES + 2):  # one of them for want of memory
         await asyncio.to_thread(clear_for_restart, settings.filesystem, settings.checkpoint_folder)
         try:
             last = await desk.work_on(replace(settings, retries=retries))
@@ -120,10 +129,15 @@ async def train_until_it_ends(settings: WorkerSettings, context: SweepContext, d
             verdict, reason = judge(error), describe_failure(error)
             if verdict == "again":
                 await asyncio.to_thread(context.check_storage)
-                if retries < MAX_RETRIES:
+                if retries < MAX_RETRIES + settings.halvings:
                     continue
+            if verdict == "too large" and not settings.halvings:
+                logger.warning("%s: %s; it is tried once more in smaller parts", settings.name, reason)
+                settings = replace(settings, halvings=1)
+                continue
             tried = f" (tried {retries + 1} times)" if retries else ""
-            return {FAILED: reason + tried, "status": STATUS_OF[verdict], "retries": retries}
+            over = {OVER_GB: UNFORESEEN_GB} if verdict == "too large" else {}
+            return {FAILED: reason + tried, "status": STATUS_OF[verdict], "retries": retries, **over}
         break
     return {**{key: last[key] for key in FINAL_KEYS if key in last}, "retries": retries}
 

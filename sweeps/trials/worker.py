@@ -21,7 +21,6 @@ import torch
 from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
 
-from reid_core.config.parameters import TrialConfig
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError, UserError
 from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
@@ -34,9 +33,11 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
-from reid_core.model.place import Place
+from reid_core.model.place import Place, gpu_memory
 from reid_core.training.batches import Batch, KeptBatch
+from reid_core.training.memory import TooLargeError, describe_step
 from reid_core.training.trainer import SCORE, Evaluate, Trainer
+from sweeps.results.journal import OVER_GB
 from sweeps.results.storage import StorageError
 from sweeps.search.journal_writer import FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
@@ -64,7 +65,7 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         number, settings = ray.get(slot.take.remote(number))
         if settings is None:
             return
-        line = Line(slot, number, train_place(settings.config))
+        line = Line(slot, number, train_place(settings))
         if not run_alone(settings, line):
             continue  # some rank may be in the middle of anything: nothing is asked of all
         size = measure_memory()
@@ -98,7 +99,8 @@ class Line:
         """Report what the trial failed of if every rank gives it up; False if another may still be at work on it."""
         agreed = ray.get(self.slot.agree.remote(self.number, self.place.rank, self.place.world_size))
         if agreed:
-            self.send_last({FAILED: str(error), "status": status})
+            over = {OVER_GB: error.over_gb} if isinstance(error, TooLargeError) else {}
+            self.send_last({FAILED: str(error), "status": status, **over})
         return agreed
 
 
@@ -155,15 +157,16 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     trainer = make_trainer(config, prepared, data.plan, place)
     writer = load_checkpoint(trainer, settings, place)
     place = keep_activations(config, prepared, data, trainer.model, place)
-    retries, only_train = {"retries": settings.retries}, settings.only_train
-    if not all(line.send(report | retries | {REPEATED: True}) for report in list(trainer.history)):
+    about = describe_step(trainer.config, place, num_identities=len(prepared.classes()[0]))
+    about, only_train = {"retries": settings.retries, **about}, settings.only_train
+    if not all(line.send(report | about | {REPEATED: True}) for report in list(trainer.history)):
         return
     evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
     with closing(train_epochs(trainer, settings, data, place, evaluate)) as reports:
         for report in reports:
             if writer:
                 writer.save(trainer)
-            if not line.send(report | retries):
+            if not line.send(report | about):
                 return
     if only_train is None:
         metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
@@ -171,7 +174,7 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     else:
         last = {UNSCORED: True}
     checkpoint = writer.save(trainer) if writer else ""
-    line.send_last({**last, "history": trainer.history, "checkpoint_path": checkpoint})
+    line.send_last({**last, **about, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
 def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:
@@ -207,14 +210,19 @@ def prefer_last(trainer: Trainer) -> Evaluate:
     return lambda model: {SCORE: float(len(trainer.history)), "loss_validating": -float(len(trainer.history))}
 
 
-def train_place(config: TrialConfig) -> Place:
+def train_place(settings: WorkerSettings) -> Place:
     """This worker's place in its trial."""
-    context = ray.train.get_context()
+    context, device, resources = ray.train.get_context(), str(get_device()), settings.resources
+    memory_bytes = resources.gpu_bytes_per_worker
+    if memory_bytes is None and (whole := gpu_memory(device)):
+        memory_bytes = int(whole * min(1.0, resources.gpus_per_worker))
     return Place(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        device=str(get_device()),
-        precision=config.optim.precision,
+        device=device,
+        memory_bytes=memory_bytes,
+        halvings=settings.halvings,
+        precision=settings.config.optim.precision,
         gather=gather_arrays,
         wrap=lambda model: prepare_model(model, move_to_device=False),
     )
