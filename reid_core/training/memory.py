@@ -84,7 +84,7 @@ def fit_to_memory(config: TrialConfig, place: Place, *, num_identities: int) -> 
     if place.memory_bytes is not None and config.optim.epochs:
         # On all ranks alike, whatever GPU each has.
         there = int(place.gather(np.array([place.memory_bytes])).min())
-        config = _first_that_fits(config, there, num_identities=num_identities, world_size=place.world_size)
+        config = _first_that_fits(config, there, place, num_identities=num_identities)
     if place.halvings:
         config = override(config, {"optim.accumulate": (config.optim.accumulate or 1) * 2**place.halvings})
     if place.rank == 0 and (place.memory_bytes is not None or place.halvings):
@@ -105,10 +105,10 @@ def describe_step(config: TrialConfig, place: Place, *, num_identities: int) -> 
     }
 
 
-def _first_that_fits(config: TrialConfig, there: int, *, num_identities: int, world_size: int) -> TrialConfig:
+def _first_that_fits(config: TrialConfig, there: int, place: Place, *, num_identities: int) -> TrialConfig:
     least: StepMemory | None = None
-    for candidate in _ways(config, config.optim.batch_size // world_size):
-        memory = predict(candidate, num_identities=num_identities, world_size=world_size)
+    for candidate in _ways(config, config.optim.batch_size // place.world_size):
+        memory = predict(candidate, num_identities=num_identities, world_size=place.world_size, device=place.device)
         if memory.needed <= there:
             return candidate
         least = memory if least is None or memory.needed < least.needed else least
@@ -117,7 +117,7 @@ def _first_that_fits(config: TrialConfig, there: int, *, num_identities: int, wo
     if config.optim.accumulate is not None or config.model.checkpointing == "never":
         free = override(config, {"optim.accumulate": None, "model.checkpointing": "auto"})
         try:
-            fits = _first_that_fits(free, there, num_identities=num_identities, world_size=world_size)
+            fits = _first_that_fits(free, there, place, num_identities=num_identities)
         except TooLargeError:
             pass
         else:

@@ -48,7 +48,7 @@ def check_gpu_memory(config: TrialConfig, parts: Parts, resources: Resources) ->
     Raises:
         TooLargeError: If it does not.
     """
-    place = Place(world_size=resources.workers, device="cuda", memory_bytes=resources.gpu_bytes_per_worker)
+    place = Place(world_size=resources.workers, device=resources.device, memory_bytes=resources.gpu_bytes_per_worker)
     fit_to_memory(config, place, num_identities=_num_identities(parts))
 
 
@@ -60,8 +60,9 @@ def describe_gpu_memory(config: TrialConfig, parts: Parts, resources: Resources)
     memory = predict(
         fitted, num_identities=_num_identities(parts), world_size=resources.workers, device=resources.device
     )
-    ways = f"in {fitted.optim.accumulate or 1} parts, gradient checkpointing {fitted.model.checkpointing}"
-    limit = "" if there is None else f" of {there / 1e9:.1f} GB ({ways})"
+    at_a_time = -(-config.optim.batch_size // resources.workers // (fitted.optim.accumulate or 1))
+    again = ", with gradient checkpointing" if fitted.model.checkpointing == "always" else ""
+    limit = "" if there is None else f" of {there / 1e9:.1f} GB ({at_a_time} images at a time{again})"
     return f"a step takes {memory.tensors / 1e9:.2f} GB per worker{limit}, as predicted: {memory.describe()}"
 
 
