@@ -88,6 +88,8 @@ class Journal:
             UserError: If it cannot be written (the disk is full).
         """
         values = asdict(record)
+        if not record.step:  # a key that earlier versions do not know
+            del values["step"]
         content = json.dumps(values | {SEAL: _digest(values)})
         try:
             replace_file(self.folder / f"{record.name}.json", content.encode())
