@@ -20,7 +20,8 @@ from reid_core.data.pixel_source import PixelSource
 from reid_core.model.heads import NUM_SIDES
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import count_images, count_steps, make_plan, make_pool
-from reid_core.training.batches import Batch, Source, local_batches, make_pixels, make_source
+from reid_core.training.batches import Batch, Source, local_batches, make_source
+from reid_core.training.pixels import make_pixels
 
 PER_IDENTITY = 4  # images of each animal
 
@@ -70,7 +71,8 @@ def streams_of(
         return map_ahead(make, plan.to_pylist(), num_threads=cores, num_ahead=2 * cores)
 
     return {
-        "one thread (plain Python's stream)": partial(local_batches, plan, source),
+        "one thread": partial(local_batches, plan, source, num_threads=1),
+        "plain Python's stream": partial(local_batches, plan, source),
         f"{cores} threads": partial(ahead, partial(make_batch, source=source)),
         f"{cores} processes": partial(ahead, elsewhere),
     }

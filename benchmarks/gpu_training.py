@@ -26,7 +26,7 @@ from reid_core.model.heads import NUM_SIDES
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batches import Batch, activation_batches, local_batches
-from reid_core.training.memory import predict
+from reid_core.training.step.memory import predict
 from reid_core.training.trainer import SCORE, Trainer
 
 MANY_EPOCHS = 10_000  # of a run that is never trained to its end

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.victims import POLL_S, Session, kill
+from benchmarks.victims import POLL_S, Session, kill, shared_memory
 from reid_core.matching.pairs.store import PairStore
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal, Record
@@ -23,7 +23,7 @@ from sweeps.stages.run_search import make_scheduler
 from sweeps.trials.checkpoints import UNFINISHED
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS = 6  # with ASHA's rungs at 1, 2 and 4
+EPOCHS = 6  # with ASHA's rungs at 2 and 4
 COST_AN_ATTEMPT = ("worker", "checkpoint", "controller")
 ENDING = ("everything", "command", "cluster", "interrupt", "disk")
 STATUS = {"everything": (-9,), "command": (-9,), "cluster": (1, -6), "interrupt": (130,), "disk": (2,)}
@@ -95,6 +95,7 @@ class KilledSweep:
         self.num_ended = self.num_once = 0
         self._sessions: list[Session] = []
         self._checkpoints: set[str] = set()
+        self._shared_before = shared_memory()
         self._arguments = [
             *("--preset", "tiny", "--data", str(data), "--out", str(self.out), "--confirm", "0"),
             *("--set", f"optim.epochs={EPOCHS}", "--set", "match.num_keypoints=32", "--set", "match.image_px=64"),
@@ -148,6 +149,8 @@ class KilledSweep:
         left = [process for session in self._sessions for process in session.processes()]
         if left:
             self.problems.append(f"{self.name}: {len(left)} processes are left: {left[:3]}")
+        if shared := shared_memory() - self._shared_before:
+            self.problems.append(f"{self.name}: shared memory is left: {sorted(shared)[:3]}")
 
     def describe(self) -> str:
         """One line."""

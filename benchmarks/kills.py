@@ -14,7 +14,7 @@ Data), store (of pairs), trial driver (the Tune process), controller (of a slot'
 After each session: no ended trial is lost or changed, none is trained again, a running one keeps its parameters, its
 epochs and its time. At the end: exit status 0; each trial is once in trials.parquet, and completed or pruned; its
 epochs are 1 … n; trials stopped where ASHA would have stopped them had nothing been killed (one trial at a time), with
-the scores of a sweep that nothing killed; no pair was scored twice; no process is left.
+the scores of a sweep that nothing killed; no pair was scored twice; no process is left, and no shared memory.
 """
 
 import argparse

@@ -149,8 +149,9 @@ def run_nested(suggestion: Any, *, context: Any) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from reid_core.training.trainer import SCORE
-    from sweeps.search.journal_writer import FINAL
-    from sweeps.trials.driver import FINAL_KEYS, ready_trial
+    from sweeps.search.suggestion import FINAL
+    from sweeps.trials.driver import FINAL_KEYS
+    from sweeps.trials.slots.ready import ready_trial
 
     result = TorchTrainer(
         partial(train_nested, ready_trial(suggestion, context)),

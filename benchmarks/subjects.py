@@ -33,7 +33,7 @@ from reid_core.data.table.dates import parse_date
 from reid_core.data.table.metadata import digest_metadata, load_metadata, load_submission_order
 from reid_core.data.table.values import SPLITS
 from reid_core.data.test_set import read_uses, record_use
-from reid_core.experiment.bundle import read_bundle
+from reid_core.experiment.bundle.folder import read_bundle
 from reid_core.experiment.evaluation import outputs_of
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.training_setup import keep_activations, make_trainer, plan_of, training_data_of

@@ -117,6 +117,20 @@ def kill(session: Session, kind: str, out: Path, *, is_late: Callable[[], bool])
     return False
 
 
+def shared_memory() -> set[str]:
+    """Segments of shared memory and semaphores of this machine that no process holds."""
+    there = {str(path) for path in Path("/dev/shm").iterdir() if path.is_file()}
+    return there - {path for process in psutil.process_iter() for path in _held_files(process)} if there else there
+
+
+def _held_files(process: psutil.Process) -> set[str]:
+    try:
+        opened = {file.path for file in process.open_files()}
+        return opened | {each.path for each in process.memory_maps() if each.path.startswith("/dev/shm/")}
+    except (psutil.Error, OSError):
+        return set()
+
+
 def half_written(out: Path) -> set[Path]:
     """Checkpoint folders of trials that lack some of their files."""
     folders = (out / "trials").glob("trial-*/checkpoint_*/")

@@ -26,7 +26,7 @@ from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.photographs import open_photograph, read_photograph, to_square
 from reid_core.data.synthetic import write_synthetic
 from reid_core.data.table.metadata import load_metadata
-from reid_core.experiment.bundle import Bundle, read_bundle
+from reid_core.experiment.bundle.folder import Bundle, read_bundle
 from reid_core.matching.extraction import build_features
 from reid_core.matching.feature_files import DESCRIPTOR_SCALE
 from reid_core.matching.local_features import LocalFeatures

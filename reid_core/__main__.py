@@ -2,8 +2,10 @@
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from reid_core import cli, command
 from reid_core.config.parameters import TrialConfig
@@ -12,8 +14,9 @@ from reid_core.data.synthetic import resolve_data
 from reid_core.data.table.findings import format_findings
 from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import describe_uses, read_uses, record_use
-from reid_core.experiment.bundle_files import write_json
+from reid_core.experiment.bundle.files import write_json
 from reid_core.experiment.environment import describe_environment
+from reid_core.experiment.epoch_zero import find_no_gain, report_epoch_zero
 from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import prepare, read_truth
@@ -28,7 +31,7 @@ from reid_core.experiment.training_setup import (
 )
 from reid_core.files.atomic import new_folder
 from reid_core.metrics.result import SINGLE, Result, read_result, write_result
-from reid_core.metrics.summary import format_metrics
+from reid_core.metrics.summary import format_gain, format_metrics
 from reid_core.model.place import gpu_memory, local_place
 from reid_core.model.reid_model import describe_parts
 from reid_core.scoring.leaks import format_leaks, read_leaks
@@ -68,15 +71,17 @@ def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Res
     prepared = prepare(root, out / "cache", config, reading=reading)
     place = replace(local_place(config), memory_bytes=gpu_memory())
     training = training_data_of(config, prepared)
+    epoch_zero = {"epoch": 0, **report_epoch_zero(config, prepared, place)}
     trainer = make_trainer(config, prepared, training.plan, place)
     print(describe_parts(trainer.model))
+    print_report(epoch_zero)
     train(trainer, training, prepared, out / "checkpoints")
     write_config(out / "best.yaml", config)
-    write_json(out / "reports.json", trainer.history)
+    write_json(out / "reports.json", [epoch_zero, *trainer.history])
     write_json(out / "environment.json", describe_environment() | {"seed": config.seed})
     use = record_use(out, trial=SINGLE, config=config)
     truth = read_truth(root, prepared, use=use, reading=reading)
-    found = find_in_training(trainer.history)
+    found = (*find_in_training(trainer.history), *find_no_gain(trainer.history, epoch_zero))
     result = run_final_test(config, prepared, truth, trainer.restore_best(), out, place, findings=found)
     write_result(out, result)
     return result
@@ -86,6 +91,7 @@ def describe_result(result: Result, out: Path) -> str:
     """Everything that a person wants to know of it."""
     paragraphs = [
         format_metrics(result.metrics),
+        *(format_gain(gain, part) for part, gain in result.gains.items() if part == "testSet"),
         describe_uses(read_uses(out)),
         format_leaks(read_leaks(out / "leaks.csv")),
         format_findings(result.findings),
@@ -108,7 +114,13 @@ def train(trainer: Trainer, data: TrainingData, prepared: Prepared, checkpoints:
             trainer.save(part)
         for old in sorted(checkpoints.iterdir(), reverse=True)[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
-        print("  ".join(f"{name} {value:.4g}" for name, value in report.items()), flush=True)
+        print_report(report)
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """One line for an epoch: its numbers."""
+    numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    print("  ".join(f"{name} {value:.4g}" for name, value in numbers.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from reid_core.data.photographs import to_square
 from reid_core.data.table.metadata import COLUMNS, STRICT, Reading, load_metadata
 from reid_core.data.table.metadata_file import Row, first_difference, read_rows, write_rows
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import Bundle
+from reid_core.experiment.bundle.folder import Bundle
 from reid_core.files.atomic import new_file
 
 INSTALL = "pip install --constraint constraints.txt --editable '.[wildlife]'"

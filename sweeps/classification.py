@@ -17,12 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 from reid_core import command
 from sweeps.search.space import classification_space
 from sweeps.stages.command_line import make_parser
-from sweeps.stages.sweep import run_sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the sweep; the exit status is 0 if there is a result."""
     options = make_parser(__doc__, real="batch32", synthetic=None).parse_args(arguments)
+    from sweeps.stages.sweep import run_sweep  # Ray and torch, which --help and a mistyped flag do without
+
     return run_sweep("classification", classification_space, options)
 
 

@@ -17,7 +17,6 @@ from reid_core import command
 from reid_core.errors import UserError
 from sweeps.search.space import efficientnet_space
 from sweeps.stages.command_line import make_parser
-from sweeps.stages.sweep import run_sweep
 
 ATTEMPTS = {"direct": "efficientnet_b4", "frozen": "efficientnet_b4_frozen"}  # presets
 
@@ -35,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--attempt names a preset itself; give it, or --preset, or --config")
     if options.attempt:
         options.real_preset = ATTEMPTS[options.attempt]
+    from sweeps.stages.sweep import run_sweep  # Ray and torch, which --help and a mistyped flag do without
+
     return run_sweep("efficientnet", efficientnet_space, options)
 
 

@@ -19,12 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit`
 from reid_core import command
 from sweeps.search.space import metric_space
 from sweeps.stages.command_line import make_parser
-from sweeps.stages.sweep import run_sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the sweep; the exit status is 0 if there is a result."""
-    return run_sweep("metric", metric_space, make_parser(__doc__).parse_args(arguments))
+    options = make_parser(__doc__).parse_args(arguments)
+    from sweeps.stages.sweep import run_sweep  # Ray and torch, which --help and a mistyped flag do without
+
+    return run_sweep("metric", metric_space, options)
 
 
 if __name__ == "__main__":

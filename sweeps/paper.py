@@ -17,12 +17,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit` puts only sweeps/ on the path
 
 from reid_core import command
-from sweeps.comparison.run import make_parser, run_comparison
+from sweeps.comparison.rows import make_parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run every row, and write tables and figures; the exit status is 0 if every row has a result."""
-    return run_comparison(make_parser(__doc__).parse_args(arguments))
+    options = make_parser(__doc__).parse_args(arguments)
+    from sweeps.comparison.run import run_comparison  # Ray and torch, which --help and a mistyped flag do without
+
+    return run_comparison(options)
 
 
 if __name__ == "__main__":

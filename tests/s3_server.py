@@ -30,7 +30,7 @@ def moto():
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the sweep's own (`connect.ENVIRONMENT`)
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the sweep's own (`connect.ENVIRONMENT`)
         }.items():
             patch.setenv(name, value)
         with subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:

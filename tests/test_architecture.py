@@ -18,9 +18,10 @@ ROOMS = {
 }
 FORBIDDEN_NAMES = {"utils", "common", "base", "registry", "interfaces"}
 TRACKERS = {"wandb", "mlflow", "tensorboard", "tensorboardX", "comet_ml", "neptune"}
-# What must load without Ray and torch: people read results with it, or write a search space.
+# What must load without Ray and torch: people read results with it, write a search space, or ask for --help.
 LIGHT = (
     "sweeps.results",
+    "sweeps.machines.flags",
     "sweeps.machines.limits",
     "sweeps.machines.resources",
     "sweeps.search.candidates",
@@ -34,7 +35,12 @@ LIGHT = (
     "sweeps.comparison.numbers",
     "sweeps.comparison.plots",
     "sweeps.comparison.tables",
+    "sweeps.stages.command_line",
     "sweeps.stages.groups.result",
+    "sweeps.metric",
+    "sweeps.classification",
+    "sweeps.efficientnet",
+    "sweeps.paper",
     "reid_core.cli",
     "reid_core.command",
     "reid_core.folders",
@@ -124,6 +130,11 @@ def test_what_shows_results_loads_neither_ray_nor_torch(name):
 
 def test_what_ray_tune_runs_as_a_trial_starts_without_torch():
     assert "torch" not in loaded_by("sweeps.trials.slots.trainable")  # seconds for each stage, and memory on the head
+
+
+def test_a_slot_starts_without_what_its_workers_compute_with():
+    loaded = loaded_by("sweeps.trials.slots.slot")  # by Ray Train's controller as well
+    assert not loaded & {"timm", "sweeps.trials.worker", "reid_core.training.trainer", "ray.tune", "sklearn"}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

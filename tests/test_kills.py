@@ -27,12 +27,12 @@ from benchmarks.killed_sweep import (
 from benchmarks.kills import KINDS, plan_kills
 from reid_core.config.presets import tiny
 from reid_core.errors import UserError
+from reid_core.files.atomic import is_full_disk
 from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksums
 from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
-from sweeps.search.journal_writer import FINAL
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FINAL, Suggestion
 from sweeps.trials.checkpoints import (
     clear_for_restart,
     continue_newest,
@@ -42,7 +42,6 @@ from sweeps.trials.checkpoints import (
     upload,
 )
 from sweeps.trials.context import SweepContext
-from sweeps.trials.failures import is_full_disk
 from sweeps.trials.tuning import reopen, run_fixed
 
 
@@ -85,17 +84,17 @@ def test_a_record_that_changed_is_seen():
 
 
 def test_a_trial_that_was_stopped_by_too_few_rungs_is_seen():
-    # Rungs 1, 2, 4; the second trial's first score is below the median 0.5 of the one before it.
+    # Rungs 2 and 4; the second trial's second score is below the median 0.5 of the one before it.
     good = record("trial-0000", [0.5] * 6)
-    assert check_rungs([good, record("trial-0001", [0.4], "pruned")]) == []
-    (problem,) = check_rungs([good, record("trial-0001", [0.4, 0.9, 0.9, 0.9, 0.9, 0.9])])  # as if nothing were known
-    assert "trial-0001" in problem
-    assert len(check_rungs([good, record("trial-0001", [0.6], "pruned")])) == 1
-    # An epoch that was never reported would shift a score into the rung before it.
-    without_second = record("trial-0001", [0.6, 0.4, 0.9])
-    del without_second.reports[1]
     assert check_rungs([good, record("trial-0001", [0.6, 0.4], "pruned")]) == []
-    assert check_rungs([good, without_second]) == []
+    (problem,) = check_rungs([good, record("trial-0001", [0.6, 0.4, 0.9, 0.9, 0.9, 0.9])])  # as if nothing were known
+    assert "trial-0001" in problem
+    assert len(check_rungs([good, record("trial-0001", [0.6, 0.6], "pruned")])) == 1
+    # An epoch that was never reported would shift a score into the rung before it.
+    without_fourth = record("trial-0001", [0.6, 0.6, 0.6, 0.4, 0.9])
+    del without_fourth.reports[3]
+    assert check_rungs([good, record("trial-0001", [0.6, 0.6, 0.6, 0.4], "pruned")]) == []
+    assert check_rungs([good, without_fourth]) == []
 
 
 def test_every_kind_of_kill_is_planned_once_per_count():

@@ -3,6 +3,7 @@
 import builtins
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -47,11 +48,32 @@ def test_what_is_noticed_in_training_stands_in_the_result_the_text_and_the_bundl
     flags = [word for setting in (*learned, *still) for word in ("--set", setting)]
     assert main(["--data", str(small_data), "--out", str(tmp_path / "out"), "--preset", "tiny", *flags]) == 0
     found = read_result(tmp_path / "out", SINGLE).findings
-    assert [(finding.where, finding.what.split(" in ")[0]) for finding in found] == [
+    assert [(finding.where, finding.what.split(" in ")[0]) for finding in found][:1] == [
         ("training", "nothing was learned")
     ]
-    assert f"  {found[0]}\n" in capsys.readouterr().out
-    assert "* training: nothing was learned" in (tmp_path / "out" / "best" / "README.md").read_text("utf-8")
+    printed, readme = capsys.readouterr().out, (tmp_path / "out" / "best" / "README.md").read_text("utf-8")
+    assert f"  {found[0]}\n" in printed
+    assert "* training: nothing was learned" in readme
+
+
+def test_what_fine_tuning_added_stands_in_the_result_the_text_and_the_bundle(small_data, tmp_path, capsys):
+    """Without a head or training the model is the frozen backbone: every gain is 0."""
+    bare = ["optim.epochs=0", "model.head=none", "match.matcher=none", "data.image_px=32"]
+    flags = [word for setting in bare for word in ("--set", setting)]
+    out = tmp_path / "out"
+    assert main(["--data", str(small_data), "--out", str(out), "--preset", "tiny", *flags]) == 0
+    result = read_result(out, SINGLE)
+    assert result.gains.keys() == result.metrics.keys()
+    for part, gain in result.gains.items():
+        assert gain["epoch0"] == pytest.approx(result.metrics[part]["mean_of_groups"])
+        assert (gain["gain"], gain["gain_low"], gain["gain_high"]) == (0, 0, 0)
+    printed = capsys.readouterr().out
+    assert "epoch 0  geo_mean_cosine" in printed
+    assert "fine-tuning added nothing: the frozen backbone (epoch 0) is as good" in printed
+    assert "## What fine-tuning added" in (out / "best" / "README.md").read_text("utf-8")
+    assert len(read_uses(out)) == 1
+    answers = pq.read_table(out / "predictions.parquet")
+    assert answers["answer_epoch0"].equals(answers["answer"])
 
 
 def test_black_photographs_are_noticed_where_nothing_is_trained(small_data, tmp_path):

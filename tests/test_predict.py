@@ -13,7 +13,7 @@ from tiny_experiment import Experiment
 from reid_core import predict
 from reid_core.data.animals import NEW
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import read_bundle
+from reid_core.experiment.bundle.folder import read_bundle
 from reid_core.prediction.answer_files import write_candidates, write_submission
 from reid_core.prediction.answers import Prediction
 

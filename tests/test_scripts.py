@@ -23,8 +23,7 @@ def started(monkeypatch) -> list:
         sweeps.append(make_sweep(name, space, options))
         return 0
 
-    for script in (metric, classification, efficientnet):
-        monkeypatch.setattr(script, "run_sweep", run_sweep)
+    monkeypatch.setattr("sweeps.stages.sweep.run_sweep", run_sweep)
     return sweeps
 
 

@@ -303,7 +303,7 @@ def folder(variable):
 def exported_model(out, small_data):
     """Embedded data, and the model that one epoch on them exports."""
     from reid_core.__main__ import main as run
-    from reid_core.experiment.bundle import read_bundle
+    from reid_core.experiment.bundle.folder import read_bundle
 
     assert run(["--data", str(small_data), "--out", str(out), *TINY_RUN]) == 0
     return small_data, read_bundle(out / "best")

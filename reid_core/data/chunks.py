@@ -17,9 +17,14 @@ Result = TypeVar("Result")
 MapChunks = Callable[[Callable[[Any], pa.Table], Sequence[Any]], Iterator[pa.Table]]
 
 
+def count_cpus() -> int:
+    """CPUs that this process may use: on a shared machine fewer than there are."""
+    return len(os.sched_getaffinity(0))
+
+
 def local_map(function: Callable[[Any], pa.Table], chunks: Sequence[Any]) -> Iterator[pa.Table]:
     """Apply a function to chunks in threads; results come in the order of the chunks, few are held at a time."""
-    num_threads = os.cpu_count() or 1
+    num_threads = count_cpus()
     return map_ahead(function, chunks, num_threads=num_threads, num_ahead=num_threads)
 
 

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -142,7 +143,7 @@ class ImageCache:
         self.more_frames: list[bool | None] = table["more_frames"].to_pylist()
         shape = (-1, self.image_px, self.image_px, 3)
         self._chunks = [c.flatten().to_numpy().reshape(shape) for c in table["pixels"].chunks if len(c)]
-        self._starts = np.cumsum([0, *(len(c) for c in self._chunks)])
+        self._starts = np.cumsum([0, *(len(c) for c in self._chunks)]).tolist()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -150,19 +151,27 @@ class ImageCache:
     def __reduce__(self) -> tuple:
         return ImageCache, (self.path,)  # another process maps the file again instead of receiving its pixels
 
+    def view(self, row: int) -> np.ndarray:
+        """Pixels of one row where they lie in the file; uint8, shape (image_px, image_px, 3), RGB, read-only.
+
+        Raises:
+            IndexError: If the row is negative or beyond the last.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of an image cache of {len(self)}")
+        chunk = bisect_right(self._starts, row) - 1
+        return self._chunks[chunk][row - self._starts[chunk]]
+
     def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Copy the pixels of some rows; uint8, shape (B, image_px, image_px, 3), RGB.
 
         Raises:
             IndexError: If a row is negative or beyond the last.
         """
-        rows_B = np.asarray(rows, dtype=np.int64)
-        if len(rows_B) and not 0 <= rows_B.min() <= rows_B.max() < len(self):
-            raise IndexError(f"rows {rows_B.min()} … {rows_B.max()} of an image cache of {len(self)}")
+        rows_B = np.asarray(rows, dtype=np.int64).tolist()
         pixels_BHWC = np.empty((len(rows_B), self.image_px, self.image_px, 3), dtype=np.uint8)
-        chunk_B = np.searchsorted(self._starts, rows_B, side="right") - 1
-        for position, (row, chunk) in enumerate(zip(rows_B, chunk_B, strict=True)):
-            pixels_BHWC[position] = self._chunks[chunk][row - self._starts[chunk]]
+        for position, row in enumerate(rows_B):
+            pixels_BHWC[position] = self.view(row)
         return pixels_BHWC
 
 

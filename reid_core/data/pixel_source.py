@@ -24,6 +24,25 @@ class PixelSource:
         """Map both files; reads no pixels."""
         return cls(ImageCache(Path(image_cache)), ImageCache(Path(variants)) if variants else None)
 
+    def views(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Pixels of some rows where they lie, read-only; numbered as in `pixels`.
+
+        Raises:
+            IndexError: If a row is negative or beyond the last.
+        """
+        num_images = len(self.cache)
+        extra = self.variants
+        return [
+            self.cache.view(row) if extra is None or row < num_images else extra.view(row - num_images)
+            for row in np.asarray(rows, dtype=np.int64).tolist()
+        ]
+
+    def errors(self, rows: Sequence[int] | np.ndarray) -> list[str | None]:
+        """Why a variant is its photograph itself, and None for all that could be augmented."""
+        num_images = len(self.cache)
+        extra = self.variants.error if self.variants is not None else []
+        return [extra[row - num_images] if row >= num_images else None for row in np.asarray(rows).tolist()]
+
     def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Copy the pixels of some rows, as `ImageCache.pixels`; rows from `len(cache)` on are extra variants.
 

@@ -61,35 +61,38 @@ def pair_scorer(
 
 
 def epoch_evaluation(config: TrialConfig, prepared: Prepared, place: Place) -> Evaluate:
-    """What a trial evaluates after each epoch: by the cosine alone, on `validating` the loss, and `mean_cosine`."""
+    """What a trial evaluates after each epoch (`report_outputs`)."""
+    return lambda model: report_outputs(config, prepared, outputs_of(config, prepared, model, place), place)
+
+
+def report_outputs(config: TrialConfig, prepared: Prepared, outputs: Outputs, place: Place) -> dict[str, float]:
+    """The report of an epoch: by the cosine alone, on `validating` the loss, and `mean_cosine`."""
     parts, code_N = prepared.parts, prepared.codes()
-    seen = np.flatnonzero(np.isin(parts.part_N, SEEN))
-    training, validating = parts.rows("training"), parts.rows("validating")
-
-    def evaluate(model: ReidModel) -> dict[str, float]:
-        outputs = outputs_of(config, prepared, model, place)
-        report = cosine_report(config, parts, outputs, device=place.device)
-        report |= {"mean_cosine": mean_cosine(outputs.embedding_ND[seen], parts.group_N[seen])}
-        if outputs.logit_NK is not None:
-            of_training = classifier_report(outputs.logit_NK, code_N, sample_training(parts), "training")
-            del of_training["loss_training"]  # "loss" is the mean over the epoch's steps
-            return report | classifier_report(outputs.logit_NK, code_N, validating, "validating") | of_training
-        loss = nearest_triplet_loss(
-            outputs.embedding_ND,
-            code_N,
-            parts.group_N,
-            validating,
-            training,
-            margin_cosine=config.loss.margin_cosine,
-            device=place.device,
-        )
-        return report | {"loss_validating": loss}
-
-    return evaluate
+    seen, validating = np.flatnonzero(np.isin(parts.part_N, SEEN)), parts.rows("validating")
+    report = cosine_report(config, parts, outputs, device=place.device)
+    report |= {"mean_cosine": mean_cosine(outputs.embedding_ND[seen], parts.group_N[seen])}
+    if outputs.logit_NK is not None:
+        of_training = classifier_report(outputs.logit_NK, code_N, sample_training(parts), "training")
+        del of_training["loss_training"]  # "loss" is the mean over the epoch's steps
+        return report | classifier_report(outputs.logit_NK, code_N, validating, "validating") | of_training
+    loss = nearest_triplet_loss(
+        outputs.embedding_ND,
+        code_N,
+        parts.group_N,
+        validating,
+        parts.rows("training"),
+        margin_cosine=config.loss.margin_cosine,
+        device=place.device,
+    )
+    return report | {"loss_validating": loss}
 
 
 def evaluate_fully(config: TrialConfig, prepared: Prepared, model: ReidModel, place: Place) -> Decided:
     """The full chain on `thresholdSet`: the objective of a trial, and what was fitted for it."""
-    outputs = outputs_of(config, prepared, model, place)
+    return decide_outputs(config, prepared, outputs_of(config, prepared, model, place), place)
+
+
+def decide_outputs(config: TrialConfig, prepared: Prepared, outputs: Outputs, place: Place) -> Decided:
+    """`evaluate_fully` from the networks' outputs on."""
     score_pairs = pair_scorer(config.match, prepared.local_features, place)
     return decide(config, prepared.parts, outputs, score_pairs, device=place.device)

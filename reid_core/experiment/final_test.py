@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 from reid_core.config.parameters import TrialConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.data.table.findings import Finding, log_findings
-from reid_core.experiment.bundle import Bundle, Second, write_bundle
+from reid_core.experiment.bundle.folder import Bundle, Second, write_bundle
+from reid_core.experiment.epoch_zero import FrozenAnswers, answer_both_sets
 from reid_core.experiment.evaluation import outputs_of, pair_scorer
 from reid_core.experiment.prepared import SEEN, UNREADABLE, Prepared
 from reid_core.experiment.second_model import load_second
+from reid_core.metrics.gain import summarise_gain
 from reid_core.metrics.result import Result
 from reid_core.metrics.summary import summarise
 from reid_core.model.place import Place
@@ -26,6 +28,8 @@ from reid_core.scoring.evaluate import answer_queries, decide, shares_of
 from reid_core.scoring.leaks import leak_report, write_leaks
 from reid_core.training.training_findings import find_in_model
 from reid_core.training.validation import mean_cosine
+
+SETS = ("thresholdSet", "testSet")  # whose queries are answered
 
 
 def run_final_test(
@@ -51,23 +55,27 @@ def run_final_test(
             bundle have them all.
 
     Returns:
-        Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not,
-        with all findings. The caller writes it down (`result.write_result`) before anything else.
+        Metrics (`summary.summarise`) on `thresholdSet`, which chose the thresholds, and on `testSet`, which did not;
+        what training added to the frozen backbone (`epoch_zero`), which answers the same queries; all findings. The
+        caller writes it down (`result.write_result`) before anything else.
     """
     outputs = outputs_of(config, prepared, model, place, (*SEEN, "testSet"))
     score_pairs = pair_scorer(config.match, prepared.local_features, place)
     decision, of_thresholds, threshold_metrics = decide(config, truth, outputs, score_pairs, device=place.device)
     rows = truth.rows("testSet")
     of_test = answer_queries(config, decision, truth, outputs, rows, score_pairs, device=place.device)
-    answers = {"thresholdSet": of_thresholds, "testSet": of_test}
-    tables = [_table_of_answers(part, given, decision, truth, prepared) for part, given in answers.items()]
+    answers, frozen = {SETS[0]: of_thresholds, SETS[1]: of_test}, answer_both_sets(config, prepared, truth, place)
+    tables = [_table_of_answers(part, answers[part], decision, truth, prepared, frozen) for part in SETS]
     pq.write_table(pa.concat_tables(tables), out / "predictions.parquet", write_page_checksum=True)
     leaks = leak_report(truth.part_N, truth.identity_N, truth.group_N, prepared.date_N, prepared.fingerprints)
     write_leaks(out / "leaks.csv", leaks)
-    test_metrics = summarise(shares_of(of_test, decision, truth))
-    metrics = {"thresholdSet": threshold_metrics, "testSet": test_metrics}
+    shares = {part: shares_of(answers[part], decision, truth) for part in SETS}
+    metrics = {SETS[0]: threshold_metrics, SETS[1]: summarise(shares[SETS[1]])}
+    gains = {
+        part: summarise_gain(shares[part], frozen.shares(part, truth), config.threshold.objective) for part in SETS
+    }
     of_model = _judge_embeddings(truth, outputs)
-    result = Result(metrics=metrics, findings=(*prepared.findings, *findings, *of_model))
+    result = Result(metrics=metrics, gains=gains, findings=(*prepared.findings, *findings, *of_model))
     write_bundle(out / "best", _bundle(config, prepared, truth, model, decision, outputs, result))
     return result
 
@@ -103,6 +111,7 @@ def _bundle(
         sides_G6=prepared.sides_N6[everything],
         features=prepared.local_features.select(everything) if prepared.local_features else None,
         metrics=result.metrics,
+        gains=result.gains,
         findings=result.findings,
         class_identity_K=outputs.class_identity_K,
         class_group_K=outputs.class_group_K,
@@ -111,7 +120,9 @@ def _bundle(
     )
 
 
-def _table_of_answers(part: str, answers: Answers, decision: Decision, truth: Parts, prepared: Prepared) -> pa.Table:
+def _table_of_answers(
+    part: str, answers: Answers, decision: Decision, truth: Parts, prepared: Prepared, frozen: FrozenAnswers
+) -> pa.Table:
     return pa.table(
         {
             "part": [part] * len(answers.query_Q),
@@ -122,5 +133,6 @@ def _table_of_answers(part: str, answers: Answers, decision: Decision, truth: Pa
             "answer": list(answers.name(decision.thresholds)),
             "candidate": list(answers.identity_Q),
             "probability": answers.score_Q.astype(np.float32),
+            "answer_epoch0": list(frozen.name(part)),
         }
     )

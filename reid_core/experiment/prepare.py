@@ -116,6 +116,7 @@ def prepare(
         image_id_N=column_of(database, "image_id"),
         parts=parts,
         date_N=column_of(database, "date"),
+        path_N=column_of(database, "path"),
         second=second,
         group=group,
         findings=(*findings, *in_photographs, *requested),
@@ -222,9 +223,8 @@ def split_database(database: pa.Table, error_N: list[str | None], config: TrialC
     """Who plays which part; unreadable photographs play none.
 
     Raises:
-        UserError: If the configuration asks for dates or sides, and no row has any; or the groups cannot be split.
+        UserError: If the groups cannot be split.
     """
-    check_requests(database, config)
     identity_N, group_N = column_of(database, "identity"), column_of(database, "group")
     readable = np.array([error is None for error in error_N])
     part_N = np.full(len(identity_N), UNREADABLE, dtype=object)

@@ -36,9 +36,15 @@ class Prepared:
     image_id_N: np.ndarray
     parts: Parts
     date_N: np.ndarray  # as in metadata.csv; None where it is empty
+    path_N: np.ndarray  # as in metadata.csv; None in `testSet`: a folder's name may be an identity
     second: dict[str, str] = field(default_factory=dict)  # embeddings of second global models, by `fusion.second_model`
     group: str | None = None  # whose rows alone were prepared; None: every group's
     findings: tuple[Finding, ...] = ()  # what of the data was dropped, changed, or read as missing
+
+    @property
+    def name_N(self) -> list[str]:
+        """Each photograph as a person finds it: by its path, or where that is not known by its image_id."""
+        return [path or f"image_id {one}" for path, one in zip(self.path_N, self.image_id_N, strict=True)]
 
     @cached_property
     def images(self) -> ImageCache:
@@ -95,6 +101,7 @@ def load_prepared(folder: Path) -> Prepared:
         image_id_N=column_of(table, "image_id"),
         parts=parts,
         date_N=column_of(table, "date"),
+        path_N=column_of(table, "path"),
         findings=findings,
     )
 
@@ -102,16 +109,18 @@ def load_prepared(folder: Path) -> Prepared:
 def save_prepared(prepared: Prepared, folder: Path) -> None:
     """Write what `load_prepared` reads, without the identities of `testSet`, and what tells of them."""
     parts = prepared.parts
-    unlocked = [None if part == "testSet" else name for part, name in zip(parts.part_N, parts.identity_N, strict=True)]
-    columns = [prepared.image_id_N.tolist(), unlocked, parts.group_N.tolist(), parts.part_N.tolist()]
-    arrays = [pa.array(values, pa.string()) for values in [*columns, prepared.date_N.tolist()]]
+    is_locked = parts.part_N == "testSet"
+    identity_N, path_N = parts.identity_N.copy(), prepared.path_N.copy()
+    identity_N[is_locked] = path_N[is_locked] = None
+    columns = [prepared.image_id_N, identity_N, parts.group_N, parts.part_N, prepared.date_N, path_N]
+    arrays = [pa.array(values.tolist(), pa.string()) for values in columns]
     arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(prepared.sides_N6.ravel()), len(SIDES)))
-    table = pa.table(arrays, names=["image_id", "identity", "group", "part", "date", "sides"])
+    table = pa.table(arrays, names=["image_id", "identity", "group", "part", "date", "path", "sides"])
     with new_file(folder / "parts.parquet") as part:
         pq.write_table(table, part)
     names = ("image_cache", "match_cache", "features", "second", "group")
     values = {name: getattr(prepared, name) for name in names}
-    known = prepared.image_id_N[parts.part_N != "testSet"].tolist()
+    known = prepared.image_id_N[~is_locked].tolist()
     values["findings"] = findings_to_json(keep_known(prepared.findings, known))
     replace_file(folder / "prepared.json", json.dumps(values).encode())
 

@@ -13,7 +13,7 @@ import numpy as np
 from reid_core.config.parameters import PredictConfig
 from reid_core.data.splits.parts import Parts
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import Bundle, read_bundle, write_bundle
+from reid_core.experiment.bundle.folder import Bundle, read_bundle, write_bundle
 from reid_core.experiment.evaluation import outputs_of
 from reid_core.experiment.prepared import UNREADABLE, Prepared, load_prepared, save_prepared
 from reid_core.model.place import Place

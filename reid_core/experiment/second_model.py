@@ -5,7 +5,6 @@ changes them.
 """
 
 import json
-import logging
 import threading
 from collections.abc import Iterator
 from functools import cache, partial
@@ -20,20 +19,18 @@ from reid_core.config.values import flatten, override
 from reid_core.data.chunks import MapChunks, local_map
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import is_refitted, read_model
-from reid_core.files.atomic import new_folder
-from reid_core.files.checksums import digest_of, file_digest, verify_checksums, write_checksums
+from reid_core.experiment.bundle.folder import is_refitted, read_model
+from reid_core.experiment.kept_embeddings import find_embeddings, keep_embeddings
+from reid_core.files.checksums import digest_of, file_digest
 from reid_core.files.weights_file import is_folder
 from reid_core.model.embed import embed_rows
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import ReidModel, make_model
 
-EMBEDDINGS = "embeddings.npy"
 _CHUNK_IMAGES = 64
 _loading = threading.Lock()
-logger = logging.getLogger(__name__)
 # What a backbone on its own is made with; data.image_px, mean and std are those of the trial.
-_BARE = {
+BARE = {
     "model.unfrozen_stages": 0,
     "model.head": "none",
     "model.orientation": "none",
@@ -61,7 +58,7 @@ def second_config(config: TrialConfig) -> TrialConfig:
     if name.startswith((".", "/", "~")):
         raise UserError(f"fusion.second_model={name}: no such folder")
     weights = {"model.backbone": name, "model.weights": config.fusion.second_weights}
-    return override(config, weights | _BARE | {"fusion.second_model": None})
+    return override(config, weights | BARE | {"fusion.second_model": None})
 
 
 def load_second(config: TrialConfig) -> tuple[TrialConfig, ReidModel]:
@@ -94,29 +91,14 @@ def build_second(
     settings = second_config(config)
     images = ImageCache(build_cache(folder, root, paths, settings.data.image_px, map_chunks=map_chunks))
     kept = folder / f"second-{digest_of(json.dumps([_identify(config, settings), images.keys]))}"
-    if is_whole(kept):
-        return kept / EMBEDDINGS
+    if (found := find_embeddings(kept)) is not None:
+        return found
     load_second(config)  # a model that cannot be had is an error before any work
     chunks = [list(range(i, min(i + _CHUNK_IMAGES, len(images)))) for i in range(0, len(images), _CHUNK_IMAGES)]
     work = partial(embed_chunk, cache_path=str(images.path.resolve()), values=tuple(_hashable(flatten(config)).items()))
     tables = tqdm(map_chunks(work, chunks), total=len(chunks), desc="second model", unit="chunk", disable=None)
     embedding_ND = np.concatenate(list(_embeddings(tables)))
-    with new_folder(kept) as part:
-        np.save(part / EMBEDDINGS, embedding_ND, allow_pickle=False)
-        write_checksums(part, [EMBEDDINGS])
-    return kept / EMBEDDINGS
-
-
-def is_whole(kept: Path) -> bool:
-    """Whether a folder holds embeddings as they were written; a warning names damage."""
-    if not kept.exists():
-        return False
-    try:
-        verify_checksums(kept, [EMBEDDINGS])
-    except UserError as error:
-        logger.warning("%s; the second model embeds all photographs again", error)
-        return False
-    return True
+    return keep_embeddings(kept, embedding_ND)
 
 
 def embed_chunk(rows: list[int], *, cache_path: str, values: tuple) -> pa.Table:
@@ -165,7 +147,12 @@ def _identify(config: TrialConfig, settings: TrialConfig) -> list:
     name = config.fusion.second_model or ""
     if is_folder(name):
         return [file_digest(Path(name) / "model.safetensors")]
-    weights = settings.model.weights
+    return identify_backbone(settings)
+
+
+def identify_backbone(config: TrialConfig) -> list:
+    """What the features of a backbone on its own depend on besides the photographs."""
+    weights = config.model.weights
     content = file_digest(Path(weights)) if weights.endswith(".safetensors") else weights
-    seed = settings.seed if weights == "random" else None
-    return [settings.model.backbone, content, seed, settings.data.image_px, settings.data.mean, settings.data.std]
+    seed = config.seed if weights == "random" else None
+    return [config.model.backbone, content, seed, config.data.image_px, config.data.mean, config.data.std]

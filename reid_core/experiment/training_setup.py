@@ -18,7 +18,7 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batch_plan import Pool, make_plan, make_pool
 from reid_core.training.batches import KeptBatch, Source, activation_batches, make_source
-from reid_core.training.memory import fit_to_memory
+from reid_core.training.step.memory import fit_to_memory
 from reid_core.training.trainer import Trainer
 from reid_core.training.variants import build_variants
 
@@ -47,6 +47,7 @@ def training_data_of(config: TrialConfig, prepared: Prepared, *, world_size: int
         variants=build_variants(Path(prepared.image_cache).parent, prepared.images, pool, config),
         code_N=prepared.codes(),
         sides_N6=prepared.sides_N6,
+        name_N=prepared.name_N,
     )
     return TrainingData(pool, plan, source)
 

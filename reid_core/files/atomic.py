@@ -4,6 +4,8 @@ content, or Arrow tables → a temporary file beside the place → renamed.
 """
 
 import contextlib
+import errno
+import os
 import shutil
 import time
 import uuid
@@ -15,6 +17,22 @@ import pyarrow as pa
 from reid_core.errors import UserError
 
 LEFTOVER_AGE_S = 3600
+FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that there is no room.
+
+    Its text decides: Arrow's errors and our own have no number, and of an exception in another process often nothing
+    but a traceback arrives, as the text of another error.
+    """
+    if error is None:
+        return False
+    return any(full in str(error) for full in FULL_DISK) or is_full_disk(error.__cause__ or error.__context__)
+
+
+def _remedy(error: BaseException) -> str:
+    return "; make room there, then the same command continues" if is_full_disk(error) else ""
 
 
 def write_arrow(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
@@ -60,7 +78,7 @@ def _naming_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{folder}: cannot write the cache: {error}") from error
+        raise UserError(f"{folder}: cannot write the cache: {error}{_remedy(error)}") from error
 
 
 @contextlib.contextmanager
@@ -77,7 +95,8 @@ def new_file(file: Path) -> Iterator[Path]:
         yield part
         part.replace(file)
     except OSError as error:
-        raise UserError(f"{file}: cannot be written: {error.strerror or error}") from error  # Arrow's have a text only
+        reason = error.strerror or error  # Arrow's have a text only
+        raise UserError(f"{file}: cannot be written: {reason}{_remedy(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -97,7 +116,7 @@ def replace_file(file: Path, content: bytes) -> None:
 def new_folder(folder: Path, *, unless: Callable[[], bool] | None = None) -> Iterator[Path]:
     """An empty folder to fill, which replaces `folder` and all that it held when it is whole.
 
-    An error leaves the old folder, and nothing beside it. Errors of what fills it pass unchanged.
+    An error leaves the old folder, and nothing beside it. Errors of what fills it pass unchanged, but for a full disk.
 
     Args:
         folder: Its parents are made if needed.
@@ -105,18 +124,22 @@ def new_folder(folder: Path, *, unless: Callable[[], bool] | None = None) -> Ite
             is there by now will do. Then it stays, and the new one is dropped.
 
     Raises:
-        UserError: If no folder can be made there.
+        UserError: If no folder can be made there, or the disk is full.
     """
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part" if unless else f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{folder}: cannot be written: {error.strerror}{_remedy(error)}") from error
     try:
         yield part
         if unless is None or not unless():
             _exchange(part, folder, unless)
+    except Exception as error:
+        if isinstance(error, UserError) or not is_full_disk(error):
+            raise
+        raise UserError(f"{folder}: cannot be written: {FULL_DISK[0]}{_remedy(error)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -42,6 +42,9 @@ class Confirmed:
     difference: float  # to the preset, as `score`; exactly 0 if the preset won, NaN without a run of the preset
     difference_low: float
     difference_high: float
+    gain: float  # over each run's frozen backbone (epoch 0), as `score`; NaN where that was not measured
+    gain_low: float
+    gain_high: float
     optimism: float  # search score of the winner - score; NaN without a search score
     mean_C: tuple[float, ...]  # over the compared runs; NaN: not compared, because a run failed
     run_R: tuple[int, ...]  # columns compared
@@ -49,7 +52,11 @@ class Confirmed:
 
 
 def confirm(
-    score_CR: np.ndarray, *, preset: int = 0, search_C: Sequence[float] | np.ndarray | None = None
+    score_CR: np.ndarray,
+    *,
+    preset: int = 0,
+    search_C: Sequence[float] | np.ndarray | None = None,
+    epoch_zero_CR: np.ndarray | None = None,
 ) -> Confirmed:
     """Choose the best configuration by its mean over runs, and report it by runs that did not choose.
 
@@ -60,6 +67,7 @@ def confirm(
         score_CR: Objective of each configuration in each run; shape (C, R), in [0, 1], NaN where it failed.
         preset: Row of the preset.
         search_C: Score of each configuration in the search; shape (C,), NaN for one that was not searched.
+        epoch_zero_CR: Objective of the configuration's frozen backbone in each run, on the same queries; as `score_CR`.
 
     Raises:
         UserError: If no run finished, or one run only is left and there are no search scores to choose by.
@@ -74,12 +82,19 @@ def confirm(
     """
     score_CR = np.asarray(score_CR, dtype=float)
     search_C = np.asarray([np.nan] * len(score_CR) if search_C is None else search_C, dtype=float)
-    _check_shapes(score_CR, search_C, preset)
+    epoch_zero_CR = np.full_like(score_CR, np.nan) if epoch_zero_CR is None else np.asarray(epoch_zero_CR, dtype=float)
+    _check_shapes(score_CR, search_C, epoch_zero_CR, preset)
+    return _confirm(score_CR, preset, search_C, epoch_zero_CR)
+
+
+def _confirm(score_CR: np.ndarray, preset: int, search_C: np.ndarray, epoch_zero_CR: np.ndarray) -> Confirmed:
+    """See `confirm`; of arrays whose shapes fit."""
     kept_C, run_R = _without_gaps(np.isnan(score_CR))
     block_CR = score_CR[np.ix_(kept_C, run_R)]
     chosen, without_R = _choose(block_CR, search_C[kept_C])
     fold_R = block_CR[without_R, np.arange(len(run_R))]
     score = _enclose(fold_R, block_CR[chosen], *_error_of_score(block_CR), smallest=0)
+    gain = _gain(block_CR - epoch_zero_CR[np.ix_(kept_C, run_R)], without_R, chosen)
     winner = int(kept_C[chosen])
     difference = _compare(score_CR[preset, run_R], fold_R, block_CR, chosen) if winner != preset else SAME
     mean_C = np.full(len(score_CR), np.nan)
@@ -93,6 +108,9 @@ def confirm(
         difference=difference.value,
         difference_low=difference.low,
         difference_high=difference.high,
+        gain=gain.value,
+        gain_low=gain.low,
+        gain_high=gain.high,
         optimism=float(search_C[winner] - score.value),
         mean_C=tuple(mean_C.tolist()),
         run_R=tuple(run_R.tolist()),
@@ -100,9 +118,11 @@ def confirm(
     )
 
 
-def _check_shapes(score_CR: np.ndarray, search_C: np.ndarray, preset: int) -> None:
+def _check_shapes(score_CR: np.ndarray, search_C: np.ndarray, epoch_zero_CR: np.ndarray, preset: int) -> None:
     if score_CR.ndim != 2 or search_C.shape != score_CR.shape[:1] or not 0 <= preset < len(score_CR):
         raise ValueError(f"scores {score_CR.shape}, search scores {search_C.shape}, preset {preset} do not fit")
+    if epoch_zero_CR.shape != score_CR.shape:
+        raise ValueError(f"scores {score_CR.shape} and those of epoch 0 {epoch_zero_CR.shape} do not fit")
 
 
 def _without_gaps(failed_CR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +194,18 @@ def _compare(preset_R: np.ndarray, fold_R: np.ndarray, block_CR: np.ndarray, cho
         return _enclose(fold_R, chosen_R, np.sqrt(2 * noise / num_runs), degrees, smallest=-1)
     error = np.std(chosen_R, ddof=1) / np.sqrt(num_runs) if num_runs > 1 else np.nan
     return _enclose(fold_R, chosen_R, error, max(num_runs - 1, 1), smallest=-1)
+
+
+def _gain(gain_CR: np.ndarray, without_R: np.ndarray, chosen: int) -> Estimate:
+    """Gain over the frozen backbone, by folds as `confirm` does it, with the interval of a score.
+
+    Both answer the same queries of a run, so what makes a split easy cancels; what makes it easy to learn from does
+    not, and is the effect of a run.
+    """
+    if np.isnan(gain_CR).any():
+        return UNDEFINED
+    fold_R = gain_CR[without_R, np.arange(gain_CR.shape[1])]
+    return _enclose(fold_R, gain_CR[chosen], *_error_of_score(gain_CR), smallest=-1)
 
 
 def _enclose(fold_R: np.ndarray, chosen_R: np.ndarray, error: float, degrees: float, *, smallest: float) -> Estimate:

@@ -3,7 +3,7 @@
 `Result` ↔ OUT/result.json, with the uses of `testSet` until then. It is written before anything of it is printed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Result:
 
     metrics: dict[str, dict[str, float]]  # "thresholdSet", "testSet" → metrics (`summary.summarise`)
     trial: str = SINGLE  # its name
+    # by set, what training added to the frozen backbone (`gain.summarise_gain`); earlier versions measured none
+    gains: dict[str, dict[str, float]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()  # of data and training: what was dropped, changed, or looks wrong
     confirmation: dict[str, Any] | None = None  # of a sweep: what JSON can hold of it
 
@@ -34,7 +36,8 @@ def write_result(out: Path, result: Result) -> None:
         UserError: If it cannot be written, or the log of uses is damaged.
     """
     uses = read_uses(out)
-    values: dict[str, Any] = {"trial": result.trial, "metrics": result.metrics, "confirmation": result.confirmation}
+    values: dict[str, Any] = {"trial": result.trial, "metrics": result.metrics, "gains": result.gains}
+    values["confirmation"] = result.confirmation
     values["findings"] = findings_to_json(result.findings)
     write_sealed(out / RESULT, {**values, "test_set_uses": len(uses), "test_set": describe_uses(uses)})
 
@@ -57,6 +60,7 @@ def read_result(out: Path, trial: str) -> Result | None:
     return Result(
         trial=trial,
         metrics=written["metrics"],
+        gains=written.get("gains", {}),
         findings=findings_from_json(written.get("findings", [])),  # earlier versions wrote none
         confirmation=written["confirmation"],
     )

@@ -81,6 +81,46 @@ def format_interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None or math.isnan(low) else f"{low:.3f} … {high:.3f}"
 
 
+def format_gain(gain: Mapping[str, float], where: str) -> str:
+    """What fine-tuning added to the frozen backbone on a query set, a line per group, and what follows from it.
+
+    Args:
+        gain: From `gain.summarise_gain`.
+        where: Name of the set.
+
+    Example:
+        >>> numbers = {"gain": 0.125, "gain_low": -0.0625, "gain_high": 0.25, "epoch0": 0.5}
+        >>> print(format_gain(numbers, "testSet"))
+        fine-tuning on testSet            epoch 0    gain  95 % interval
+          objective                         0.500  +0.125  -0.062 … +0.250
+          not shown: the interval contains 0, so the frozen backbone (epoch 0) may be as good
+    """
+    lines = [f"{f'fine-tuning on {where}':<32}{'epoch 0':>9}{'gain':>8}  95 % interval"]
+    groups = sorted(key.removeprefix("gain.") for key in gain if key.startswith("gain."))
+    for name, end in [*((escape_line(group), f".{group}") for group in groups), ("objective", "")]:
+        before, value = gain[f"epoch0{end}"], gain[f"gain{end}"]
+        numbers = f"{'-':>9}{'-':>8}" if math.isnan(value) else f"{before:>9.3f}{value:>+8.3f}"
+        lines.append(f"  {name:<30}{numbers}  {format_signed(gain, end)}".rstrip())
+    return "\n".join([*lines, *(f"  {verdict}" for verdict in [_judge_gain(gain)] if verdict)])
+
+
+def format_signed(gain: Mapping[str, float | None], end: str = "") -> str:
+    """The 95 % interval of a gain; empty where there is none."""
+    low, high = gain.get(f"gain_low{end}"), gain.get(f"gain_high{end}")
+    return "" if low is None or high is None or math.isnan(low) else f"{low:+.3f} … {high:+.3f}"
+
+
+def _judge_gain(gain: Mapping[str, float]) -> str:
+    """What an objective's gain says to who asks whether training was worth it."""
+    if math.isnan(gain["gain"]):
+        return ""
+    if gain["gain"] <= 0:
+        return "fine-tuning added nothing: the frozen backbone (epoch 0) is as good"
+    if gain["gain_low"] <= 0:
+        return "not shown: the interval contains 0, so the frozen backbone (epoch 0) may be as good"
+    return "fine-tuning is better than the frozen backbone (epoch 0)"
+
+
 def _bounds(name: str) -> tuple[str, str]:
     return f"{name}_low", f"{name}_high"
 

@@ -1,7 +1,7 @@
 """The answer for every query: the name of an animal of the gallery, or `new_individual`.
 
 bundle + photographs → `Prediction` per query, with the most probable animals and what makes it worth less than others.
-A routing bundle (`experiment/routing.py`) has a model for each group; a query is answered by its group's.
+A routing bundle (`experiment/bundle/routing.py`) has a model for each group; a query is answered by its group's.
 Letters: Q queries, G gallery photographs, N both, the gallery behind the queries.
 """
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache
 from reid_core.data.splits.parts import Parts
-from reid_core.experiment.bundle import Bundle
+from reid_core.experiment.bundle.folder import Bundle
 from reid_core.experiment.evaluation import pair_scorer
 from reid_core.model.place import local_place
 from reid_core.prediction.photographs import Described, describe_photographs

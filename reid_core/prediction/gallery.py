@@ -19,7 +19,7 @@ from reid_core.data.photographs import file_key
 from reid_core.data.table.findings import Finding, make_finding
 from reid_core.data.table.names import fold_name
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import Bundle
+from reid_core.experiment.bundle.folder import Bundle
 from reid_core.matching.local_features import LocalFeatures
 from reid_core.prediction.photographs import Described, describe_photographs
 

@@ -15,8 +15,8 @@ from reid_core.data.animals import NEW
 from reid_core.data.photograph_findings import find_in_files
 from reid_core.data.table.findings import Finding, make_finding
 from reid_core.data.table.sides import parse_sides
-from reid_core.experiment.bundle import Bundle, read_bundle
-from reid_core.experiment.routing import is_routing, read_routing
+from reid_core.experiment.bundle.folder import Bundle, read_bundle
+from reid_core.experiment.bundle.routing import is_routing, read_routing
 from reid_core.prediction.answers import Prediction, answer_new, name_described
 from reid_core.prediction.gallery import WHERE, check_extensible, fit_gallery
 from reid_core.prediction.photographs import describe_photographs

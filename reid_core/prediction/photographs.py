@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.table.sides import parse_sides
-from reid_core.experiment.bundle import Bundle
+from reid_core.experiment.bundle.folder import Bundle
 from reid_core.experiment.second_model import embed_second
 from reid_core.matching.extraction import build_features
 from reid_core.matching.local_features import LocalFeatures

@@ -1,12 +1,13 @@
 """Batches: one plan row → the pixels, identities and sides of one training step on one rank.
 
 plan + `Source` → batches, augmented online, or offline as they are in the caches (paper §3.3, §7.1).
-The same function serves plain Python (here) and Ray Data (`sweeps/trials/stream.py`), hence the same pixels in both.
+`pixels.make_pixels` serves plain Python (here) and Ray Data (`sweeps/trials/stream.py`): the same pixels in both.
 
 Letters: R rows that a plan may name (photographs, then extra variants), N photographs, B batch.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,17 +17,19 @@ import pyarrow as pa
 import torch
 
 from reid_core.config.parameters import AugmentConfig, TrialConfig
-from reid_core.data.chunks import map_ahead
+from reid_core.data.chunks import count_cpus, map_ahead
 from reid_core.data.pixel_source import PixelSource, keys_of
 from reid_core.errors import UserError
 from reid_core.model.embed import complete
 from reid_core.model.frozen.activations import Read
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
-from reid_core.training.augment import Augmenter
+from reid_core.training.augment import Augmented, Augmenter
 from reid_core.training.batch_plan import Pool
+from reid_core.training.pixels import make_pixels
 
-BATCHES_AHEAD = 2  # of kept activations, read while the model trains
+BATCHES_AHEAD = 2  # read or made while the model trains, beyond those that threads are at work on
+MOST_THREADS = 16  # that make batches: more would wait for Python's lock, which a tenth of the work needs
 
 
 class Batch(NamedTuple):
@@ -35,6 +38,7 @@ class Batch(NamedTuple):
     pixels_BHWC: np.ndarray  # uint8 RGB; normalised by the model, on its device
     identity_B: np.ndarray  # int64 codes
     sides_B6: np.ndarray  # float32, what the photographed sides are; zeros if unknown
+    failures: tuple[str, ...] = ()  # "name: reason" of each image that could not be augmented, and is as it was
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,17 @@ class Source:
     augment: AugmentConfig | None  # online; None: the pixels are taken as they are
     code_R: np.ndarray
     sides_R6: np.ndarray
+    name_R: np.ndarray  # of the photograph, for messages
 
-    def batch(self, pixels_BHWC: np.ndarray, rows_B: np.ndarray) -> Batch:
+    def batch(self, augmented: Augmented, rows_B: np.ndarray) -> Batch:
         """Put what is known of the rows beside their pixels."""
-        return Batch(pixels_BHWC, self.code_R[rows_B], self.sides_R6[rows_B])
+        failures = self.failures(augmented.error_B, rows_B)
+        return Batch(augmented.pixels_BHWC, self.code_R[rows_B], self.sides_R6[rows_B], failures)
+
+    def failures(self, error_B: Sequence[str | None], rows_B: np.ndarray) -> tuple[str, ...]:
+        """Which photographs could not be augmented, and why; as they stand in `Batch`."""
+        pairs = zip(self.name_R[rows_B], error_B, strict=True)
+        return tuple(f"{name}: {error}" for name, error in pairs if error is not None)
 
 
 def make_source(
@@ -61,6 +72,7 @@ def make_source(
     variants: str | Path | None,
     code_N: np.ndarray,
     sides_N6: np.ndarray,
+    name_N: Sequence[str] | None = None,
 ) -> Source:
     """The source of a trial's batches; an extra variant shows the identity and the sides of its photograph.
 
@@ -71,7 +83,9 @@ def make_source(
         variants: From `variants.build_variants` for this pool.
         code_N: Integer identity of each row of the image cache.
         sides_N6: Sides that each row of the image cache shows.
+        name_N: Name of each photograph, for messages; None: its row.
     """
+    names_N = np.array([f"row {row}" for row in range(len(code_N))] if name_N is None else name_N, dtype=object)
     rows_R = np.concatenate([np.arange(len(code_N)), pool.source_E])
     return Source(
         seed=config.seed,
@@ -80,32 +94,30 @@ def make_source(
         augment=None if config.data.variants else config.augment,
         code_R=code_N[rows_R],
         sides_R6=sides_N6[rows_R],
+        name_R=names_N[rows_R],
     )
 
 
-def augmentation_seeds(seed: int, epoch: int, position: int, size: int) -> np.ndarray:
-    """One seed per image, a function of (run seed, epoch, position in the epoch) only; shape (size,), uint32."""
-    return np.array(
-        [np.random.SeedSequence([seed, epoch, position + i]).generate_state(1)[0] for i in range(size)], dtype=np.uint32
-    )
+def local_batches(plan: pa.Table, source: Source, *, rank: int = 0, num_threads: int | None = None) -> Generator[Batch]:
+    """Batches of one rank, in the order of the plan (`batch_plan.make_plan`), made in threads of this process.
 
+    Args:
+        plan: The epochs that are still to do.
+        source: From `make_source`.
+        rank: Whose batches.
+        num_threads: That make batches while the model trains; None: one for each CPU. The batches are the same.
+    """
+    images, own = PixelSource.open(source.image_cache, source.variants), threading.local()
 
-def make_pixels(plan_row: dict[str, Any], seed: int, images: PixelSource, augmenter: Augmenter | None) -> np.ndarray:
-    """Pixels of one plan row, augmented if there is an augmenter; (B, H, W, 3) uint8."""
-    rows = np.asarray(plan_row["rows"])
-    if augmenter is None:
-        return images.pixels(rows)
-    seeds = augmentation_seeds(seed, int(plan_row["epoch"]), int(plan_row["position"]), len(rows))
-    return augmenter(images.pixels(rows), seeds)
+    def make(row: dict[str, Any]) -> Batch:
+        if source.augment is not None and not hasattr(own, "augmenter"):
+            own.augmenter = Augmenter(source.augment)
+        pixels = make_pixels(row, source.seed, images, getattr(own, "augmenter", None))
+        return source.batch(pixels, np.asarray(row["rows"]))
 
-
-def local_batches(plan: pa.Table, source: Source, *, rank: int = 0) -> Iterator[Batch]:
-    """Batches of one rank, in the order of the plan (`batch_plan.make_plan`), made in this process."""
-    images = PixelSource.open(source.image_cache, source.variants)
-    augmenter = Augmenter(source.augment) if source.augment else None
-    for row in plan.to_pylist():
-        if row["rank"] == rank:
-            yield source.batch(make_pixels(row, source.seed, images, augmenter), np.asarray(row["rows"]))
+    mine = plan.filter(pa.compute.equal(plan["rank"], rank)).to_pylist()
+    threads = min(count_cpus(), MOST_THREADS) if num_threads is None else num_threads
+    yield from map_ahead(make, mine, num_threads=threads, num_ahead=threads + BATCHES_AHEAD)
 
 
 class KeptBatch(NamedTuple):
@@ -114,6 +126,7 @@ class KeptBatch(NamedTuple):
     activation_BX: torch.Tensor  # on the model's device
     identity_B: np.ndarray  # int64 codes
     sides_B6: np.ndarray  # float32
+    failures: tuple[str, ...] = ()  # as of `Batch`
 
 
 def activation_batches(plan: pa.Table, source: Source, model: ReidModel, place: Place) -> Iterator[KeptBatch]:
@@ -143,4 +156,5 @@ def activation_batches(plan: pa.Table, source: Source, model: ReidModel, place: 
         # Here and not in the thread, which would take the device from the training step.
         with torch.no_grad(), place.autocast():
             activation_BX = complete(model, found, rows_B, images.pixels, place)
-        yield KeptBatch(activation_BX, source.code_R[rows_B], source.sides_R6[rows_B])
+        failures = source.failures(images.errors(rows_B), rows_B)
+        yield KeptBatch(activation_BX, source.code_R[rows_B], source.sides_R6[rows_B], failures)

@@ -6,7 +6,7 @@ model + batches + evaluation → reports; its caller saves and restores the trai
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,19 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.data.table.findings import log_findings
 from reid_core.errors import TrainingError, UserError
 from reid_core.files.checksums import verify_checksums, write_checksums
+from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch
+from reid_core.training.feed import Feed
 from reid_core.training.loss import make_loss
 from reid_core.training.optim import make_optimizer, make_schedule
-from reid_core.training.step import Images, LossOfImages, compute_gradients
+from reid_core.training.step.gradients import Images, LossOfImages, compute_gradients
 from reid_core.training.training_findings import find_in_training
 
 KEPT_CHECKPOINTS = 2  # the last one, and the one before it in case that is damaged
 CHECKPOINT = ("last.safetensors", "best.safetensors", "trainer.pt")
 MEASURED = ("loss", "gradient_norm", "loss_spread")  # of an epoch's steps
-SCORE = "geo_mean_cosine"  # per epoch: decides the best epoch, early stopping and pruning
 logger = logging.getLogger(__name__)
 Evaluate = Callable[[ReidModel], dict[str, float]]
 
@@ -89,7 +90,8 @@ class Trainer:
                 report.
 
         Yields:
-            One report per epoch: `epoch` (from 1), what `_train_epoch` measured, `seconds`, and what `evaluate` gave.
+            One report per epoch: `epoch` (from 1), what `_train_epoch` and `Feed.measure` measured, `seconds`, and what
+            `evaluate` gave.
 
         Raises:
             TrainingError: If the loss or `SCORE` is not finite.
@@ -106,7 +108,8 @@ class Trainer:
 
     def _fit_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch], evaluate: Evaluate) -> None:
         started = time.monotonic()
-        measured = self._train_epoch(epoch, islice(batches, self.steps_per_epoch))
+        feed = Feed(islice(batches, self.steps_per_epoch))
+        measured = self._train_epoch(epoch, feed) | feed.measure(self.place)
         report = {"epoch": epoch, **measured, **evaluate(self.model)}
         if not math.isfinite(report[SCORE]):
             raise TrainingError(f"{SCORE} is {report[SCORE]} after epoch {epoch}")
@@ -123,7 +126,7 @@ class Trainer:
         values = [sign * report[key] if math.isfinite(report[key]) else -math.inf for report in self.history]
         return len(values) - 1 - values.index(max(values)) >= patience
 
-    def _train_epoch(self, epoch: int, batches: Iterator[Batch | KeptBatch]) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, batches: Iterable[Batch | KeptBatch]) -> dict[str, float]:
         """Train one epoch; dropout is seeded by (seed, epoch, rank), so a resumed run draws the same.
 
         Returns:

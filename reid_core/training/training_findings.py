@@ -6,7 +6,7 @@ reports of the epochs → findings. By value, whatever the cause. No torch: the 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reid_core.data.table.findings import Finding
+from reid_core.data.table.findings import Finding, make_finding
 
 WHERE = "training"
 ALIKE = 0.999  # mean cosine of a group; untrained networks with random weights have 0.95 and less
@@ -38,7 +38,16 @@ def find_in_training(reports: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...
         for kind in _troubles(report):
             epochs_of[kind].append(str(report["epoch"]))
     said = {kind: saying.format(", ".join(epochs_of[kind])) for kind, saying in SAYINGS.items()}
-    return tuple(Finding(WHERE, said[kind], len(epochs)) for kind, epochs in epochs_of.items() if epochs)
+    found = tuple(Finding(WHERE, said[kind], len(epochs)) for kind, epochs in epochs_of.items() if epochs)
+    return (*found, *_find_not_augmented(reports))
+
+
+def _find_not_augmented(reports: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    """A finding if images were trained with as they are, because they could not be augmented."""
+    count = sum(int(report.get("not_augmented", 0)) for report in reports)
+    examples = dict.fromkeys(line for report in reports for line in report.get("not_augmented_examples", ()))
+    what = f"{count} times a photograph could not be augmented, and was trained with as it is"
+    return (make_finding(WHERE, what, list(examples), count),) if count else ()
 
 
 def find_in_model(mean_cosine: float) -> tuple[Finding, ...]:

@@ -21,7 +21,7 @@ from reid_core.files.checksums import digest_of
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import Pool
 
-MAKER = "1"  # part of every key; raise it when the same seed gives other pixels than before
+MAKER = "2"  # part of every key; raise it when the same seed gives other pixels than before
 
 
 def build_variants(
@@ -68,7 +68,7 @@ def build_variants(
 def variant_seeds(seed: int, pool: Pool) -> np.ndarray:
     """One seed per extra image, a function of (run seed, photograph's row, variant) only; shape (E,), uint32."""
     pairs = zip(pool.source_E.tolist(), pool.variant_E.tolist(), strict=True)
-    # With a spawn key these seeds are never those of the images of a batch (`batches.augmentation_seeds`).
+    # With a spawn key these seeds are never those of the images of a batch (`pixels.augmentation_seeds`).
     sequences = [np.random.SeedSequence([seed, *pair], spawn_key=(2,)) for pair in pairs]
     return np.array([sequence.generate_state(1)[0] for sequence in sequences], dtype=np.uint32)
 
@@ -90,10 +90,13 @@ def augment_chunk(
     source_E: np.ndarray,
     seed_E: np.ndarray,
 ) -> pa.Table:
-    """Make some of the extra images; rows of an image cache. A chunk has its own pipeline: chunks run in threads."""
+    """Make some of the extra images; rows of an image cache, `error` being why one is its photograph itself.
+
+    A chunk has its own pipeline: chunks run in threads.
+    """
     chosen = np.asarray(extras)
-    pixels_BHWC = Augmenter(config)(cache.pixels(source_E[chosen]), seed_E[chosen])
+    pixels_BHWC, error_B = Augmenter(config)([cache.view(row) for row in source_E[chosen].tolist()], seed_E[chosen])
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(pixels_BHWC.reshape(-1)), cache.image_px * cache.image_px * 3)
-    nulls = pa.nulls(len(chosen), pa.string()), pa.nulls(len(chosen), pa.bool_())
-    columns = [pa.array([keys[e] for e in extras], pa.string()), *nulls, pixels]
+    keys_B, more_frames = pa.array([keys[e] for e in extras], pa.string()), pa.nulls(len(chosen), pa.bool_())
+    columns = [keys_B, pa.array(error_B, pa.string()), more_frames, pixels]
     return pa.table(columns, schema=cache_schema(cache.image_px))

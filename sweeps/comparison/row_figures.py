@@ -31,8 +31,8 @@ def draw_data(folder: Path, root: Path, config: TrialConfig, cache: Path, *, rea
     training = prepared.parts.rows("training")
     rows = np.random.default_rng(config.seed).choice(training, min(SHEET, len(training)), replace=False)
     pixels_BHWC, augment, seeds = prepared.images.pixels(rows), Augmenter(config.augment), np.arange(SHEET)
-    augmented_BHWC = augment(pixels_BHWC, seeds[: len(rows)])
-    many_BHWC = augment(np.repeat(pixels_BHWC[:1], SHEET, axis=0), seeds)
+    augmented_BHWC, _ = augment(pixels_BHWC, seeds[: len(rows)])
+    many_BHWC, _ = augment(np.repeat(pixels_BHWC[:1], SHEET, axis=0), seeds)
     return [
         plots.plot_images_per_individual(identity_N, group_N, folder / "3_2_images_per_individual.png"),
         plots.plot_augmentation(pixels_BHWC, augmented_BHWC, folder / "A_1_augmentation.png"),

@@ -3,6 +3,7 @@
 `--rows`, `--set`, `--scale`, `--seed` → row → `TrialConfig` (paper table 6.2). No Ray.
 """
 
+import argparse
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.presets import make_preset, shrink
 from reid_core.config.values import flatten, get, override
 from reid_core.errors import UserError
+from sweeps.machines.flags import add_resource_flags
+from sweeps.results.mirror import add_work_flag
 
 BASELINE = "starter"
 CLASSIFIERS = ("batch16", "batch32", "batch64", "batch64_warmup", "batch64_complex_head")
@@ -20,6 +23,22 @@ BATCH_SIZES = CLASSIFIERS[:3]
 TABLE_62 = (*CLASSIFIERS, "metric", "efficientnet_b4")
 ROWS = (BASELINE, *TABLE_62, "metric_512", "efficientnet_b4_frozen")
 logger = logging.getLogger(__name__)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_data_flags(parser, may_be_uri=True)
+    add_work_flag(parser)
+    parser.add_argument("--rows", default=",".join(ROWS), help="presets, separated by commas (default: %(default)s)")
+    parser.add_argument(
+        "--scale",
+        choices=("full", "small"),
+        default="full",
+        help="small: tiny backbones of the same families at 64 px, for a laptop's CPU (default full)",
+    )
+    add_resource_flags(parser)
+    return parser
 
 
 def parse_rows(text: str) -> list[str]:

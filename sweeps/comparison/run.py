@@ -8,7 +8,6 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from reid_core import cli
@@ -16,15 +15,15 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.data.synthetic import SYNTHETIC, resolve_data
 from reid_core.data.table.metadata import Reading
-from reid_core.experiment.prepare import Spread, check_same_table, load_database, prepare
+from reid_core.experiment.prepare import check_same_table, load_database, prepare
 from reid_core.experiment.training_setup import plan_of
 from sweeps.comparison.numbers import Metrics
 from sweeps.comparison.outcome import Outcome, write_outcome
-from sweeps.comparison.rows import ROWS, choose_base, configure_row, describe_scale, parse_rows
-from sweeps.machines.connect import Machines, add_resource_flags, find_machines, ray_at_work, start_ray
+from sweeps.comparison.rows import choose_base, configure_row, describe_scale, parse_rows
+from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
-from sweeps.results.mirror import Mirror, add_work_flag, blame_storage, held_marks, open_out
+from sweeps.results.mirror import Mirror, blame_storage, held_marks, open_out
 from sweeps.results.result_folder import CACHE, PAIR_STORE, check_claim, claim_out
 from sweeps.search.suggestion import Suggestion
 from sweeps.stages.checks.all_checks import check_out
@@ -32,29 +31,14 @@ from sweeps.stages.checks.data import check_split
 from sweeps.stages.checks.models import check_activations, check_config, check_files
 from sweeps.stages.checks.room import add_up, check_disk, check_memory, check_object_store, measure_disk
 from sweeps.stages.final_test import score_test_set
+from sweeps.stages.run_search import choose_spread
 from sweeps.trials.context import SweepContext
-from sweeps.trials.driver import open_pair_store
 from sweeps.trials.failures import continue_when_freed
-from sweeps.trials.stream import ray_map
+from sweeps.trials.shared_scorer import open_pair_store
+from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.tuning import run_fixed
 
 logger = logging.getLogger(__name__)
-
-
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_data_flags(parser, may_be_uri=True)
-    add_work_flag(parser)
-    parser.add_argument("--rows", default=",".join(ROWS), help="presets, separated by commas (default: %(default)s)")
-    parser.add_argument(
-        "--scale",
-        choices=("full", "small"),
-        default="full",
-        help="small: tiny backbones of the same families at 64 px, for a laptop's CPU (default full)",
-    )
-    add_resource_flags(parser)
-    return parser
 
 
 def run_comparison(options: argparse.Namespace) -> int:
@@ -75,8 +59,8 @@ def run_comparison(options: argparse.Namespace) -> int:
         log_notes(check_rows(configs, root, out, machines, reading=cli.reading_of(options)))
         claim_out(out, settings, resume=options.resume)
         start_ray(machines)
-        with blame_storage(mirror):
-            context = prepare_rows(configs, root, out, options, machines.resources, mirror)
+        with blame_storage(mirror), keep_slots(machines.resources, out) as pool:
+            context = replace(prepare_rows(configs, root, out, options, machines.resources, mirror), pool=pool)
             outcome = run_rows(configs, root, context, reading=cli.reading_of(options))
             note = describe_scale(configs, small=small)
             text = write_outcome(outcome, out, root, note, reading=cli.reading_of(options))
@@ -152,13 +136,12 @@ def prepare_rows(
 ) -> SweepContext:
     """Prepare the data for all rows and open the store of match scores; what every row's trial gets."""
     base = choose_base(configs)
-    chunks = partial(ray_map, patience_s=resources.patience_s)
     prepared = prepare(
         root,
         out / CACHE,
         base,
         reading=cli.reading_of(options),
-        spread=Spread(chunks, partial(chunks, gpus_per_worker=resources.gpus_per_worker)),
+        spread=choose_spread(resources),
     )
     for config in configs.values():
         plan_of(config, prepared, world_size=resources.workers)  # fails now if a row's batches cannot be made

@@ -5,7 +5,6 @@ flags → `Machines`, checked → Ray initialised.
 
 import argparse
 import logging
-import math
 import os
 import traceback
 from collections.abc import Iterator
@@ -19,14 +18,27 @@ from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 from ray._private.utils import get_system_memory
 
 from reid_core import command
+from reid_core.data.chunks import count_cpus
 from reid_core.errors import UserError
-from sweeps.machines.limits import parse_time
-from sweeps.machines.resources import PATIENCE_S, Node, Resources, total_of
+from sweeps.machines.flags import make_resources
+from sweeps.machines.resources import Node, Resources, total_of
 from sweeps.results.storage import show_uri
 
+# Of Ray, on a machine of its own
+LOCAL_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away; else a process more for each slot
+}
+# Loggers of Ray that say what nobody can act on: tokens are used, a step of its loop was slow, there are no files of
+# loggers that are off
+NEEDLESS = (
+    "ray._private.authentication.authentication_token_setup",
+    "ray.tune.utils.util",
+    "ray.tune.analysis.experiment_analysis",
+)
+WARNED_AT = 4  # Ray warns of as many times more processes than it expects to start at a time
 logger = logging.getLogger(__name__)
 ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a trial ends seconds earlier
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # workers that were lost are replaced sooner
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train tab is empty
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal keeps what they would write
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; sweeps/trials/progress.py says the same in less
@@ -34,71 +46,9 @@ ENVIRONMENT = {
 }
 
 
-def add_resource_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every command that runs trials on Ray: what they run on, and whether they are run at all."""
-    parser.add_argument("--concurrent", type=int, default=1, help="trials at a time (default 1)")
-    parser.add_argument("--workers", type=int, default=2, help="Ray Train workers per trial (default 2)")
-    parser.add_argument("--gpus-per-worker", type=float, help="default: 1 where Ray finds GPUs, else 0")
-    parser.add_argument("--data-cpus", type=float, help="CPUs per worker for augmentation (default 1; 4 with GPUs)")
-    parser.add_argument(
-        "--give-up-after",
-        default=f"{PATIENCE_S / 3600:g}h",
-        metavar="TIME",
-        help="end the sweep with an error once CPUs or GPUs that it needs were not to be had for this time, as 30m or "
-        "12h, and nothing moved (default %(default)s; 0: wait for ever); what is waited for is logged after a minute",
-    )
-    parser.add_argument(
-        "--resume",
-        choices=("auto", "never"),
-        default="auto",
-        help="auto: continue what OUT holds; never: refuse an OUT that holds a sweep (default auto)",
-    )
-    parser.add_argument(
-        "--share-store",
-        type=Path,
-        metavar="FOLDER",
-        help="keep the match scores of pairs here, for this sweep and the ones after it (default OUT/store)",
-    )
-    parser.add_argument(
-        "--plan",
-        action="store_true",
-        help="print what would be done, make every check that the run makes, and run nothing",
-    )
-
-
 def on_cluster() -> bool:
     """Whether this runs as a Ray job or was pointed at a cluster."""
     return "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
-
-
-def make_resources(options: argparse.Namespace, *, num_gpus: float) -> Resources:
-    """Resources from the flags, with defaults that depend on whether there are GPUs.
-
-    Raises:
-        UserError: If a number is too small, or GPUs cannot be divided like this.
-    """
-    gpus = options.gpus_per_worker if options.gpus_per_worker is not None else float(num_gpus > 0)
-    patience = options.give_up_after.strip()
-    data_cpus = options.data_cpus if options.data_cpus is not None else (4.0 if gpus else 1.0)
-    for flag, value, least in (
-        ("--concurrent", options.concurrent, 1),
-        ("--workers", options.workers, 1),
-        ("--gpus-per-worker", gpus, 0),
-        ("--data-cpus", data_cpus, 0.1),
-    ):
-        if not least <= value < math.inf:
-            raise UserError(f"{flag} {value}: must be at least {least}, and finite")
-    if gpus % 1 and gpus > 1:
-        raise UserError(f"--gpus-per-worker {gpus:g}: above 1 only whole GPUs can be had")
-    if gpus % 1 and options.workers > 1:
-        raise UserError("--gpus-per-worker below 1 needs --workers 1: two workers cannot share a GPU (NCCL)")
-    return Resources(
-        concurrent=options.concurrent,
-        workers=options.workers,
-        gpus_per_worker=gpus,
-        data_cpus_per_worker=data_cpus,
-        patience_s=parse_time(patience, flag="--give-up-after") if patience != "0" else None,
-    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +80,7 @@ def find_machines(options: argparse.Namespace) -> Machines:
         check_shared(options, num_nodes=len(nodes))
         resources = make_resources(options, num_gpus=total_of(nodes).get("GPU", 0))
     else:
-        resources = make_resources(options, num_gpus=torch.cuda.device_count())
+        resources = fit_data_cpus(make_resources(options, num_gpus=torch.cuda.device_count()), options.data_cpus)
         resources = replace(resources, gpu_bytes_per_worker=_local_gpu_bytes(resources))
         nodes = (local_node(resources),)
     shortage = resources.shortage(nodes)
@@ -145,6 +95,25 @@ def _local_gpu_bytes(resources: Resources) -> int | None:
         return None
     whole = min(torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count()))
     return int(whole * min(1.0, resources.gpus_per_worker))
+
+
+def fit_data_cpus(resources: Resources, asked: float | None) -> Resources:
+    """Limit the CPUs for data to those of this machine, whose logical ones are as many as a sweep asks for.
+
+    Args:
+        resources: From `make_resources`.
+        asked: With the flag; None: what it is by default may be too much for this machine.
+
+    Raises:
+        UserError: If more were asked for.
+    """
+    num_cpus = count_cpus()
+    if asked is not None and asked > num_cpus:
+        raise UserError(
+            f"--data-cpus {asked:g}: this machine has {num_cpus} CPUs; more processes that make batches would only "
+            f"wait for each other: give at most {num_cpus}"
+        )
+    return replace(resources, data_cpus_per_worker=min(resources.data_cpus_per_worker, num_cpus))
 
 
 def local_node(resources: Resources) -> Node:
@@ -165,15 +134,15 @@ def start_ray(machines: Machines) -> None:
         return
     logical_cpus = machines.resources.logical_cpus()
     logger.info("starting a local Ray with %d logical CPUs: %s", logical_cpus, machines.resources.describe())
-    start_local_ray(logical_cpus)
+    start_local_ray(logical_cpus, num_processes=machines.resources.num_processes())
 
 
 def set_environment() -> None:
     """Settings of Ray that are read when it starts."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    # It looks for the files of the loggers that are off.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    for name in NEEDLESS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def join_cluster() -> None:
@@ -192,12 +161,20 @@ def join_cluster() -> None:
         raise UserError(f"RAY_ADDRESS={address}: no Ray answers there ({error})") from error
 
 
-def start_local_ray(logical_cpus: int) -> None:
+def start_local_ray(logical_cpus: int, *, num_processes: int = 0) -> None:
     """Start a Ray of this machine alone.
+
+    Args:
+        logical_cpus: That it is given.
+        num_processes: That it is expected to start.
 
     Raises:
         UserError: If it does not start.
     """
+    for key, value in LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    at_a_time = max(os.cpu_count() or 1, num_processes // WARNED_AT + 1)
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(at_a_time))
     for attempts_left in (1, 0):
         try:
             # Without its dashboard Ray cannot free a stopped trial's resources, and the sweep would hang.

@@ -35,6 +35,11 @@ class Request(NamedTuple):
     bundles: tuple[Mapping[str, float], ...]  # each of one node
 
     @property
+    def is_asking(self) -> bool:
+        """Whether it waits for more than its process to start."""
+        return self.state in WAITING and any(bundle.get(name, 0) > 0 for bundle in self.bundles for name in SHOWN)
+
+    @property
     def computes(self) -> bool:
         """Whether it asks for more than a trial's driver, which only waits."""
         return any(bundle.get("GPU", 0) > 0 or bundle.get("CPU", 0) > DRIVER_CPUS for bundle in self.bundles)
@@ -59,7 +64,7 @@ def summarise(requests: Iterable[Request], free: str) -> Seen:
         Seen(asked=('1 × 1 CPU + 1 CPU',), is_at_work=False, free='1 CPU')
     """
     requests = list(requests)
-    asked = Counter(request.describe() for request in requests if request.state in WAITING)
+    asked = Counter(request.describe() for request in requests if request.is_asking)
     is_at_work = any(request.state in PLACED and request.computes for request in requests)
     return Seen(tuple(sorted(f"{count} × {words}" for words, count in asked.items())), is_at_work, free)
 

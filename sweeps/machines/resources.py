@@ -70,6 +70,11 @@ class Resources:
         """Where trials compute, as torch names it."""
         return "cuda" if self.gpus_per_worker else "cpu"
 
+    def num_processes(self) -> int:
+        """How many processes Ray starts for all of it, about: for each slot, and of its own."""
+        of_slot = 4 + self.workers * (1 + math.ceil(self.data_cpus_per_worker))
+        return self.concurrent * of_slot + 6
+
     def logical_cpus(self) -> int:
         """Whole logical CPUs to give a local Ray, so that the sweep fits on any machine."""
         return math.ceil(self.cpus)

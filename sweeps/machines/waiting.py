@@ -18,7 +18,7 @@ from sweeps.machines.looking import Seen, look_at_ray
 from sweeps.results.storage import CONTINUES, StorageError
 
 QUIET_S = 60.0  # without progress, before the first line; the next come after twice the time each
-LOOK_S = 5.0  # between two looks at the cluster
+LOOK_S = 5.0  # between two looks at the cluster, which cost it something; there is none while all goes well
 POLL_S = 1.0
 Item = TypeVar("Item")
 logger = logging.getLogger(__name__)
@@ -58,8 +58,10 @@ class Watch:
 
     def progressed(self) -> None:
         """Something moved: the time counts anew."""
-        self._moved_s = self._stuck_s = self._looked_s = self.clock()
+        self._moved_s = self._stuck_s = self.clock()
         self._next_line_s = QUIET_S
+        # Two looks before the first line, and before the end where that comes sooner.
+        self._next_look_s = self._moved_s + max(LOOK_S, min(QUIET_S, self.patience_s or QUIET_S) - 2 * LOOK_S)
 
     def check(self) -> None:
         """Log what is waited for, if a line is due.
@@ -68,9 +70,9 @@ class Watch:
             WaitedTooLongError: If it has been waited for too long.
         """
         now_s = self.clock()
-        if now_s - self._looked_s < LOOK_S:
+        if now_s < self._next_look_s:
             return
-        self._looked_s, asked_before = now_s, self._asked
+        self._next_look_s, asked_before = now_s + LOOK_S, self._asked
         seen = self._try_to_look()
         self._asked = seen.asked
         if not self.always and (not seen.asked or seen.is_at_work or seen.asked != asked_before):

@@ -5,6 +5,8 @@ from it.
 """
 
 import json
+import os
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +16,16 @@ from reid_core.files.atomic import replace_file
 from reid_core.files.checksums import SEAL, digest_of
 from sweeps.results.storage import CONTINUES
 
+SETTLED_NS = (
+    100_000_000  # since a file's last change: within a tick of the file system's clock another may look the same
+)
 # "stopped": it cannot go on until something outside the trial is mended, a full disk say; then it continues.
 Status = Literal["running", "stopped", "completed", "pruned", "failed", "infeasible"]
 
 # How a trial's steps are run where GPU memory is limited, and by how much it is too small where nothing helps
 OVER_GB = "over_gb"
 STEP = ("accumulate", "checkpointing", "predicted_memory_gb", OVER_GB)
+NEWER = ("epoch_zero", "step")  # fields that earlier versions do not know; written where there is something in them
 
 
 @dataclass
@@ -31,6 +37,7 @@ class Record:
     status: Status = "running"
     reason: str = ""  # why it failed or was stopped
     reports: list[dict[str, Any]] = field(default_factory=list)  # one per epoch
+    epoch_zero: dict[str, float] = field(default_factory=dict)  # the report of its frozen backbone; empty: not measured
     metrics: dict[str, float] = field(default_factory=dict)  # of the full evaluation; empty unless completed
     checkpoint: str = ""
     seconds: float = 0.0  # over all sessions
@@ -63,23 +70,42 @@ class Record:
 
 
 class Journal:
-    """The records of one sweep, by name."""
+    """The records of one sweep, by name. What it reads again and again costs only what has changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, tuple[tuple[int, ...], Record]] = {}  # by file: its state when it was read
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read: that is in the files."""
+        return self.__dict__ | {"_known": {}}
 
     def read(self) -> list[Record]:
-        """All records in the order of their names.
+        """All records in the order of their names. They are not to be changed: others read them too.
 
         Raises:
             UserError: If a file is damaged; names it.
         """
-        return [_read_record(path) for path in sorted(self.folder.glob("*.json"))]
+        with os.scandir(self.folder) as entries:
+            states = {entry.name: _state(entry.stat()) for entry in entries if entry.name.endswith(".json")}
+        before, unknown = self._known, ((), None)
+        read = {}
+        for name in sorted(states):
+            state, record = before.get(name, unknown)
+            read[name] = record if record and state == states[name] else _read_record(self.folder / name)
+        now_ns = time.time_ns()
+        self._known = {name: (states[name], read[name]) for name in read if now_ns - states[name][0] > SETTLED_NS}
+        return list(read.values())
 
     def by_name(self) -> dict[str, Record]:
         """All records by their names, in that order; raises as `read` does."""
         return {record.name: record for record in self.read()}
+
+    def find(self, name: str) -> Record | None:
+        """One record, if there is one, as the caller's own; raises as `read` does."""
+        path = self.folder / f"{name}.json"
+        return _read_record(path) if path.exists() else None
 
     def write(self, record: Record) -> None:
         """Replace a record in one step: a reader, or a crash, sees the old or the new one.
@@ -87,14 +113,17 @@ class Journal:
         Raises:
             UserError: If it cannot be written (the disk is full).
         """
-        values = asdict(record)
-        if not record.step:  # a key that earlier versions do not know
-            del values["step"]
+        values = {key: value for key, value in asdict(record).items() if value or key not in NEWER}
         content = json.dumps(values | {SEAL: _digest(values)})
         try:
             replace_file(self.folder / f"{record.name}.json", content.encode())
         except UserError as error:
             raise UserError(f"{error}; once it can, {CONTINUES}") from error
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What a file has not in common with one that replaced it."""
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _read_record(path: Path) -> Record:

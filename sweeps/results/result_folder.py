@@ -155,7 +155,7 @@ def format_result(
     """
     from reid_core.data.table.findings import format_findings
     from reid_core.data.test_set import describe_uses, read_uses
-    from reid_core.metrics.summary import format_metrics
+    from reid_core.metrics.summary import format_gain, format_metrics
     from reid_core.scoring.leaks import format_leaks, read_leaks
 
     lines = ["", format_leaderboard(records, objective), "", format_failures(records)]
@@ -164,6 +164,7 @@ def format_result(
     lines += [f"  {key}: {value}" for key, value in best.parameters.items()]
     lines += [f"  trained on from {best.start}"] if best.start else []
     lines += ["", format_metrics(result.metrics), ""]
+    lines += [format_gain(result.gains["testSet"], "testSet"), ""] if "testSet" in result.gains else []
     lines += [f"{OPTIMISTIC} {describe_uses(read_uses(out))}"]
     lines += ["", format_leaks(read_leaks(out / "leaks.csv")), ""]
     lines += [format_findings(result.findings), ""] if result.findings else []

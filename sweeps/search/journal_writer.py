@@ -6,17 +6,15 @@ reports by Tune's own trial id → `Record`s.
 import math
 from typing import Any
 
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import STEP, Journal, Record
 from sweeps.search.goals import Goals
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, FINAL, UNSCORED
 
-# Keys of reports
-FINAL = "final"  # marks the driver's last one
-UNSCORED = "unscored"  # in the last one of a trial that only trains
-FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
-REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
-REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", "peak_memory_gb", SCORE)
+# `reid_core.training.feed.FED`, which needs torch
+FED = ("images_per_s", "data_wait_share", "not_augmented", "not_augmented_examples")
+REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", "peak_memory_gb", SCORE, *FED)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()
 
@@ -31,7 +29,7 @@ class JournalWriter:
 
     def begin(self, trial_id: str, new: Record) -> None:
         """Write down that a trial starts, or goes on if the journal knows its name: before it runs."""
-        record = self.records[trial_id] = self.journal.by_name().get(new.name, new)
+        record = self.records[trial_id] = self.journal.find(new.name) or new
         record.status, record.reason = "running", ""
         self._counted_s[trial_id] = 0.0
         self.journal.write(record)
@@ -39,6 +37,7 @@ class JournalWriter:
     def add_report(self, trial_id: str, result: dict) -> bool:
         """Add an epoch's report; False for the final report and for an epoch that is known already."""
         record = self.records[trial_id]
+        record.epoch_zero = _nested(result, EPOCH_ZERO) or record.epoch_zero
         if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return False
         record.reports.append(_report(result))
@@ -61,17 +60,22 @@ class JournalWriter:
         return self.limits.reached(self.journal.read()) is not None
 
     def _count_time(self, trial_id: str, result: dict) -> None:
-        """Add what has passed since the last report; Tune counts from its own start of the trial."""
-        record, total_s = self.records[trial_id], result.get("time_total_s", 0.0)
-        more_s = max(0.0, total_s - self._counted_s[trial_id])
-        self._counted_s[trial_id] = max(total_s, self._counted_s[trial_id])
-        self.limits.count(record, more_s)
+        """Add what has passed since the last report; Tune counts from its own start of the trial, its last one.
+
+        A trial whose Tune process or slot was killed is started again, and its clock with it.
+        """
+        if "time_total_s" not in result:
+            return
+        total_s, counted_s = result["time_total_s"], self._counted_s[trial_id]
+        self._counted_s[trial_id] = total_s
+        self.limits.count(self.records[trial_id], total_s - counted_s if total_s >= counted_s else total_s)
 
 
 def _close(record: Record, result: dict, *, error: bool) -> None:
     record.retries += int(result.get("retries", 0))
     record.step |= {key: result[key] for key in STEP if key in result}
     objective = result.get("objective")
+    record.epoch_zero = _nested(result, EPOCH_ZERO) or record.epoch_zero
     if result.get(FINAL) and FAILED in result:
         record.status, record.reason = result["status"], result[FAILED]
     elif error:
@@ -95,6 +99,10 @@ def _report(result: dict) -> dict[str, Any]:
 
 
 def _metrics(result: dict) -> dict[str, float]:
-    """The defined metrics of a final report; Tune flattens its nested dictionaries with slashes."""
-    found = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
-    return {key: value for key, value in found.items() if not math.isnan(value)}
+    """The defined metrics of a final report."""
+    return {key: value for key, value in _nested(result, "metrics").items() if not math.isnan(value)}
+
+
+def _nested(result: dict, name: str) -> dict[str, Any]:
+    """A nested dictionary of a report, which Tune flattens with slashes; empty if it is not there."""
+    return {key.removeprefix(f"{name}/"): value for key, value in result.items() if key.startswith(f"{name}/")}

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals
@@ -151,7 +151,7 @@ class JournalSearch(OptunaSearch):
                 return parameters
             if twin is None and self._searched.allows(parameters):
                 return parameters
-            self._answer(self._ot_trials.pop(trial_id), self._writer.journal.by_name().get(twin or ""))
+            self._answer(self._ot_trials.pop(trial_id), self._writer.journal.find(twin) if twin else None)
             num_known, num_left_out = num_known + (twin is not None), num_left_out + (twin is None)
             if num_known == PATIENCE or num_left_out == PATIENCE_LEFT_OUT:
                 num_known, num_left_out = 0, 0
@@ -215,6 +215,12 @@ def _constraints_of(record: Record) -> dict[str, float]:
 def _set_constraints(trial: optuna.Trial, record: Record) -> None:
     for name, value in _constraints_of(record).items():
         trial.set_constraint(name, value)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
 
 
 def epoch_scores(records: Iterable[Record]) -> Iterable[tuple[str, int, float]]:

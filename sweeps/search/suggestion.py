@@ -1,7 +1,14 @@
-"""A trial that is to be run: searcher → `Suggestion` → driver. No Ray, no torch."""
+"""A trial that is to be run: searcher → `Suggestion` → driver → reports. No Ray, no torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
+
+# Keys of reports
+FINAL = "final"  # marks the driver's last one
+UNSCORED = "unscored"  # in the last one of a trial that only trains
+FAILED = "failed"  # the reason, in the last one of a trial that failed or was stopped
+EPOCH_ZERO = "epoch_zero"  # report of the frozen backbone, in every one of a trial that is scored
+REPEATED = "repeated"  # marks an epoch that a resumed trial trained in an earlier session
 
 
 @dataclass(frozen=True, kw_only=True)

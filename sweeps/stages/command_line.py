@@ -9,8 +9,7 @@ from reid_core import cli, command
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.errors import UserError
-from reid_core.experiment.refit import check_refittable
-from sweeps.machines.connect import add_resource_flags
+from sweeps.machines.flags import add_resource_flags
 from sweeps.machines.limits import add_limit_flags
 from sweeps.results.mirror import add_work_flag
 from sweeps.search.candidates import Choices, Searched
@@ -18,11 +17,16 @@ from sweeps.search.goals import EACH_GROUP, add_goal_flags
 from sweeps.search.priors import PAPER, add_warm_start_flag
 from sweeps.search.search_flag import add_search_flag, parse_searched
 from sweeps.search.space import SearchSpace, SpaceFunction
-from sweeps.stages.confirm_best import add_confirm_flags, make_confirm_settings
 from sweeps.stages.definition import Sweep
-from sweeps.stages.groups.claim import add_group_flag
-from sweeps.stages.refit_best import add_refit_flag
-from sweeps.stages.train_online import add_online_flag, check_offline, parse_epochs
+from sweeps.stages.flags import (
+    add_confirm_flags,
+    add_group_flag,
+    add_online_flag,
+    add_refit_flag,
+    check_offline,
+    make_confirm_settings,
+    parse_epochs,
+)
 
 
 def make_parser(
@@ -71,6 +75,8 @@ def make_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> 
         then_online=parse_epochs(then_online) if then_online not in (None, "winner") else then_online,
     )
     if options.refit:
+        from reid_core.experiment.refit import check_refittable  # and torch, which --help does without
+
         check_refittable(base.predict)
         if then_online is not None:
             raise UserError("--refit and --then-online: a refit trains what was confirmed; give one of them")

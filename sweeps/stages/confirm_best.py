@@ -4,7 +4,6 @@ records of the search → further trials in OUT/confirm → scores of configurat
 best score is the largest of many noisy ones; a confirmed one is not.
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,28 +20,15 @@ from sweeps.results.journal import Record
 from sweeps.results.result_folder import CONFIRM
 from sweeps.search.optuna_search import PRESET
 from sweeps.search.suggestion import Suggestion
+from sweeps.stages.flags import LEAST_RUNS, ConfirmSettings
 from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_fixed
 
-LEAST_RUNS = 2  # one cannot both choose and report
 logger = logging.getLogger(__name__)
 
 
 class UnconfirmedError(Exception):
     """Nothing was confirmed, for the reason that the message gives."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfirmSettings:
-    """How a sweep confirms: how many configurations, and each how often."""
-
-    num_best: int = 3  # the preset comes on top; 0: nothing is confirmed
-    num_runs: int = 3
-
-    @property
-    def num_trials(self) -> int:
-        """The largest number of further trials."""
-        return (self.num_best + 1) * self.num_runs if self.num_best else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,34 +47,6 @@ class Confirmation:
         runs = {candidate.name: [_or_none(value) for value in score_R] for candidate, score_R in rows}
         numbers = {name: _or_none(value) for name, value in asdict(self.confirmed).items() if isinstance(value, float)}
         return {"winner": self.candidates[self.confirmed.winner].name, **numbers, "runs": runs}
-
-
-def add_confirm_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `make_confirm_settings`."""
-    parser.add_argument(
-        "--confirm",
-        type=int,
-        default=3,
-        metavar="K",
-        help="after the search, run the K best configurations and the preset again with other seeds on fresh splits of "
-        "availableSet, and choose by those runs (default 3; 0: the result is unconfirmed)",
-    )
-    parser.add_argument("--confirm-runs", type=int, default=3, metavar="S", help="runs of each (default 3)")
-
-
-def make_confirm_settings(options: argparse.Namespace) -> ConfirmSettings:
-    """What the flags ask for.
-
-    Raises:
-        UserError: If a number is negative, or there are fewer than two runs: one cannot both choose and report.
-    """
-    if options.confirm < 0:
-        raise UserError(f"--confirm {options.confirm}: must not be negative; 0 switches confirmation off")
-    if options.confirm_runs < LEAST_RUNS:
-        raise UserError(
-            f"--confirm-runs {options.confirm_runs}: must be at least {LEAST_RUNS}; --confirm 0 switches it off"
-        )
-    return ConfirmSettings(num_best=options.confirm, num_runs=options.confirm_runs)
 
 
 def confirm_best(
@@ -121,7 +79,12 @@ def confirm_best(
         logger.warning("%s", reason)
     score_CR = scores_of(candidates, runs, num_runs)
     try:
-        confirmed = confirm(score_CR, preset=_find_preset(candidates), search_C=[_score(each) for each in candidates])
+        confirmed = confirm(
+            score_CR,
+            preset=_find_preset(candidates),
+            search_C=[_score(each) for each in candidates],
+            epoch_zero_CR=scores_of(candidates, runs, num_runs, "epoch0"),
+        )
     except UserError as error:
         raise UnconfirmedError(str(error)) from error
     winner = candidates[confirmed.winner]
@@ -170,10 +133,12 @@ def run_name(candidate: Record, number: int) -> str:
     return f"{candidate.name}-run{number}"
 
 
-def scores_of(candidates: Sequence[Record], runs: dict[str, Record], num_runs: int) -> np.ndarray:
-    """Objective of each candidate in each run; NaN where a run failed; shape (C, R)."""
+def scores_of(
+    candidates: Sequence[Record], runs: dict[str, Record], num_runs: int, metric: str = "objective"
+) -> np.ndarray:
+    """A metric of each candidate in each run; NaN where a run failed, or has no such metric; shape (C, R)."""
     names = [[run_name(candidate, number) for number in range(1, num_runs + 1)] for candidate in candidates]
-    return np.array([[_score(runs[name]) for name in row] for row in names], dtype=float)
+    return np.array([[runs[name].metrics.get(metric, np.nan) for name in row] for row in names], dtype=float)
 
 
 def format_confirmation(confirmation: Confirmation) -> str:
@@ -190,6 +155,8 @@ def format_confirmation(confirmation: Confirmation) -> str:
     lines.append(_format_span("score, by runs that did not choose it", confirmed, "score"))
     if winner.name != PRESET:
         lines.append(_format_span("difference to the preset", confirmed, "difference", sign="+"))
+    if not np.isnan(confirmed.gain):
+        lines.append(_format_span("gain over the frozen backbone (epoch 0)", confirmed, "gain", sign="+"))
     lines.append(f"  {'selection optimism (search less that)':<40}{confirmed.optimism:+.3f}")
     return "\n".join(lines)
 

@@ -10,8 +10,7 @@ from sweeps.machines.limits import Limits
 from sweeps.search.goals import Sampler
 from sweeps.search.search_flag import describe_searched
 from sweeps.search.space import SearchSpace
-from sweeps.stages.confirm_best import ConfirmSettings
-from sweeps.stages.train_online import Epochs
+from sweeps.stages.flags import ConfirmSettings, Epochs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from sweeps.machines.connect import Machines
 from sweeps.stages.checks.all_checks import check_sweep
 from sweeps.stages.checks.data import pool_of_parts
 from sweeps.stages.checks.models import describe_gpu_memory
-from sweeps.stages.confirm_best import ConfirmSettings
 from sweeps.stages.definition import Sweep
+from sweeps.stages.flags import ConfirmSettings
 from sweeps.stages.groups.claim import divide_sweep
 from sweeps.stages.groups.run import print_dry_runs
 from sweeps.stages.run_search import count_left

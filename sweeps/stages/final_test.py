@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reid_core.data.table.metadata import Reading
 from reid_core.data.test_set import Use, record_use
+from reid_core.experiment.epoch_zero import find_no_gain, report_epoch_zero
 from reid_core.experiment.final_test import run_final_test
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import load_prepared
@@ -15,10 +16,10 @@ from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.metrics.result import Result, read_result, write_result
 from reid_core.model.place import local_place
 from reid_core.training.training_findings import find_in_training
-from sweeps.machines.places import hold_place
 from sweeps.results.journal import Record
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
+from sweeps.trials.slots.place import hold_worker
 from sweeps.trials.worker import make_scorer
 
 
@@ -35,8 +36,8 @@ def score_test_set(best: Record, context: SweepContext, root: Path, *, reading: 
     result = read_result(out, best.name)
     if result is None:
         # Where a worker's GPU is: the script itself may run on a head node that has none.
-        resources, what = context.resources, f"{best.name} is scored on testSet"
-        with hold_place(what, num_gpus=resources.gpus_per_worker, patience_s=resources.patience_s) as place:
+        what = f"{best.name} is scored on testSet"
+        with hold_worker(what, context, num_gpus=context.resources.gpus_per_worker) as place:
             use = record_use(out, trial=best.name, config=context.configure(best.parameters))
             context.push()  # before the use: whoever continues without this folder must know of it
             result = place.run(finish_best, best, context, root, use=use, reading=reading)
@@ -54,6 +55,8 @@ def finish_best(best: Record, context: SweepContext, root: Path, *, use: Use, re
     trainer = make_trainer(config, prepared, plan_of(config, prepared), place)
     load_finished(trainer, context.checkpoint(best))
     truth = read_truth(root, prepared, use=use, reading=reading)
-    found, model = find_in_training(trainer.history), trainer.restore_best()
+    epoch_zero = report_epoch_zero(config, prepared, place)
+    found = (*find_in_training(trainer.history), *find_no_gain(trainer.history, epoch_zero))
+    model = trainer.restore_best()
     result = run_final_test(config, prepared, truth, model, Path(context.out), place, findings=found)
     return replace(result, trial=best.name)

@@ -3,7 +3,6 @@
 best trial → prepared data without query sets → one more trial, which is not evaluated → bundle in OUT/refit.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +16,14 @@ from reid_core.experiment.refit import check_refittable, choose_epochs, export_r
 from reid_core.experiment.training_setup import make_trainer, plan_of
 from reid_core.files.checksums import CHECKSUMS
 from reid_core.model.place import local_place
-from sweeps.machines.places import hold_place
 from sweeps.results.journal import Record
 from sweeps.results.result_folder import BEST_BUNDLE, REFIT_BUNDLE, REFIT_TRIAL, open_journal
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.checkpoints import load_finished
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import MAX_RETRIES
+from sweeps.trials.slots.place import hold_worker
 from sweeps.trials.tuning import run_fixed
-
-
-def add_refit_flag(parser: argparse.ArgumentParser) -> None:
-    """`--refit`."""
-    parser.add_argument(
-        "--refit",
-        action="store_true",
-        help="in the end, train the chosen configuration on all database images for its median best epoch, and export "
-        "that model as OUT/refit",
-    )
 
 
 def refit_best(
@@ -60,8 +49,7 @@ def refit_best(
     out, name = Path(context.out), f"{best.name}-refit-{epochs}"
     if (out / REFIT_BUNDLE / CHECKSUMS).is_file() and name in open_journal(out / REFIT_TRIAL).by_name():
         return None
-    patience_s, gpus = context.resources.patience_s, context.resources.gpus_per_worker
-    with hold_place("the data of the refit", patience_s=patience_s) as place:
+    with hold_worker("the data of the refit", context) as place:
         use = record_use(out, trial=f"{best.name} (refit)", config=context.configure(best.parameters))
         context.push()
         cache = place.run(open_refit, context, root, use=use, reading=reading)
@@ -69,7 +57,7 @@ def refit_best(
     trained = run_fixed([suggestion], replace(context, out=str(out / REFIT_TRIAL)))[name]
     if trained.status != "completed":
         return f"{trained.status}: {trained.reason}"
-    with hold_place("the refitted model's bundle", num_gpus=gpus, patience_s=patience_s) as place:
+    with hold_worker("the refitted model's bundle", context, num_gpus=context.resources.gpus_per_worker) as place:
         place.run(export_trained, trained, context, cache, epochs, max_retries=MAX_RETRIES)
     return None
 

@@ -14,7 +14,6 @@ from reid_core.data.synthetic import resolve_data
 from reid_core.metrics.result import write_result
 from sweeps.machines.connect import Machines, find_machines, ray_at_work, start_ray
 from sweeps.machines.limits import Limits, make_limits
-from sweeps.machines.resources import Resources
 from sweeps.results.mirror import Mirror, blame_storage, held_marks, open_out
 from sweeps.results.result_folder import (
     FURTHER_TRIALS,
@@ -25,6 +24,7 @@ from sweeps.results.result_folder import (
     read_records,
     write_best,
 )
+from sweeps.results.timeline import Laps, age_of_process_s, describe_time
 from sweeps.results.trial_table import describe_hours, write_trials
 from sweeps.search.space import SpaceFunction
 from sweeps.stages.checks.all_checks import check_flags, check_out, check_sweep
@@ -38,7 +38,7 @@ from sweeps.stages.groups.run import check_groups, run_groups
 from sweeps.stages.refit_best import refit_best
 from sweeps.stages.run_search import make_goals, prepare_trials, run_search
 from sweeps.trials.failures import continue_when_freed
-from sweeps.trials.slots.pool import keep_slots
+from sweeps.trials.slots.pool import Pool, keep_slots
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
     Raises:
         UserError: If a flag or the data are wrong, the cluster is too small, or no trial completes.
     """
+    laps = Laps(ago_s=age_of_process_s())
+    laps.lap("imports")
     sweep = make_sweep(name, space, options)
     with ray_at_work(), continue_when_freed():
         working = check_out(options)
@@ -63,13 +65,17 @@ def run_sweep(name: str, space: SpaceFunction, options: argparse.Namespace) -> i
             groups = claim_checked_groups(sweep, options.group, out, machines, resume=options.resume)
         else:
             sweep = claim_checked(sweep, out, machines, resume=options.resume)
+        laps.lap("checks")
         start_ray(machines)
+        laps.lap("Ray's start", out)
         limits = make_limits(options, machines.resources)
-        with blame_storage(mirror):
+        with blame_storage(mirror), keep_slots(machines.resources, out) as pool:
             if groups:
-                text = run_groups(groups, out, limits, partial(complete_group, machines=machines, mirror=mirror))
+                one = partial(complete_group, machines=machines, mirror=mirror, pool=pool)
+                text = run_groups(groups, out, limits, one)
             else:
-                text = complete(sweep, out, limits, resources=machines.resources, mirror=mirror)
+                text = complete(sweep, out, limits, pool=pool, mirror=mirror)
+        text += f"\n\n{describe_time(out, age_s=age_of_process_s())}"
         if mirror:
             mirror.push(everything=True)
             text += f"\n{'all of it':<20}{mirror.storage.uri}"
@@ -106,37 +112,43 @@ def claim_checked_groups(
 
 
 @continue_when_freed()  # else it would be this group's failure, and the next group's too
-def complete_group(sweep: Sweep, out: Path, limits: Limits, *, machines: Machines, mirror: Mirror | None) -> str:
+def complete_group(
+    sweep: Sweep, out: Path, limits: Limits, *, machines: Machines, mirror: Mirror | None, pool: Pool
+) -> str:
     """The sweep of one group, in a folder of its own, begun or continued; the result as text."""
     sweep = claim_checked(sweep, out, machines, resume="auto")
-    return complete(sweep, out, limits, resources=machines.resources, mirror=mirror)
+    return complete(sweep, out, limits, pool=pool, mirror=mirror)
 
 
-def complete(sweep: Sweep, out: Path, limits: Limits, *, resources: Resources, mirror: Mirror | None = None) -> str:
+def complete(sweep: Sweep, out: Path, limits: Limits, *, pool: Pool, mirror: Mirror | None = None) -> str:
     """Prepare, run what is left of the trials, confirm, score `testSet` for the best, export; the result as text.
 
     Args:
         sweep: Its definition.
         out: Its result folder, claimed.
         limits: End it early.
-        resources: What its trials run on.
+        pool: Slots that its trials run on.
         mirror: Of `out`, or of a folder above it.
     """
-    root = resolve_data(sweep.data, out / "data")
-    prepared, context = prepare_trials(sweep, root, out, resources, mirror)
+    laps, root = Laps(), resolve_data(sweep.data, out / "data")
+    prepared, context = prepare_trials(sweep, root, out, pool, mirror)
     goals = make_goals(sweep, prepared)
-    with keep_slots(context) as with_slots:
-        records = run_search(sweep, with_slots, limits, goals)
-        found = choose_best(sweep, with_slots, records, limits, goals)
+    laps.lap("data", out)
+    records = run_search(sweep, context, limits, goals)
+    laps.lap("search", out)
+    found = choose_best(sweep, context, records, limits, goals)
+    laps.lap("confirmation", out)
     write_best(out, context.configure(found.best.parameters), num_unreadable=prepared.num_unreadable)
     scored = score_test_set(found.best, context, root, reading=sweep.reading)
     result = replace(scored, confirmation=found.describe_confirmation())
     write_result(out, result)
+    laps.lap("testSet", out)
     notes = describe_choice(found, goals)
     if sweep.refit:
         failure = refit_best(found.best, found.runs, context, root, reading=sweep.reading)
         notes.append(f"--refit: {failure}" if failure else f"refitted on all database images: {out / REFIT_BUNDLE}")
         write_result(out, result)  # with this use of testSet
+    laps.lap("refit", out)
     everything = read_records(out, "", *FURTHER_TRIALS)
     write_trials(out / TRIAL_TABLE, found.records, sweep.base, everything)
     notes.append(f"everything that was trained, re-runs included: {describe_hours(everything)}")

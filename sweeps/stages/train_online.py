@@ -3,59 +3,20 @@
 best record → one more trial, which begins with its weights → that trial's record.
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from reid_core.config.parameters import TrialConfig
-from reid_core.errors import UserError
 from sweeps.results.journal import Record
 from sweeps.results.result_folder import ONLINE, open_journal
 from sweeps.search.suggestion import Suggestion
+from sweeps.stages.flags import Epochs
 from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_fixed
 
-Epochs = int | Literal["winner"]  # "winner": as many as the best trial had
 logger = logging.getLogger(__name__)
-
-
-def add_online_flag(parser: argparse.ArgumentParser) -> None:
-    """`--then-online`."""
-    parser.add_argument(
-        "--then-online",
-        nargs="?",
-        const="winner",
-        metavar="EPOCHS",
-        help="after the search, train the best configuration on with online augmentation, for as many epochs as it had "
-        "or for EPOCHS",
-    )
-
-
-def parse_epochs(text: str) -> int:
-    """The number after `--then-online`.
-
-    Raises:
-        UserError: If it is not a whole number above 0.
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"--then-online {text}: expected a number of epochs, at least 1")
-    return int(text)
-
-
-def check_offline(base: TrialConfig, searched: set[str]) -> None:
-    """Refuse a sweep in which every trial augments online already.
-
-    Raises:
-        UserError: If it does.
-    """
-    if base.data.variants is None and "data.variants" not in searched:
-        raise UserError(
-            "--then-online: data.variants=null augments online in the search already; "
-            "search offline first, e.g. --set data.variants=5"
-        )
 
 
 def continue_online(best: Record, context: SweepContext, epochs: Epochs) -> Record | None:

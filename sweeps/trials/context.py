@@ -27,7 +27,7 @@ class SweepContext:
     resources: Resources
     pair_store: Any = None  # handle of its actor; None: every trial scores all its pairs itself
     mirror: Mirror | None = None  # of `out`, or of a folder above it; None: no storage keeps the results
-    pool: Any = None  # slots that stay for several runs (`slots.pool`); None: each run opens its own
+    pool: Any = None  # slots that stay for several runs (`slots.pool`); None: each run of Ray Tune opens its own
 
     def trial_folder(self, name: str) -> Path:
         """Where a trial keeps its configuration and environment, and without a storage its checkpoints."""

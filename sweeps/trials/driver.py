@@ -1,42 +1,28 @@
-"""One trial, from its suggestion to its final report: what is done before and around its workers' part of it.
+"""One trial, from its suggestion to its final report: what is done around its workers' part of it. No torch.
 
-suggestion → checks, variants, files of the trial → work on a slot's desk, again after some failures → final report.
+suggestion → work on a slot's desk, again after some failures → final report.
 """
 
 import asyncio
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray.tune.result import DONE
-
-from reid_core.config.parameters import TrialConfig
-from reid_core.config.values import flatten
 from reid_core.errors import UserError
-from reid_core.experiment.environment import describe_environment
-from reid_core.experiment.prepared import Prepared, load_prepared
-from reid_core.experiment.training_setup import training_data_of
-from reid_core.files.atomic import replace_file
-from reid_core.matching.matchers import SYMMETRIC, score_settings
-from reid_core.matching.pairs.store import store_name
-from reid_core.model.frozen.boundary import check_keepable
-from reid_core.model.reid_model import outline_model
-from reid_core.training.trainer import SCORE
-from sweeps.machines.resources import Resources
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.results.journal import OVER_GB, STEP
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import FAILED, FINAL, UNSCORED
-from sweeps.search.suggestion import Suggestion
-from sweeps.trials.checkpoints import clear_for_restart, list_checkpoints
+from sweeps.results.timeline import Laps
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, FINAL, UNSCORED, Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.failures import describe_failure, judge
-from sweeps.trials.pair_actor import release_pairs, start_pair_store
+from sweeps.trials.pair_actor import release_pairs
 from sweeps.trials.settings import WorkerSettings
-from sweeps.trials.slots.desk import AbandonedError, Desk, Report
+from sweeps.trials.slots.desk import AbandonedError, Desk, Report, Task
 
-FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", FAILED, UNSCORED, "status", *STEP)
+DONE = "done"  # Ray Tune's key of a trial's last report
+FINAL_KEYS = ("metrics", "objective", "history", "checkpoint_path", EPOCH_ZERO, FAILED, UNSCORED, "status", *STEP)
 STATUS_OF = {  # by verdict
     "infeasible": "infeasible",
     "too large": "infeasible",
@@ -57,8 +43,7 @@ async def run_trial(suggestion: Suggestion, context: SweepContext, desk: Desk) -
     """
     context = replace(context, cache=suggestion.cache or context.cache)
     try:
-        settings = await asyncio.to_thread(ready_trial, suggestion, context)
-        final = await train_until_it_ends(settings, context, desk)
+        final = await train_until_it_ends(suggestion, context, desk)
     except AbandonedError:
         raise
     except StorageError as error:
@@ -75,36 +60,7 @@ async def run_trial(suggestion: Suggestion, context: SweepContext, desk: Desk) -
     return {FINAL: True, DONE: True, "epoch": 0, SCORE: float("nan"), **final}
 
 
-def ready_trial(suggestion: Suggestion, context: SweepContext) -> WorkerSettings:
-    """Check a trial, and write what its folder holds beside checkpoints; what its workers get.
-
-    Raises:
-        UserError: If it cannot be run.
-    """
-    config = context.configure(suggestion.parameters)
-    check_model(config)
-    # Fails now if its batches cannot be made; offline variants are made here once, not by every worker.
-    training_data_of(config, load_prepared(Path(context.cache)), world_size=context.resources.workers)
-    _describe_trial(context, suggestion.name, config)
-    return make_settings(suggestion, config, context)
-
-
-def make_settings(suggestion: Suggestion, config: TrialConfig, context: SweepContext) -> WorkerSettings:
-    """What the trial's workers get."""
-    return WorkerSettings(
-        config=config,
-        name=suggestion.name,
-        cache=context.cache,
-        filesystem=context.filesystem,
-        checkpoint_folder=context.checkpoint_folder(suggestion.name),
-        resources=context.resources,
-        pair_store=context.pair_store,
-        start=suggestion.start,
-        only_train=suggestion.only_train,
-    )
-
-
-async def train_until_it_ends(settings: WorkerSettings, context: SweepContext, desk: Desk) -> dict[str, Any]:
+async def train_until_it_ends(suggestion: Suggestion, context: SweepContext, desk: Desk) -> dict[str, Any]:
     """Train; after a failure that may not come again, continue from the last checkpoint, up to `MAX_RETRIES` times.
 
     After a GPU's memory did not suffice, it is tried once more on new workers, in twice as many parts per step. A
@@ -115,25 +71,28 @@ async def train_until_it_ends(settings: WorkerSettings, context: SweepContext, d
         What the final report holds; `retries` is how often training failed and was tried again.
 
     Raises:
-        StorageError: If the storage is lost.
+        UserError: If it cannot be run; a `StorageError` if the storage is lost.
         AbandonedError: If the trial is not wanted any more.
     """
+    halvings = 0
     await asyncio.to_thread(context.check_storage)
     for retries in range(MAX_RETRIES + 2):  # one of them for want of memory
-        await asyncio.to_thread(clear_for_restart, settings.filesystem, settings.checkpoint_folder)
         try:
-            last = await desk.work_on(replace(settings, retries=retries))
-        except AbandonedError:
+            laps = Laps()
+            settings = await desk.do(Task(ready, (suggestion, context)))
+            laps.lap("start", Path(settings.folder))
+            last = await desk.work_on(replace(settings, retries=retries, halvings=halvings))
+        except (AbandonedError, UserError):
             raise
         except Exception as error:
             verdict, reason = judge(error), describe_failure(error)
             if verdict == "again":
                 await asyncio.to_thread(context.check_storage)
-                if retries < MAX_RETRIES + settings.halvings:
+                if retries < MAX_RETRIES + halvings:
                     continue
-            if verdict == "too large" and not settings.halvings:
-                logger.warning("%s: %s; it is tried once more in smaller parts", settings.name, reason)
-                settings = replace(settings, halvings=1)
+            if verdict == "too large" and not halvings:
+                logger.warning("%s: %s; it is tried once more in smaller parts", suggestion.name, reason)
+                halvings = 1
                 continue
             tried = f" (tried {retries + 1} times)" if retries else ""
             over = {OVER_GB: UNFORESEEN_GB} if verdict == "too large" else {}
@@ -142,39 +101,8 @@ async def train_until_it_ends(settings: WorkerSettings, context: SweepContext, d
     return {**{key: last[key] for key in FINAL_KEYS if key in last}, "retries": retries}
 
 
-def check_model(config: TrialConfig) -> None:
-    """Find out before any worker is started whether the model can be made, and its activations kept if they are to be.
+def ready(suggestion: Suggestion, context: SweepContext) -> WorkerSettings:
+    """See `slots.ready.ready_trial`; a worker does it, which has torch in memory and all else that it takes."""
+    from sweeps.trials.slots.ready import ready_trial
 
-    Raises:
-        UserError: If they cannot.
-    """
-    if config.model.keep_activations:
-        check_keepable(config.model)
-    outline_model(config)
-
-
-def open_pair_store(config: TrialConfig, prepared: Prepared, folder: Path, resources: Resources) -> Any:
-    """The pair store of a sweep whose trials score on a device, or None where nothing is matched."""
-    if config.match.matcher == "none" or prepared.features is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    digest, symmetric = (
-        store_name(score_settings(config.match, device=resources.device)),
-        config.match.matcher in SYMMETRIC,
-    )
-    return start_pair_store(folder, digest, symmetric=symmetric, patience_s=resources.patience_s)
-
-
-def _describe_trial(context: SweepContext, name: str, config: TrialConfig) -> None:
-    folder = context.trial_folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    described, file = json.dumps(flatten(config), indent=1), folder / "config.json"
-    before = file.read_text(encoding="utf-8") if file.exists() else None
-    if before not in (None, described):  # of a trial whose record was lost
-        for checkpoint in list_checkpoints(context.filesystem, context.checkpoint_folder(name)):
-            context.filesystem.delete_dir(checkpoint.path)
-    if before != described:
-        replace_file(file, described.encode())
-    (folder / "environment.json").write_text(
-        json.dumps(describe_environment() | {"seed": config.seed}, indent=1), encoding="utf-8"
-    )
+    return ready_trial(suggestion, context)

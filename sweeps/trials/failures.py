@@ -3,13 +3,12 @@
 exception of a training run → its causes on the workers → one line, and what becomes of the trial.
 """
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from reid_core.errors import UserError
+from reid_core.files.atomic import FULL_DISK, is_full_disk
 from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.storage import CONTINUES, StorageError
 
@@ -26,7 +25,6 @@ FAULTS = (
     ValueError,
 )
 LONGEST_REASON = 500  # characters
-FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 Verdict = Literal["infeasible", "too large", "failed", "again", "stop"]
 
 
@@ -63,17 +61,6 @@ def judge(error: BaseException) -> Verdict:
         return "infeasible"
     # Where one rank fails by itself, the others fail with it for want of an answer: any fault decides.
     return "failed" if any(isinstance(cause, FAULTS) for cause in causes) else "again"
-
-
-def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that there is no room.
-
-    Its text decides: Arrow's errors and our own have no number, and of an exception in a task of Ray Data nothing but
-    its traceback reaches the worker, as the text of Ray's own.
-    """
-    if error is None:
-        return False
-    return any(full in str(error) for full in FULL_DISK) or is_full_disk(error.__cause__ or error.__context__)
 
 
 @contextmanager

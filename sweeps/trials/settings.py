@@ -18,6 +18,7 @@ class WorkerSettings:
     cache: str  # folder of the prepared data
     filesystem: FileSystem  # where the checkpoints are
     checkpoint_folder: str  # on `filesystem`
+    folder: str  # of what else the trial keeps; every node sees it
     resources: Resources  # of the trial
     pair_store: Any = None  # handle of its actor; None: every pair is scored here
     start: str = ""  # checkpoint of another trial whose best weights this one begins with

@@ -7,16 +7,33 @@ Paper §5.1. Letters: N images, P pairs, B pairs of a block.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from reid_core.matching.pairs.store import KNOWN, PENDING, YOURS, ScorePairs, encode_pairs
-from sweeps.trials.pair_actor import ANSWER_S, first_line
+from reid_core.config.parameters import TrialConfig
+from reid_core.experiment.prepared import Prepared
+from reid_core.matching.matchers import SYMMETRIC, score_settings
+from reid_core.matching.pairs.store import KNOWN, PENDING, YOURS, ScorePairs, encode_pairs, store_name
+from sweeps.machines.resources import Resources
+from sweeps.trials.pair_actor import ANSWER_S, first_line, start_pair_store
 
 logger = logging.getLogger(__name__)
+
+
+def open_pair_store(config: TrialConfig, prepared: Prepared, folder: Path, resources: Resources) -> Any:
+    """The pair store of a sweep whose trials score on a device, or None where nothing is matched."""
+    if config.match.matcher == "none" or prepared.features is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    digest, symmetric = (
+        store_name(score_settings(config.match, device=resources.device)),
+        config.match.matcher in SYMMETRIC,
+    )
+    return start_pair_store(folder, digest, symmetric=symmetric, patience_s=resources.patience_s)
 
 
 @dataclass

@@ -1,23 +1,21 @@
 """Ray Data: the plan in, batches out; and chunks of preparatory work spread over the cluster."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
-from reid_core.config.parameters import AugmentConfig
-from reid_core.data.pixel_source import PixelSource
-from reid_core.training.augment import Augmenter
-from reid_core.training.batches import Batch, Source, make_pixels
+from reid_core.training.augment import Augmented
+from reid_core.training.batches import Batch, Source
 from sweeps.machines.resources import Resources
 from sweeps.machines.waiting import Watch, watched
+from sweeps.trials.batch_task import make_batch
 
 ROWS_PER_TASK = 4  # batches that one task makes: few enough to start soon, enough to pay for the task
 
@@ -32,27 +30,6 @@ def quiet_context() -> DataContext:
     context.execution_options.verbose_progress = False
     context.print_on_execution_start = False
     return context
-
-
-@cache
-def _open_images(image_cache: str, variants: str | None) -> PixelSource:
-    return PixelSource.open(image_cache, variants)
-
-
-@cache
-def _open_augmenter(config: AugmentConfig) -> Augmenter:
-    return Augmenter(config)
-
-
-def make_batch(
-    columns: dict[str, np.ndarray], *, seed: int, image_cache: str, variants: str | None, augment: AugmentConfig | None
-) -> dict[str, np.ndarray]:
-    """One plan row → one row with its pixels; runs in a Ray Data task."""
-    torch.set_num_threads(1)
-    row = {name: values[0] for name, values in columns.items()}
-    augmenter = _open_augmenter(augment) if augment else None
-    pixels_BHWC = make_pixels(row, seed, _open_images(image_cache, variants), augmenter)
-    return {"pixels": pixels_BHWC[None], "rows": np.asarray(row["rows"])[None], "step": columns["step"]}
 
 
 def stream_batches(plan: pa.Table, source: Source, *, rank: int, resources: Resources) -> Iterator[Batch]:
@@ -86,7 +63,9 @@ def stream_batches(plan: pa.Table, source: Source, *, rank: int, resources: Reso
     asked = f"the next batch of rank {rank}, from a task of {resources.cpus_per_data_task:g} CPU"
     for batch in watched(batches, Watch(what=lambda: asked, patience_s=resources.patience_s, always=True)):
         # Zero-copy arrays are read-only, which torch refuses to wrap silently.
-        yield source.batch(np.array(batch["pixels"][0]), batch["rows"][0])
+        rows_B, errors = batch["rows"][0], str(batch["errors"][0])
+        error_B = json.loads(errors) if errors else [None] * len(rows_B)
+        yield source.batch(Augmented(np.array(batch["pixels"][0]), error_B), rows_B)
 
 
 def make_dataset(rows: list[dict[str, Any]], *, num_blocks: int) -> Dataset:

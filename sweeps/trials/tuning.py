@@ -19,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from reid_core.errors import UserError
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import driver_resources
 from sweeps.machines.waiting import Watch, watching
@@ -106,12 +106,12 @@ def _trials_on(context: SweepContext, num_trials: int, drive: Drive | None) -> I
     if drive:
         yield ray.tune.with_parameters(_drive_suggested, drive=drive, context=context), None
         return
-    with keep_slots(context) as kept:
-        slots = kept.pool.open(context, num_trials)
+    with keep_slots(context.resources, Path(context.out), pool=context.pool) as pool:
+        slots = pool.open(num_trials)
         try:
-            yield ray.tune.with_parameters(TrialOnSlot, slots=slots, context=context), kept.pool.let_go
+            yield ray.tune.with_parameters(TrialOnSlot, slots=slots, context=context), pool.let_go
         finally:
-            kept.pool.clear()
+            pool.clear()
 
 
 def _drive_suggested(config: dict[str, Any], *, drive: Drive, context: SweepContext) -> None:

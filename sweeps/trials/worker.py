@@ -3,9 +3,7 @@
 trials from the desk, one after the other → of each a report and a checkpoint of every epoch, then the full evaluation.
 """
 
-import gc
 import logging
-import random
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import ray
 import ray.train
 import torch
@@ -23,6 +20,7 @@ from ray.train.torch import get_device, prepare_model
 
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError, UserError
+from reid_core.experiment.epoch_zero import gain_over_epoch_zero, report_epoch_zero
 from reid_core.experiment.evaluation import epoch_evaluation, evaluate_fully
 from reid_core.experiment.prepared import Prepared, load_prepared
 from reid_core.experiment.training_setup import (
@@ -33,17 +31,22 @@ from reid_core.experiment.training_setup import (
     rest_of,
     training_data_of,
 )
+from reid_core.files.atomic import is_full_disk
+from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place, gpu_memory
 from reid_core.training.batches import Batch, KeptBatch
-from reid_core.training.memory import TooLargeError, describe_step
-from reid_core.training.trainer import SCORE, Evaluate, Trainer
+from reid_core.training.step.memory import TooLargeError, describe_step
+from reid_core.training.trainer import Evaluate, Trainer
 from sweeps.results.journal import OVER_GB
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import FAILED, REPEATED, UNSCORED
+from sweeps.results.timeline import Laps
+from sweeps.search.suggestion import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
 from sweeps.trials.checkpoints import CheckpointWriter, continue_newest, fetch, list_checkpoints
-from sweeps.trials.failures import is_full_disk
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.shared_scorer import Counts, SharedScorer
+from sweeps.trials.slots.alone import alone, measure_memory
+from sweeps.trials.slots.desk import Task
+from sweeps.trials.slots.laps import timed_batches, timed_evaluation
 from sweeps.trials.stream import stream_batches
 
 MOST_GROWTH = 2**30  # bytes by which a worker may be larger between trials than it was after its first
@@ -60,19 +63,35 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         slot: Handle of the slot's actor.
         most_growth: Bytes that memory may have grown by since the first trial.
     """
-    number, first = 0, None
+    group, number, first = join(slot), 0, None
     while True:
-        number, settings = ray.get(slot.take.remote(number))
+        number, settings = ray.get(slot.take.remote(group, number))
         if settings is None:
             return
+        if isinstance(settings, Task):
+            do_alone(settings, slot, number)
+            continue
         line = Line(slot, number, train_place(settings))
-        if not run_alone(settings, line):
-            continue  # some rank may be in the middle of anything: nothing is asked of all
+        run_alone(settings, line)
         size = measure_memory()
         first = size if first is None else first
         if line.place.gather(np.array([int(size - first > most_growth)])).any():
             logger.info("rank %d: %.1f GB after %s: this slot gets new workers", line.place.rank, size / 1e9, number)
             return
+
+
+def do_alone(task: Task, slot: Any, number: int) -> None:
+    """One rank does it; the others are not needed."""
+    if ray.train.get_context().get_world_rank() == 0:
+        with alone(0, str(get_device())):
+            outcome = task.run()
+        ray.get(slot.report.remote(number, outcome, is_last=True))
+
+
+def join(slot: Any) -> int:
+    """The number of this group of workers, the same on every rank; those of an earlier one get no more work."""
+    is_first = ray.train.get_context().get_world_rank() == 0
+    return int(gather_arrays(np.array([ray.get(slot.new_group.remote()) if is_first else 0]))[0])
 
 
 @dataclass(frozen=True)
@@ -97,46 +116,28 @@ class Line:
 
     def give_up(self, error: Exception, status: str) -> bool:
         """Report what the trial failed of if every rank gives it up; False if another may still be at work on it."""
-        agreed = ray.get(self.slot.agree.remote(self.number, self.place.rank, self.place.world_size))
+        agreed = ray.get(self.slot.agree.remote(self.number, self.place.rank))
         if agreed:
             over = {OVER_GB: error.over_gb} if isinstance(error, TooLargeError) else {}
             self.send_last({FAILED: str(error), "status": status, **over})
         return agreed
 
 
-def run_alone(settings: WorkerSettings, line: Line) -> bool:
+def run_alone(settings: WorkerSettings, line: Line) -> None:
     """Run one trial as if this process had been started for it, and leave nothing of it behind.
 
-    Returns:
-        Whether it went as far as was wanted; False if all ranks gave it up.
-
     Raises:
-        Exception: Whatever else went wrong.
+        Exception: Whatever it failed of, unless all ranks gave it up with an error of a kind that they have in common.
     """
-    if line.place.device == "cpu":
-        torch.set_num_threads(1)
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(settings.config.seed)
-    try:
-        train_trial(settings, line)
-    except TrainingError as error:
-        if not line.give_up(error, "failed"):
-            raise
-        return False
-    except UserError as error:
-        if isinstance(error, StorageError) or is_full_disk(error) or not line.give_up(error, "infeasible"):
-            raise
-        return False
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return True
-
-
-def measure_memory() -> int:
-    """Bytes that this process holds, those on its GPU included."""
-    return psutil.Process().memory_info().rss + (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0)
+    with alone(settings.config.seed, line.place.device):
+        try:
+            train_trial(settings, line)
+        except TrainingError as error:
+            if not line.give_up(error, "failed"):
+                raise
+        except UserError as error:
+            if isinstance(error, StorageError) or is_full_disk(error) or not line.give_up(error, "infeasible"):
+                raise
 
 
 def train_trial(settings: WorkerSettings, line: Line) -> None:
@@ -148,33 +149,48 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     Raises:
         TrainingError: If the loss is not a number, on all ranks alike.
     """
+    laps = Laps()
     config, prepared = settings.config, load_prepared(Path(settings.cache))
     place, counts = line.place, Counts()
     if settings.pair_store is not None:
         scorer = make_scorer(settings.pair_store, prepared, f"{settings.name}/{place.rank}")
         place, counts = replace(place, share_pairs=scorer), scorer.counts
     data = training_data_of(config, prepared, world_size=place.world_size)
+    is_scored = settings.only_train is None
+    zero = {EPOCH_ZERO: report_epoch_zero(config, prepared, place)} if is_scored else {}
     trainer = make_trainer(config, prepared, data.plan, place)
     writer = load_checkpoint(trainer, settings, place)
     place = keep_activations(config, prepared, data, trainer.model, place)
     about = describe_step(trainer.config, place, num_identities=len(prepared.classes()[0]))
-    about, only_train = {"retries": settings.retries, **about}, settings.only_train
-    if not all(line.send(report | about | {REPEATED: True}) for report in list(trainer.history)):
+    more = {"retries": settings.retries, **about, **zero}
+    if not all(line.send(report | more | {REPEATED: True}) for report in list(trainer.history)):
         return
-    evaluate = epoch_evaluation(config, prepared, place) if only_train is None else prefer_last(trainer)
-    with closing(train_epochs(trainer, settings, data, place, evaluate)) as reports:
+    evaluate = epoch_evaluation(config, prepared, place) if is_scored else prefer_last(trainer)
+    laps.lap("model")
+    with closing(train_epochs(trainer, settings, data, place, evaluate, laps)) as reports:
         for report in reports:
             if writer:
                 writer.save(trainer)
-            if not line.send(report | about):
+            laps.lap("checkpoints")
+            is_wanted = line.send(report | more)
+            laps.lap("verdict")
+            if writer:
+                laps.write(Path(settings.folder))
+            if not is_wanted:
                 return
-    if only_train is None:
-        metrics = evaluate_fully(config, prepared, trainer.restore_best(), place).metrics | sum_counts(counts, place)
+    if is_scored:
+        decided = evaluate_fully(config, prepared, trainer.restore_best(), place)
+        gain = gain_over_epoch_zero(config, prepared, decided, place)
+        metrics = decided.metrics | gain | sum_counts(counts, place)
         last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
     else:
         last = {UNSCORED: True}
+    laps.lap("full evaluation")
     checkpoint = writer.save(trainer) if writer else ""
-    line.send_last({**last, **about, "history": trainer.history, "checkpoint_path": checkpoint})
+    laps.lap("checkpoints")
+    if writer:
+        laps.write(Path(settings.folder))
+    line.send_last({**last, **about, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
 def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:
@@ -191,7 +207,7 @@ def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) ->
 
 
 def train_epochs(
-    trainer: Trainer, settings: WorkerSettings, data: TrainingData, place: Place, evaluate: Evaluate
+    trainer: Trainer, settings: WorkerSettings, data: TrainingData, place: Place, evaluate: Evaluate, laps: Laps
 ) -> Generator[dict[str, Any]]:
     """The reports of the epochs that are left; however it ends, what made the batches has ended too."""
     rest = rest_of(data.plan, trainer)
@@ -201,7 +217,8 @@ def train_epochs(
         if batches is None:
             batches = stream_batches(rest, data.source, rank=place.rank, resources=settings.resources)
         stack.enter_context(closing(batches))  # type: ignore[type-var]
-        epochs = stack.enter_context(closing(trainer.fit(batches, evaluate)))  # type: ignore[type-var]
+        timed = trainer.fit(timed_batches(batches, laps), timed_evaluation(evaluate, laps))
+        epochs = stack.enter_context(closing(timed))  # type: ignore[type-var]
         yield from islice(epochs, num_left)
 
 

@@ -29,7 +29,7 @@ CONFIG = override(TrialConfig(), {"data.image_px": 16, "match.matcher": "none"})
 def prepared_of(parts: Parts) -> Prepared:
     num = len(parts.part_N)
     ids = np.array([str(n) for n in range(num)], dtype=object)
-    return Prepared("", "", None, ids, parts, np.full(num, None), np.zeros((num, 6), dtype=np.float32))
+    return Prepared("", "", None, ids, parts, np.full(num, None), np.full(num, None))
 
 
 def test_codes_and_classes_worked_by_hand():

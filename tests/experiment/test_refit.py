@@ -9,7 +9,7 @@ import pytest
 from reid_core.config.parameters import PredictConfig
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import read_bundle
+from reid_core.experiment.bundle.folder import read_bundle
 from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import UNREADABLE, load_prepared
 from reid_core.experiment.refit import check_refittable, choose_epochs, export_refit, prepare_refit
@@ -19,8 +19,7 @@ from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal
 from sweeps.search.fixed_search import FixedSearch
-from sweeps.search.journal_writer import FINAL, UNSCORED
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FINAL, UNSCORED, Suggestion
 
 
 @pytest.mark.parametrize("rule", ["softmax", "openmax"])

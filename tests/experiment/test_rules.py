@@ -11,7 +11,7 @@ from tiny_experiment import run_experiment
 from reid_core import predict
 from reid_core.data.animals import NEW
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import read_bundle, write_bundle
+from reid_core.experiment.bundle.folder import read_bundle, write_bundle
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.second_model import second_config

@@ -9,7 +9,9 @@ import ray
 from repository import ROOT
 
 from reid_core.errors import UserError
+from sweeps.machines import connect
 from sweeps.machines.connect import ray_at_work, start_local_ray
+from sweeps.machines.resources import Resources
 
 ASK = """
 import urllib.error, urllib.request
@@ -72,3 +74,12 @@ def test_what_an_error_left_half_read_is_closed_before_ray_ends(monkeypatch):
     with ray_at_work():
         pass
     assert order[2:] == ["shutdown"]
+
+
+def test_a_machine_of_two_cpus_gives_no_more_to_data(monkeypatch):
+    monkeypatch.setattr(connect, "count_cpus", lambda: 2)
+    assert connect.fit_data_cpus(Resources(data_cpus_per_worker=4.0), None).data_cpus_per_worker == 2  # with a GPU
+    assert connect.fit_data_cpus(Resources(data_cpus_per_worker=0.5), 0.5).data_cpus_per_worker == 0.5
+    assert connect.fit_data_cpus(Resources(data_cpus_per_worker=2.0), 2.0).data_cpus_per_worker == 2.0
+    with pytest.raises(UserError, match=r"--data-cpus 2\.5: this machine has 2 CPUs; .*: give at most 2"):
+        connect.fit_data_cpus(Resources(data_cpus_per_worker=2.5), 2.5)

@@ -24,6 +24,11 @@ def test_a_driver_waits_and_workers_compute():
     assert not summarise([Request("ALIVE", ({},))], "").is_at_work
 
 
+def test_a_process_that_asks_for_nothing_and_starts_is_not_waited_for_in_vain():
+    asked = summarise([Request("PENDING_CREATION", ({},)), Request("PENDING_CREATION", ({"node:head": 0.001},))], "")
+    assert asked == ((), False, "")
+
+
 def test_the_same_requests_are_counted():
     tasks = [Request("PENDING_NODE_ASSIGNMENT", ({"CPU": 1.0},))] * 3 + [Request("PENDING_CREATION", ({"GPU": 1.0},))]
     assert summarise(tasks, "").asked == ("1 × 1 GPU", "3 × 1 CPU")

@@ -80,7 +80,7 @@ def test_only_time_in_which_something_is_asked_for_in_vain_counts(lines):
 def test_a_neighbour_whose_tasks_come_and_go_does_not_prolong_the_wait():
     world = World()
     watch = world.watch(patience_s=300)
-    for free in range(304):  # from the first look on, after 5 s
+    for free in range(349):  # from the first look on, after 50 s
         world.seen = STARVED._replace(free=f"{free} CPU")
         world.pass_time(watch, 1)
     with pytest.raises(WaitedTooLongError):

@@ -213,3 +213,36 @@ def test_expected_noise_is_near_the_measured_standard_errors():
     assert expected_noise([20, 20], [4, 4]) == pytest.approx(one / math.sqrt(2))
     assert expected_noise([20, 0, 9], [4, 3, 0]) == one  # undefined groups are left out
     assert math.isnan(expected_noise([0], [4]))
+
+
+def test_the_gain_over_epoch_zero_is_paired_run_by_run():
+    score_CR = np.array([[0.5, 0.6, 0.7], [0.7, 0.8, 0.9], [0.6, 0.5, 0.7]])  # row 1 wins whichever run is left out
+    easy_R = np.array([0.0, 0.1, 0.2])  # what makes the split of a run easy helps the frozen backbone as well
+    result = confirm(score_CR, epoch_zero_CR=np.tile(0.4 + easy_R, (3, 1)))
+    assert result.gain == pytest.approx(0.3)
+    assert result.score_high - result.score_low > 2 * (result.gain_high - result.gain_low)
+    # gains less the means of rows and runs are the noise of the scores, and the runs' mean gains 0.2, 0.4/3, 0.5/3
+    gain_CR = score_CR - (0.4 + easy_R)
+    runs, noise = 3 * np.var(gain_CR.mean(axis=0), ddof=1), 12 / 900 / 4
+    degrees = (runs + 2 * noise) ** 2 / (runs**2 / 2 + (2 * noise) ** 2 / 4)
+    half_width = student.ppf(0.975, degrees) * math.sqrt((runs + 2 * noise) / 3 / 3)
+    assert [result.gain_low, result.gain_high] == pytest.approx([0.3 - half_width, 0.3 + half_width])
+
+
+def test_a_gain_is_reported_by_runs_that_did_not_choose():
+    score_CR = np.random.default_rng(1).random((4, 3))
+    epoch_zero_CR = np.random.default_rng(2).random((4, 3))
+    winners, scores = slow_folds(score_CR)
+    before = [epoch_zero_CR[winner, run] for run, winner in enumerate(winners)]
+    result = confirm(score_CR, epoch_zero_CR=epoch_zero_CR)
+    assert result.gain == pytest.approx(np.mean(scores) - np.mean(before))
+    assert result.gain_low <= result.gain <= result.gain_high
+    assert result.score == confirm(score_CR).score
+
+
+def test_without_epoch_zero_there_is_no_gain():
+    score_CR = np.array([[0.5, 0.6], [0.7, 0.8]])
+    for missing in (None, np.full((2, 2), NAN)):
+        assert math.isnan(confirm(score_CR, epoch_zero_CR=missing).gain)
+    with pytest.raises(ValueError, match="epoch 0"):
+        confirm(score_CR, epoch_zero_CR=np.zeros((2, 3)))

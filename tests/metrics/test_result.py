@@ -12,11 +12,14 @@ from reid_core.errors import UserError
 from reid_core.metrics.result import RESULT, Result, read_result, write_result
 
 METRICS = {"thresholdSet": {"pooled": 0.5}, "testSet": {"pooled": 0.4, "geo_mean.cow": math.nan}}
+GAINS = {"testSet": {"epoch0": 0.25, "gain": 0.15, "gain.cow": math.nan}}
 FINDING = make_finding("metadata.csv", "2 empty rows left out", ["line 7", "line 9"])
 
 
 def test_a_result_is_read_again_for_the_same_trial_only(tmp_path):
-    result = Result(trial="trial-0003", metrics=METRICS, findings=(FINDING,), confirmation={"status": "confirmed"})
+    result = Result(
+        trial="trial-0003", metrics=METRICS, gains=GAINS, findings=(FINDING,), confirmation={"status": "confirmed"}
+    )
     assert read_result(tmp_path, "trial-0003") is None
     write_result(tmp_path, result)
     assert repr(read_result(tmp_path, "trial-0003")) == repr(result)  # nan is not equal to itself

@@ -9,7 +9,7 @@ import torch
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
 from reid_core.errors import UserError
-from reid_core.experiment.bundle_files import load_model, write_model
+from reid_core.experiment.bundle.files import load_model, write_model
 from reid_core.model.frozen.boundary import find_layout
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model, outline_model

@@ -14,7 +14,7 @@ from reid_core.data.animals import NEW
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.data.table.metadata import load_metadata
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import Bundle, Second, read_bundle, write_bundle
+from reid_core.experiment.bundle.folder import Bundle, Second, read_bundle, write_bundle
 from reid_core.prediction.answers import SAME_FILE, predict
 from reid_core.prediction.gallery import extend_gallery, find_unseen, fit_gallery
 

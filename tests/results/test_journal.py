@@ -1,5 +1,10 @@
 """The journal: records survive it, whoever wrote them."""
 
+import os
+import pickle
+import time
+
+from sweeps.results import journal as journals
 from sweeps.results.journal import Journal, Record
 
 METRICS = {"objective": 0.5, "geo_mean.cow": 0.5, "baks.cow": 0.4}
@@ -58,3 +63,41 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path):
     assert (record.status, record.parameters, record.seconds) == ("pruned", {"optim.lr_head": 0.001}, 1.5)
     Journal(tmp_path).write(record)
     assert (tmp_path / "trial-0000.json").read_text() == written
+
+
+def settle(journal):
+    """As if nothing had changed for a second."""
+    for number, path in enumerate(sorted(journal.folder.glob("*.json"))):
+        before_ns = time.time_ns() - 10**9 + number
+        os.utime(path, ns=(before_ns, before_ns))
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    journal, read = Journal(tmp_path), []
+    read_record = journals._read_record
+    monkeypatch.setattr(journals, "_read_record", lambda path: read.append(path.stem) or read_record(path))
+    for record in RECORDS:
+        journal.write(record)
+    settle(journal)
+    assert journal.read() == journal.read() == RECORDS
+    assert read == [record.name for record in RECORDS]
+    changed = Record("trial-0001", {"optim.lr_head": 1e-4}, "pruned", reports=[{}], seconds=9.0)
+    Journal(tmp_path).write(changed)  # another process
+    (tmp_path / "trial-0002.json").unlink()
+    read.clear()
+    for _ in range(2):
+        assert journal.read() == [RECORDS[0], changed]
+    assert read == ["trial-0001"] * 2  # written a moment ago: what is written next may look the same
+    assert pickle.loads(pickle.dumps(journal)).read() == [RECORDS[0], changed]
+
+
+def test_one_record_is_found_by_its_name(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write(RECORDS[0])
+    settle(journal)
+    (known,) = journal.read()
+    found = journal.find("trial-0000")
+    assert found == known == RECORDS[0]
+    found.status = "running"  # it is the caller's own
+    assert journal.read() == [journal.find("trial-0000")] == [RECORDS[0]]
+    assert journal.find("trial-0001") is None

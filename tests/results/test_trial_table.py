@@ -100,3 +100,35 @@ def test_hours_are_given_per_trial_and_in_all(tmp_path):
     assert describe_hours(given) == "0.5 GPU-hours, 2.5 CPU-hours"
     assert "2 unfinished" in format_leaderboard(given, "pooled")
     assert format_failures(records()) == "trial-0002 failed: the loss is nan in epoch 1"
+
+
+GAIN = {"epoch0": 0.375, "gain": 0.125, "gain_low": -0.25, "gain_high": 0.5, "epoch0.cow": 0.25, "gain.cow": 0.25}
+
+
+def test_every_trial_says_what_it_gained_over_epoch_zero(tmp_path):
+    reports = [{"geo_mean_cosine": score} for score in (0.25, 0.5, 0.375)]
+    low, high = ({"geo_mean_cosine": score} for score in (0.125, 0.5))
+    trials = [
+        Record("trial-0000", {}, "completed", reports=reports, epoch_zero=low, metrics=METRICS | GAIN),
+        Record("trial-0001", {}, "pruned", reports=reports[:1], epoch_zero=high),
+        Record("trial-0002", {}, "completed", reports=reports, metrics=METRICS),  # of an earlier version
+    ]
+    write_trials(tmp_path / "trials.parquet", trials, tiny())
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [rows[0][name] for name in ("epoch0", "gain", "gain_low", "gain_high")] == [0.375, 0.125, -0.25, 0.5]
+    assert (rows[0]["epoch0.cow"], rows[0]["gain.cow"]) == (0.25, 0.25)
+    assert [row["gain"] for row in rows[1:]] == [None, None]
+    assert [row["epoch0_cosine"] for row in rows] == [0.125, 0.5, None]
+    assert [row["gain_cosine"] for row in rows] == [0.375, -0.25, None]  # the best epoch less epoch 0
+
+
+def test_the_leaderboard_has_the_gain_and_says_that_it_is_optimistic():
+    trials = [Record(f"trial-000{number}", {}, "completed", metrics=METRICS | GAIN) for number in range(2)]
+    title, first, _, note, _ = format_leaderboard(trials, "pooled").splitlines()
+    assert title.index("gain") < title.index("epochs")
+    assert first.split()[1:6] == ["0.5000", "+0.1250", "-0.250", "…", "+0.500"]
+    assert note.startswith("epoch 0, the frozen backbone: 0.3750; ")
+    assert note.endswith("gains are optimistic as well")
+    trials[1].metrics = trials[1].metrics | {"epoch0": 0.25}
+    assert "0.2500 … 0.3750" in format_leaderboard(trials, "pooled")
+    assert "epoch 0" not in format_leaderboard(records(), "pooled")

@@ -16,8 +16,7 @@ from reid_core.training.trainer import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
-from sweeps.search.journal_writer import FAILED, FINAL
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.tuning import run_fixed
 

@@ -6,9 +6,9 @@ import pytest
 from reid_core.config.presets import tiny
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals, find_front, format_front, pick
-from sweeps.search.journal_writer import FINAL
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
+from sweeps.search.suggestion import FINAL
 
 BOTH = Goals(groups=("cow", "pig"))
 

@@ -14,10 +14,10 @@ from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal, Record
 from sweeps.search.candidates import Choices, Range
 from sweeps.search.goals import SAMPLERS, Goals
-from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import PATIENCE, PATIENCE_LEFT_OUT, JournalSearch
 from sweeps.search.priors import Prior
 from sweeps.search.space import MOST_COUNTED, SearchSpace, metric_space
+from sweeps.search.suggestion import FAILED, FINAL
 
 
 def aggregates(suggest):

@@ -20,11 +20,10 @@ from sweeps.results.journal import OVER_GB, Journal, Record
 from sweeps.search.candidates import Choices
 from sweeps.search.fixed_search import FixedSearch
 from sweeps.search.goals import Goals
-from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch, epoch_scores
 from sweeps.search.search_flag import parse_searched
 from sweeps.search.space import SearchSpace, metric_space
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.trials.tuning import reopen
 
 SPACE = SearchSpace(metric_space, tiny())
@@ -274,6 +273,17 @@ def test_a_trial_that_a_limit_ended_stays_open_and_is_continued(tmp_path):
     record = journal.read()[0]
     assert (record.status, record.objective, record.seconds) == ("completed", 0.6, 6.5)
     assert record.cpu_hours == pytest.approx(6.5 / 3600 * Resources().cpus_per_trial)
+
+
+def test_the_time_of_a_trial_that_is_started_again_is_counted_on(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", report(1, 0.2) | {"time_total_s": 100.0})
+    # Its process was killed: the next one's clock begins at 0, and it repeats what the last one has reported.
+    search.on_trial_result("a", report(1, 0.2) | {"time_total_s": 1.0})
+    search.on_trial_result("a", report(2, 0.3) | {"time_total_s": 40.0})
+    search.on_trial_complete("a", final(0.3) | {"time_total_s": 45.0})
+    assert read(search)[0].seconds == 100.0 + 45.0
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("0.2", "0.9"), lambda text: "[]"])

@@ -11,14 +11,12 @@ from reid_core.metrics.confirmation import confirm
 from sweeps.results.journal import Record
 from sweeps.stages.confirm_best import (
     Confirmation,
-    ConfirmSettings,
-    add_confirm_flags,
     choose_candidates,
     count_whole_runs,
     format_confirmation,
-    make_confirm_settings,
     scores_of,
 )
+from sweeps.stages.flags import ConfirmSettings, add_confirm_flags, make_confirm_settings
 
 
 def trial(number, objective=None):
@@ -83,7 +81,7 @@ def test_scores_are_in_the_order_of_candidates_and_runs_and_zero_is_a_score():
 def confirmation():
     candidates = [trial(2, 0.9), trial(0, 0.7)]
     score_CR = np.array([[0.8, 0.7, 0.75], [0.6, 0.6, 0.6]])
-    confirmed = confirm(score_CR, preset=1, search_C=[0.9, 0.7])
+    confirmed = confirm(score_CR, preset=1, search_C=[0.9, 0.7], epoch_zero_CR=np.full((2, 3), 0.5))
     return Confirmation(
         best=candidates[0], candidates=candidates, score_CR=score_CR, confirmed=confirmed, winning_runs=[]
     )
@@ -96,12 +94,15 @@ def test_the_text_holds_the_numbers():
     assert lines[4] == "trial-0002 wins"
     assert lines[5].split()[-4] == "0.750"
     assert lines[6].split()[-4] == "+0.150"
-    assert lines[7].endswith("+0.150")  # 0.9 in the search, 0.75 confirmed
+    assert lines[7].split()[:3] + lines[7].split()[-4:-3] == ["gain", "over", "the", "+0.250"]
+    assert lines[8].endswith("+0.150")  # 0.9 in the search, 0.75 confirmed
 
 
 def test_what_is_written_is_json_without_nan():
     written = confirmation().describe()
     assert written["winner"] == "trial-0002"
     assert written["score"] == pytest.approx(0.75)
+    assert written["gain"] == pytest.approx(0.25)
+    assert written["gain_low"] < 0.25 < written["gain_high"]
     assert written["runs"]["trial-0000"] == [0.6, 0.6, 0.6]
     assert all(value is None or isinstance(value, str | dict) or math.isfinite(value) for value in written.values())

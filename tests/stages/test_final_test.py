@@ -39,18 +39,18 @@ def here(monkeypatch):
         return FOUND
 
     monkeypatch.setattr(final_test, "finish_best", finish)
-    monkeypatch.setattr(final_test, "hold_place", here_at_once)
+    monkeypatch.setattr(final_test, "hold_worker", here_at_once)
     return asked
 
 
 @contextmanager
-def here_at_once(what, *, num_gpus, patience_s):
+def here_at_once(what, context, *, num_gpus):
     """A place in this process."""
     yield SimpleNamespace(run=lambda function, *args, **options: function(*args, **options))
 
 
 @contextmanager
-def nowhere(what, *, num_gpus=0.0, patience_s):
+def nowhere(what, context, *, num_gpus=0.0):
     """There is no place for anything."""
     raise WaitedTooLongError(what)
     yield
@@ -71,7 +71,7 @@ def test_a_result_is_there_before_anybody_prints_it_and_is_not_asked_for_again(h
 def test_without_a_place_to_run_test_set_is_not_used(monkeypatch, tmp_path):
     context = SweepContext(tiny(), str(tmp_path), str(tmp_path / "cache"), Resources())
     for stage in (final_test, refit_best):
-        monkeypatch.setattr(stage, "hold_place", nowhere)
+        monkeypatch.setattr(stage, "hold_worker", nowhere)
     with pytest.raises(WaitedTooLongError, match="trial-0003 is scored on testSet"):
         score_test_set(BEST, context, tmp_path, reading=STRICT)
     runs = [replace(BEST, reports=[{"epoch": 1, SCORE: 0.5}])]

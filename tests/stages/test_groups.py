@@ -19,9 +19,9 @@ from reid_core.config.values import flatten, override
 from reid_core.data.table.findings import findings_to_json, make_finding
 from reid_core.data.test_set import record_use
 from reid_core.errors import UserError
+from reid_core.experiment.bundle.routing import read_routing
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth
 from reid_core.experiment.prepared import load_prepared
-from reid_core.experiment.routing import read_routing
 from reid_core.files.checksums import CHECKSUMS, read_sealed, write_checksums, write_sealed
 from reid_core.metrics.geo_mean import Shares
 from reid_core.metrics.summary import summarise
@@ -35,7 +35,7 @@ from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.definition import Sweep
 from sweeps.stages.groups.claim import choose_groups, claim_groups, divide_sweep
 from sweeps.stages.groups.exchange import choose_points, load_tried
-from sweeps.stages.groups.result import combine
+from sweeps.stages.groups.result import combine, combine_gains
 from sweeps.stages.groups.run import print_dry_runs, run_groups, share_limits
 
 SCALES, SPOTS, STRIPES = ALL = ["ScalesID", "SpotsID", "StripesID"]
@@ -254,6 +254,21 @@ def test_metrics_of_all_groups_are_those_of_the_groups_together():
         key: value for key, value in one.items() if key.endswith(".b")
     }
     assert np.isnan(found["thresholdSet"]["mean_of_groups"])
+
+
+def test_what_fine_tuning_added_is_counted_over_all_groups_unless_one_was_not_measured():
+    names = ("part", "group", "identity", "known", "answer", "answer_epoch0")
+    rows = []
+    for group, before in (("a", "wrong"), ("b", "ada")):  # the frozen backbone names one of the two photographs
+        rows += [("testSet", group, "ada", True, "ada", answer) for answer in ("ada", before)]
+        rows += [("testSet", group, "bo", False, "new_individual", "new_individual")]
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    gain = combine_gains(table)["testSet"]
+    assert [gain[f"epoch0.{group}"] for group in "ab"] == pytest.approx([0.5**0.5, 1.0])
+    assert gain["gain"] == pytest.approx((1 - 0.5**0.5) / 2)
+    earlier = table.drop_columns(["answer_epoch0"])
+    assert combine_gains(earlier) == {}
+    assert combine_gains(pa.concat_tables([table, earlier], promote_options="default")) == {}
 
 
 def test_an_interrupted_job_goes_on_with_the_group_that_was_interrupted(small_data, out):

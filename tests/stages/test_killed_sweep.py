@@ -21,7 +21,7 @@ from reid_core import predict
 from reid_core.config.presets import tiny
 from reid_core.config.yaml_files import read_config
 from reid_core.data.test_set import read_uses
-from reid_core.experiment.bundle import read_bundle
+from reid_core.experiment.bundle.folder import read_bundle
 from sweeps.results.journal import Journal, Record
 from sweeps.results.mirror import open_out
 from sweeps.results.result_folder import CONFIRM, REFIT_TRIAL, read_records

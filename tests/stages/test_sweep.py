@@ -1,6 +1,7 @@
 """What a sweep's script does before it runs: its flags, the dry run, and whose result folder it is."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,12 +9,15 @@ from reid_core.config.presets import tiny
 from reid_core.config.values import NEWER_KEYS, override
 from reid_core.config.yaml_files import write_config
 from reid_core.errors import UserError
+from reid_core.experiment.prepare import LOCAL
 from reid_core.files.checksums import write_sealed
 from sweeps import metric
 from sweeps.machines.limits import Limits
+from sweeps.machines.resources import Resources
 from sweeps.results.journal import Record
 from sweeps.results.result_folder import SETTINGS, claim_out
 from sweeps.search.candidates import Choices
+from sweeps.stages import run_search
 from sweeps.stages.choose_best import why_ended
 from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.run_search import count_left
@@ -27,6 +31,35 @@ def test_a_dry_run_shows_everything_and_runs_nothing(small_data, tmp_path, capsy
     assert "optim.lr_head" in shown
     assert "5 logical CPUs" in shown
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "address", "done"),
+    [(0.0, None, ("open", 9)), (1.0, None, ("close",)), (0.0, "10.0.0.1:6379", ("close",))],
+    ids=["here", "networks on GPUs", "a cluster"],
+)
+def test_slots_never_hold_what_preparing_asks_ray_for(monkeypatch, small_data, tmp_path, gpus, address, done):
+    def prepare(*given, spread, **options):
+        assert (spread is LOCAL) == (done[0] == "open")
+        raise PreparedError
+
+    calls, resources = [], Resources(gpus_per_worker=gpus)
+    done_by = {"open": lambda number: calls.append(("open", number)), "close": lambda: calls.append(("close",))}
+    pool = SimpleNamespace(resources=resources, **done_by)
+    monkeypatch.setattr(run_search, "prepare", prepare)
+    monkeypatch.delenv("RAY_JOB_ID", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "9"]
+    sweep = make_sweep("metric", metric.metric_space, make_parser("").parse_args(flags))
+    with pytest.raises(PreparedError):
+        run_search.prepare_trials(sweep, small_data, tmp_path, pool, None)
+    assert calls == [done]
+
+
+class PreparedError(Exception):
+    """Preparing has begun."""
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from sweeps.search.space import metric_space
 from sweeps.search.suggestion import Suggestion
 from sweeps.stages import train_online
 from sweeps.stages.command_line import make_parser, make_sweep
-from sweeps.stages.train_online import check_offline, continue_online, parse_epochs
+from sweeps.stages.flags import check_offline, parse_epochs
+from sweeps.stages.train_online import continue_online
 from sweeps.trials.context import SweepContext
 
 OFFLINE = override(tiny(), {"data.variants": 5})

@@ -13,9 +13,17 @@ from reid_core.config.values import override
 from reid_core.model.place import Place
 from reid_core.model.reid_model import make_model
 from reid_core.training.loss import make_loss
-from reid_core.training.memory import MARGIN, RESERVED, StepMemory, TooLargeError, describe_step, fit_to_memory, predict
-from reid_core.training.meta_device import CudaRules, LiveBytes, backward
-from reid_core.training.step import Images, LossOfImages, compute_gradients
+from reid_core.training.step.gradients import Images, LossOfImages, compute_gradients
+from reid_core.training.step.memory import (
+    MARGIN,
+    RESERVED,
+    StepMemory,
+    TooLargeError,
+    describe_step,
+    fit_to_memory,
+    predict,
+)
+from reid_core.training.step.meta_device import CudaRules, LiveBytes, backward
 
 NUM_ANIMALS = 4
 SWIN = override(

@@ -11,7 +11,7 @@ from reid_core.config.values import override
 from reid_core.model.place import Place
 from reid_core.model.reid_model import make_model
 from reid_core.training.loss import make_loss
-from reid_core.training.step import Images, LossOfImages, compute_gradients
+from reid_core.training.step.gradients import Images, LossOfImages, compute_gradients
 
 PX, NUM_ANIMALS, NUM_IMAGES = 32, 5, 10
 BASE = override(

@@ -45,7 +45,7 @@ def test_each_variant_is_its_photograph_augmented_with_its_own_seed(cache, tmp_p
     pixels = PixelSource.open(str(cache.path), str(path)).pixels(range(6 + len(pool.source_E)))
     assert np.array_equal(pixels[:6], cache.pixels(range(6)))
     for source, seed, made in zip(pool.source_E, variant_seeds(7, pool), pixels[6:], strict=True):
-        expected = Augmenter(CONFIG.augment)(cache.pixels([source]), np.array([seed]))[0]
+        expected = Augmenter(CONFIG.augment)(cache.pixels([source]), np.array([seed])).pixels_BHWC[0]
         assert np.array_equal(made, expected)
     assert len({image.tobytes() for image in pixels}) == 6 + 3 + 3 + 2  # bo has 4 different ones for 5 places
 

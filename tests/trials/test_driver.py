@@ -3,13 +3,15 @@
 import json
 import re
 
+import pytest
 from sweep_process import SHORT
 
 from reid_core.__main__ import main
 from reid_core.config.values import override
 from reid_core.config.yaml_files import read_config
 from reid_core.experiment.prepare import prepare
-from reid_core.training.memory import predict
+from reid_core.metrics.result import RESULT
+from reid_core.training.step.memory import predict
 from sweeps.machines.resources import Resources
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
@@ -49,7 +51,16 @@ def test_a_trial_after_others_gives_the_losses_of_plain_python(local_ray, small_
     assert trials["same"].step["predicted_memory_gb"] <= room / 1e9
     assert trials["without-start"].reason.startswith(str(tmp_path / "nowhere"))
     assert len(list((out / "tune" / "slots").glob("slot-*"))) == 1  # none of them has cost the workers their lives
-    without_ray = json.loads((plain / "reports.json").read_text())
+    epoch_zero, *without_ray = json.loads((plain / "reports.json").read_text())
     for key in ("loss", "geo_mean_cosine"):
         assert [report[key] for report in trials["same"].reports] == [report[key] for report in without_ray]
     assert len(without_ray) == 2
+    assert {"epoch": 0, **trials["same"].epoch_zero} == pytest.approx(epoch_zero)
+    # Of one split; the other trial has another seed, and so other random weights.
+    assert trials["other"].epoch_zero.keys() < trials["same"].epoch_zero.keys()
+    assert len(list((out / "cache").glob("frozen-*"))) == 2
+    found = trials["same"].metrics
+    assert found["gain"] == pytest.approx(found["objective"] - found["epoch0"])
+    assert found["gain_low"] <= found["gain"] <= found["gain_high"]
+    of_plain = json.loads((plain / RESULT).read_text())["gains"]["thresholdSet"]
+    assert of_plain == pytest.approx({name: found[name] for name in of_plain}, abs=1e-6)

@@ -68,7 +68,7 @@ def test_the_reason_is_the_last_line_of_the_first_cause():
 
 def test_the_message_about_a_full_disk_says_how_to_continue(tmp_path):
     (tmp_path / "x.part").symlink_to("/dev/full")
-    message = r"x: cannot be written: No space left on device; once there is, the same command continues$"
+    message = r"x: cannot be written: No space left on device; make room there, then the same command continues$"
     with pytest.raises(StorageError, match=message), continue_when_freed():
         replace_file(tmp_path / "x", b"content")
     with pytest.raises(UserError, match="another") as other, continue_when_freed():

@@ -12,7 +12,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from reid_core.config.presets import tiny
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import OVER_GB
-from sweeps.search.journal_writer import FAILED
+from sweeps.search.suggestion import FAILED, Suggestion
 from sweeps.trials.driver import MAX_RETRIES, UNFORESEEN_GB, train_until_it_ends
 from sweeps.trials.settings import WorkerSettings
 
@@ -23,8 +23,11 @@ LOST = RuntimeError("[gloo] Connection closed by peer")
 class Desk:
     """Workers that fail of given errors, one in each attempt, and then succeed."""
 
-    def __init__(self, errors):
-        self.errors, self.halvings = list(errors), []
+    def __init__(self, errors, settings):
+        self.errors, self.settings, self.halvings = list(errors), settings, []
+
+    async def do(self, task):
+        return self.settings
 
     async def work_on(self, settings):
         self.halvings.append(settings.halvings)
@@ -41,10 +44,12 @@ def run(tmp_path, errors):
         cache="",
         filesystem=LocalFileSystem(),
         checkpoint_folder=str(tmp_path),
+        folder=str(tmp_path),
         resources=Resources(),
     )
-    desk, context = Desk(errors), SimpleNamespace(check_storage=lambda: None)
-    return asyncio.run(train_until_it_ends(settings, context, desk)), desk.halvings
+    desk, context = Desk(errors, settings), SimpleNamespace(check_storage=lambda: None)
+    suggestion = Suggestion(name="trial-0000", parameters={})
+    return asyncio.run(train_until_it_ends(suggestion, context, desk)), desk.halvings
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
 """Ray's traps on plain, tiny trials; Ray Data gives what plain Python gives."""
 
+import functools
+import hashlib
 import math
+import os
+import signal
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +22,7 @@ from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import load_database
+from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import make_plan, make_pool
 from reid_core.training.batches import local_batches, make_source
 from reid_core.training.trainer import SCORE
@@ -26,15 +32,17 @@ from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources, driver_resources
 from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.journal import Journal
-from sweeps.search.journal_writer import FAILED, FINAL
 from sweeps.search.optuna_search import JournalSearch
 from sweeps.search.space import SearchSpace, metric_space
-from sweeps.search.suggestion import Suggestion
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.stages.command_line import make_parser, make_sweep
 from sweeps.stages.run_search import make_scheduler
 from sweeps.stages.sweep import complete
+from sweeps.trials import stream as stream_module
+from sweeps.trials.batch_task import make_batch
 from sweeps.trials.context import SweepContext
 from sweeps.trials.progress import Progress
+from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.stream import ray_map, stream_batches
 from sweeps.trials.tuning import run_fixed
 
@@ -42,10 +50,10 @@ EPOCHS = 4
 HALF_A_CPU = Resources(data_cpus_per_worker=0.5)
 SCORES = {  # per epoch; the best is not the last
     "trial-0000": [0.5, 0.9, 0.6, 0.5],
-    "trial-0001": [0.1, 0.9, 0.9, 0.9],
+    "trial-0001": [0.9, 0.1, 0.9, 0.9],
     "trial-0002": [0.6, 0.95, 0.8, 0.7],
     "trial-0003": [],
-    "trial-0004": [0.0],
+    "trial-0004": [0.9, 0.0],
 }
 
 
@@ -97,7 +105,7 @@ def test_trials_end_as_they_did_and_a_second_session_remembers_them(local_ray, t
     }
     assert [ended[name].objective for name in ("trial-0000", "trial-0002")] == [0.9, 0.95]
     assert len(ended["trial-0000"].reports) == EPOCHS  # ASHA did not stop it before its final report
-    assert len(ended["trial-0001"].reports) == 1
+    assert len(ended["trial-0001"].reports) == 2  # never after one epoch
     assert ended["trial-0003"].reason == "the loss is nan"
 
     again = run(journal, 1, tmp_path)
@@ -111,8 +119,9 @@ def test_a_hopeless_sweep_ends_early_and_lists_the_reasons(local_ray, small_data
     flags = ["--data", str(small_data), "--preset", "tiny", "--out", str(tmp_path), "--trials", "9"]
     impossible = ["--set", "model.unfrozen_stages=9", "--set", "match.matcher=none"]
     sweep = make_sweep("metric", metric_space, make_parser("").parse_args([*flags, *impossible]))
-    with pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed") as error:
-        complete(sweep, tmp_path, Limits(max_failures=2), resources=Resources(workers=1))
+    none_completed = pytest.raises(UserError, match=r"no trial was completed \(--max-failures 2: 2 trials have failed")
+    with keep_slots(Resources(workers=1), tmp_path) as pool, none_completed as error:
+        complete(sweep, tmp_path, Limits(max_failures=2), pool=pool)
     for name in ("trial-0000", "trial-0001"):
         assert f"{name} infeasible: model.unfrozen_stages=9: the backbone has 4 stages" in str(error.value)
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
@@ -207,6 +216,54 @@ def test_ray_data_streams_the_pixels_of_plain_python_to_every_rank(local_ray, ca
         for one, other in zip(plain, streamed, strict=True):
             assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
             assert other.pixels_BHWC.flags.writeable
+
+
+def test_a_stream_gives_the_same_batches_over_a_killed_process_and_images_that_cannot_be_augmented(
+    local_ray, cached, tmp_path, monkeypatch
+):
+    path, database = cached
+    config = override(tiny(), {"optim.batch_size": 8, "optim.epochs": 4, "data.oversample_to": 4, "seed": 3})
+    identity_N = np.array(database["identity"].to_pylist())
+    pool = make_pool(config.data, identity_N, np.arange(60), 60)
+    source = make_source(
+        config,
+        pool,
+        image_cache=path,
+        variants=None,
+        code_N=np.unique(identity_N, return_inverse=True)[1].astype(np.int64),
+        sides_N6=np.eye(60, 6, dtype=np.float32),
+    )
+    plan = make_plan(config, pool, world_size=1).slice(3)  # taken up again in the middle of an epoch
+    odd, killed = hashlib.sha256(ImageCache(path).view(7)).hexdigest(), tmp_path / "killed"
+    monkeypatch.setattr(stream_module, "make_batch", functools.partial(_make_batch_of_odd, odd=odd, killed=str(killed)))
+    streamed = list(stream_batches(plan, source, rank=0, resources=HALF_A_CPU))
+    assert killed.exists()
+    _refuse(odd, monkeypatch)
+    plain = list(local_batches(plan, source, num_threads=3))
+    assert any("row 7: ValueError: odd" in batch.failures for batch in plain)
+    for one, other in zip(plain, streamed, strict=True):
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+
+
+def _make_batch_of_odd(columns, *, odd, killed, **given):
+    """`make_batch` in a process that is killed once, and in which one image cannot be augmented."""
+    if columns["step"][0] == 2 and not Path(killed).exists():
+        Path(killed).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.MonkeyPatch.context() as patch:
+        _refuse(odd, patch)
+        return make_batch(columns, **given)
+
+
+def _refuse(odd, patch):
+    inner = Augmenter._one
+
+    def refuse(self, image_HWC, seed):
+        if hashlib.sha256(image_HWC).hexdigest() == odd:
+            raise ValueError("odd")
+        return inner(self, image_HWC, seed)
+
+    patch.setattr(Augmenter, "_one", refuse)
 
 
 def test_a_stream_that_is_left_early_goes_on_nowhere(local_ray, cached, tmp_path):

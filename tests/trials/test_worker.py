@@ -11,10 +11,10 @@ import torch
 from reid_core.config.presets import tiny
 from reid_core.errors import TrainingError, UserError
 from reid_core.model.place import local_place
-from reid_core.training.memory import TooLargeError
+from reid_core.training.step.memory import TooLargeError
 from sweeps.results.journal import OVER_GB
 from sweeps.results.storage import StorageError
-from sweeps.search.journal_writer import FAILED
+from sweeps.search.suggestion import FAILED
 from sweeps.trials import worker
 from sweeps.trials.worker import Line, run_alone, serve
 
@@ -61,7 +61,7 @@ def test_what_is_wrong_for_all_ranks_is_reported_and_the_rest_ends_the_process(m
             run_alone(SETTINGS, line)
         assert line.last == []
     else:
-        assert not run_alone(SETTINGS, line)
+        run_alone(SETTINGS, line)
         assert line.last == [{FAILED: str(error), "status": status}]
 
 
@@ -74,7 +74,7 @@ def test_what_only_one_rank_raises_ends_its_process(monkeypatch, error):
 
 def test_a_trial_that_fits_into_no_gpu_is_reported_with_what_is_missing(monkeypatch):
     sent = []
-    answers = {"agree": lambda number, rank, size: True, "report": lambda number, report, is_last: sent.append(report)}
+    answers = {"agree": lambda number, rank: True, "report": lambda number, report, is_last: sent.append(report)}
     slot = SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in answers.items()})
     monkeypatch.setattr(worker, "ray", SimpleNamespace(get=lambda answer: answer))
     monkeypatch.setattr(worker, "train_trial", raising(TooLargeError("needs 40 GB", over_gb=2.5)))
@@ -90,7 +90,7 @@ def test_every_trial_begins_with_the_same_random_numbers(monkeypatch):
 
     monkeypatch.setattr(worker, "train_trial", train_trial)
     for _ in range(2):
-        assert run_alone(SETTINGS, Said(agrees=True))
+        run_alone(SETTINGS, Said(agrees=True))
     assert drawn[0] == drawn[1]
 
 
@@ -98,10 +98,11 @@ def test_every_trial_begins_with_the_same_random_numbers(monkeypatch):
 def test_workers_leave_together_once_one_has_grown(monkeypatch, other_rank, num_served):
     served, sizes = [], iter([100, 90, 111, 100])
     place = replace(local_place(tiny()), gather=lambda array: np.append(array, other_rank))
-    slot = SimpleNamespace(take=SimpleNamespace(remote=lambda after: (after + 1, SETTINGS)))
+    slot = SimpleNamespace(take=SimpleNamespace(remote=lambda group, after: (after + 1, SETTINGS)))
     monkeypatch.setattr(worker, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(worker, "join", lambda slot: 1)
     monkeypatch.setattr(worker, "train_place", lambda config: place)
-    monkeypatch.setattr(worker, "run_alone", lambda settings, line: served.append(line.number) or True)
+    monkeypatch.setattr(worker, "run_alone", lambda settings, line: served.append(line.number))
     monkeypatch.setattr(worker, "measure_memory", lambda: next(sizes))
     serve(slot, most_growth=10)
     assert served == list(range(1, num_served + 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from reid_core.config.parameters import TrialConfig
+from reid_core.data.requested import check_requests
 from reid_core.data.splits.fresh import resplit
 from reid_core.data.splits.parts import Parts
 from reid_core.data.splits.rule import SplitRule
@@ -26,8 +27,10 @@ def check_split(database: pa.Table, config: TrialConfig, root: Path, *, num_fres
         num_fresh: Fresh splits that the confirmation will make.
 
     Raises:
-        UserError: If it cannot be made, or leaves nothing to maximise: now, or in a fresh split after the search.
+        UserError: If the configuration asks for dates or sides, and no row has any; if the split cannot be made, or
+            leaves nothing to maximise: now, or in a fresh split after the search.
     """
+    check_requests(database, config)
     parts = split_database(database, [None] * len(database), config)
     check_objective(parts, root)
     date_N = column_of(database, "date")

@@ -16,14 +16,13 @@ from reid_core.experiment.second_model import second_config
 from reid_core.matching.extractors import Extractor
 from reid_core.matching.lightglue import lightglue_file
 from reid_core.model.frozen.activations import refuse_too_many
-from reid_core.model.frozen.boundary import find_layout
+from reid_core.model.frozen.boundary import check_keepable, find_layout
 from reid_core.model.hub import check_weights
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model, outline_model
-from reid_core.training.memory import fit_to_memory, predict
+from reid_core.training.step.memory import fit_to_memory, predict
 from sweeps.machines.resources import Resources
 from sweeps.stages.checks.data import check_training, pool_of_parts
-from sweeps.trials.driver import check_model
 
 
 def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> ReidModel:
@@ -36,8 +35,7 @@ def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> Rei
         UserError: If batches cannot be drawn, or the model cannot be made as asked.
     """
     check_training(config, parts, workers=resources.workers)
-    check_model(config)
-    return outline_model(config, num_identities=_num_identities(parts))
+    return check_model(config, num_identities=_num_identities(parts))
 
 
 def check_gpu_memory(config: TrialConfig, parts: Parts, resources: Resources) -> None:
@@ -68,6 +66,24 @@ def describe_gpu_memory(config: TrialConfig, parts: Parts, resources: Resources)
 
 def _num_identities(parts: Parts) -> int:
     return len(np.unique(parts.animals(parts.rows("training"))))
+
+
+def check_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
+    """Find out whether a model can be made, and its frozen stages' activations kept if they are to be.
+
+    Args:
+        config: Of the trial.
+        num_identities: As in `outline_model`.
+
+    Returns:
+        The model, without weights (on torch's device "meta").
+
+    Raises:
+        UserError: If they cannot.
+    """
+    if config.model.keep_activations:
+        check_keepable(config.model)
+    return outline_model(config, num_identities=num_identities)
 
 
 def check_activations(config: TrialConfig, parts: Parts, folder: Path, *, device: str) -> None:

@@ -20,7 +20,7 @@ from sweeps.machines.resources import Resources
 from sweeps.search.candidates import LeftOut, Range
 from sweeps.search.space import SearchSpace
 from sweeps.stages.checks.data import pool_of_parts
-from sweeps.trials.driver import check_model
+from sweeps.stages.checks.models import check_model
 
 MOST_WHOLE_NUMBERS = 512  # of a range that are tried one by one
 MOST_NAMED = 3  # of the left out numbers of a range
@@ -38,7 +38,7 @@ class Group(NamedTuple):
     """Keys whose values decide together whether something can be had: every key that the check reads."""
 
     keys: tuple[str, ...]
-    check: Callable[[TrialConfig], None]
+    check: Callable[[TrialConfig], object]
 
 
 Impossible = list[tuple[Any, str]]  # values of one key, and why no trial can have each

@@ -3,15 +3,14 @@
 `Sweep` + names of groups → the sweep of each group, which knows those before it.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from reid_core.data.table.metadata import STRICT, Reading
 from reid_core.errors import UserError
+from reid_core.experiment.bundle.routing import make_slugs
 from reid_core.experiment.prepare import load_database
-from reid_core.experiment.routing import make_slugs
 from reid_core.files.checksums import read_sealed, write_sealed
 from reid_core.files.escape import escape_line
 from sweeps.results.result_folder import GROUP_NAMES, GROUPS, PAIR_STORE, claim_out
@@ -19,19 +18,6 @@ from sweeps.search.priors import PAPER
 from sweeps.stages.definition import Sweep
 
 EVERY_GROUP = "all"  # in the place of a name
-
-
-def add_group_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag that names the groups of `divide_sweep`."""
-    parser.add_argument(
-        "--group",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="sweep the rows of this group alone, as OUT/groups/NAME; may be repeated, and all names every group: one "
-        "sweep after the other with all the other flags, a budget being divided, each trying the best of those before "
-        "it; OUT/best then routes each photograph to its group's model",
-    )
 
 
 def choose_groups(root: Path, names: Sequence[str], *, reading: Reading = STRICT) -> list[str]:

@@ -17,13 +17,14 @@ from reid_core.data.animals import positions_by_group
 from reid_core.data.table.findings import Finding, findings_from_json, findings_to_json, format_findings
 from reid_core.data.test_set import describe_uses, read_uses
 from reid_core.errors import UserError
-from reid_core.experiment.routing import write_routing
+from reid_core.experiment.bundle.routing import write_routing
 from reid_core.files.atomic import new_file
 from reid_core.files.checksums import CHECKSUMS, read_sealed, write_sealed
 from reid_core.files.escape import escape_line
-from reid_core.metrics.geo_mean import compute_shares
+from reid_core.metrics.gain import summarise_gain
+from reid_core.metrics.geo_mean import Shares, compute_shares
 from reid_core.metrics.result import RESULT
-from reid_core.metrics.summary import format_metrics, summarise
+from reid_core.metrics.summary import format_gain, format_metrics, summarise
 from sweeps.results.result_folder import ANSWERS, BEST_BUNDLE, OPTIMISTIC, REFIT_BUNDLE, TRIAL_TABLE
 from sweeps.results.trial_table import HOURS, write_rows
 
@@ -83,7 +84,7 @@ def finish_groups(out: Path, folders: Mapping[str, Path], failures: Mapping[str,
     if not done:
         raise no_result(failures)
     write_all_trials(out / TRIAL_TABLE, folders)
-    predictions = pa.concat_tables([read_rows(folder, ANSWERS) for folder in done.values()])
+    predictions = pa.concat_tables([read_rows(folder, ANSWERS) for folder in done.values()], promote_options="default")
     with new_file(out / ANSWERS) as part:
         pq.write_table(predictions, part)
     metrics, results = combine(predictions), {group: read_result(folder) for group, folder in done.items()}
@@ -92,10 +93,10 @@ def finish_groups(out: Path, folders: Mapping[str, Path], failures: Mapping[str,
     write_routing(out / BEST_BUNDLE, best)
     if refitted:
         write_routing(out / REFIT_BUNDLE, best | refitted)  # a refit that failed leaves its group the evaluated model
-    findings = read_findings(list(done.values()))
-    everything = {"groups": results, "metrics": metrics, "findings": findings_to_json(findings)}
+    findings, gains = read_findings(list(done.values())), combine_gains(predictions)
+    everything = {"groups": results, "metrics": metrics, "gains": gains, "findings": findings_to_json(findings)}
     write_sealed(out / RESULT, everything)
-    text = format_groups(out, folders, results, failures, metrics)
+    text = format_groups(out, folders, results, failures, metrics, gains)
     return f"{text}\n\n{format_findings(findings)}" if findings else text
 
 
@@ -137,20 +138,32 @@ def combine(predictions: pa.Table) -> Metrics:
     Args:
         predictions: Columns `part, group, identity, known, answer`.
     """
-    metrics = {}
-    for part in SETS:
-        rows = predictions.filter(pc.equal(predictions["part"], part))
-        answer_Q, identity_Q, group_Q = (
-            np.array(rows[name].to_pylist(), dtype=str) for name in ("answer", "identity", "group")
-        )
-        columns = (answer_Q, identity_Q, np.array(rows["known"].to_pylist(), dtype=bool))
-        metrics[part] = summarise(
-            {
-                group: compute_shares(*(column[positions] for column in columns))
-                for group, positions in positions_by_group(group_Q)
-            }
-        )
-    return metrics
+    return {part: summarise(_shares_of(predictions, part, "answer")) for part in SETS}
+
+
+def combine_gains(predictions: pa.Table) -> Metrics:
+    """What fine-tuning added in all groups together; empty if an earlier version scored one of them.
+
+    Args:
+        predictions: As in `combine`, with a column `answer_epoch0`.
+    """
+    if "answer_epoch0" not in predictions.column_names or predictions["answer_epoch0"].null_count:
+        return {}
+    both = {part: [_shares_of(predictions, part, name) for name in ("answer", "answer_epoch0")] for part in SETS}
+    return {part: summarise_gain(mine, frozen, "mean_of_groups") for part, (mine, frozen) in both.items()}
+
+
+def _shares_of(predictions: pa.Table, part: str, answer: str) -> dict[str, Shares]:
+    """Group → shares of its identities, by a column of answers."""
+    rows = predictions.filter(pc.equal(predictions["part"], part))
+    answer_Q, identity_Q, group_Q = (
+        np.array(rows[name].to_pylist(), dtype=str) for name in (answer, "identity", "group")
+    )
+    columns = (answer_Q, identity_Q, np.array(rows["known"].to_pylist(), dtype=bool))
+    return {
+        group: compute_shares(*(column[positions] for column in columns))
+        for group, positions in positions_by_group(group_Q)
+    }
 
 
 def format_groups(
@@ -159,8 +172,9 @@ def format_groups(
     results: Mapping[str, dict[str, Any]],
     failures: Mapping[str, str],
     metrics: Metrics,
+    gains: Metrics,
 ) -> str:
-    """Who won in each group, the metrics of all on both sets, and where everything lies."""
+    """Who won in each group, the metrics of all on both sets, what fine-tuning added, and where everything lies."""
     lines = ["", f"{'group':<30}{'trial':<18}confirmed score"]
     for group, result in results.items():
         source = f"  found by {escape_line(result['source'])}" if result["source"] else ""
@@ -177,7 +191,9 @@ def format_groups(
     uses_of = {group: read_uses(folders[group]) for group in results}
     often = [f"{escape_line(group)}: {describe_uses(uses)}" for group, uses in uses_of.items() if len(uses) > 1]
     once = "" if often else " testSet was used once for each group."
-    lines += ["", format_metrics(metrics), "", OPTIMISTIC + once, *often]
+    lines += ["", format_metrics(metrics)]
+    lines += ["", format_gain(gains["testSet"], "testSet")] if gains else []
+    lines += ["", OPTIMISTIC + once, *often]
     lines += ["", f"{'trials':<20}{out / TRIAL_TABLE}", f"{'every answer':<20}{out / ANSWERS}"]
     lines += [f"{'models':<20}{out / BEST_BUNDLE}  (each photograph goes to the model of its group)"]
     lines += [f"{'refitted models':<20}{out / REFIT_BUNDLE}"] if (out / REFIT_BUNDLE).is_dir() else []

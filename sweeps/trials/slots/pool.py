@@ -1,11 +1,10 @@
-"""The slots of a sweep: opened when they are first needed, kept from stage to stage, closed before others need room.
+"""The slots of a command: opened when they are first needed, kept from stage to stage and from group to group.
 
-what the trials share → handles of slots.
+resources → handles of slots.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +12,39 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweeps.trials.context import SweepContext
+from sweeps.machines.resources import Resources
 from sweeps.trials.slots.slot import CLOSE_S, Slot
 
 
 class Pool:
     """Slots that this process has opened. They are Ray actors on its node, which a sweep cannot outlive anyway."""
 
-    def __init__(self) -> None:
+    def __init__(self, resources: Resources, out: Path) -> None:
+        """None is opened yet.
+
+        Args:
+            resources: Of a trial, and how many run at a time.
+            out: Result folder, for what Ray Train writes; every node sees it.
+        """
         self.slots: list[Any] = []  # handles
         self._left: list[Any] = []  # that are closing
+        self.resources, self._out = resources, out
 
     def __deepcopy__(self, memo: dict) -> "Pool":
         """Itself: Ray Tune copies what it calls back."""
         return self
 
     def __reduce__(self) -> tuple:
-        """Another process has opened none: the context may go anywhere."""
-        return Pool, ()
+        """None: the context may go anywhere, and another process has opened no slot, nor does it load torch for it."""
+        return type(None), ()
 
-    def open(self, context: SweepContext, num_trials: int) -> list[Any]:
-        """Slots for so many trials, `context.resources.concurrent` at most."""
+    def open(self, num_trials: int) -> list[Any]:
+        """Slots for so many trials, `Resources.concurrent` at most."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Slot).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-        folder = str(Path(context.out) / "tune" / "slots")
-        while len(self.slots) < min(context.resources.concurrent, num_trials):
-            slot = actor.remote(len(self.slots), context.resources, folder)
+        folder = str(self._out / "tune" / "slots")
+        while len(self.slots) < min(self.resources.concurrent, num_trials):
+            slot = actor.remote(len(self.slots), self.resources, folder)
             slot.open.remote()
             self.slots.append(slot)
         return self.slots
@@ -72,13 +78,19 @@ def _end(slots: list[Any]) -> None:
 
 
 @contextmanager
-def keep_slots(context: SweepContext) -> Iterator[SweepContext]:
-    """The same context with slots that stay for several runs; as it is if it has such."""
-    if context.pool is not None:
-        yield context
+def keep_slots(resources: Resources, out: Path, *, pool: Pool | None = None) -> Iterator[Pool]:
+    """Slots that stay for several runs, and end with the outermost of those that keep them.
+
+    Args:
+        resources: Of a trial, and how many run at a time.
+        out: Result folder, for what Ray Train writes; every node sees it.
+        pool: Slots that somebody keeps already.
+    """
+    if pool is not None:
+        yield pool
         return
-    pool = Pool()
+    pool = Pool(resources, out)
     try:
-        yield replace(context, pool=pool)
+        yield pool
     finally:
         pool.close()

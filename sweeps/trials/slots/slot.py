@@ -16,13 +16,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.resources import Resources
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import run_trial
-from sweeps.trials.slots.desk import AbandonedError, Desk, Report
-from sweeps.trials.worker import serve
+from sweeps.trials.slots.desk import AbandonedError, Desk, Report, Task
 
 CLOSE_S = 15.0  # for idle workers to go home
 TIDY_S = 2.0  # for workers to leave a trial that has ended
@@ -40,6 +39,10 @@ class Slot:
     What is lost with the process comes back with it: Ray starts it again, Ray Tune the trial, from its last checkpoint.
     """
 
+    def __repr__(self) -> str:
+        """What Ray's dashboard shows of this actor."""
+        return self._name
+
     def __init__(self, number: int, resources: Resources, folder: str) -> None:
         """Nothing is started yet.
 
@@ -49,7 +52,7 @@ class Slot:
             folder: For what Ray Train writes; every node sees it.
         """
         self._name, self._resources, self._folder = f"slot-{number}", resources, folder
-        self._desk = Desk()
+        self._desk = Desk(resources.workers)
         self._workers: asyncio.Task | None = None
         self._trial: asyncio.Task | None = None
         self._claim = ""  # of who has begun the trial, or taken it over
@@ -78,6 +81,29 @@ class Slot:
         self._claim = claim
         return True
 
+    async def is_idle(self) -> bool:
+        """Return when all workers wait for work."""
+        await self.open()
+        return await self._desk.is_idle()
+
+    async def do(self, what: str, task: Task) -> Report:
+        """Let one worker do something while there is no trial; what `Task.run` returns.
+
+        Args:
+            what: It is, in words.
+            task: What is done.
+
+        Raises:
+            Exception: If the workers were lost meanwhile.
+        """
+        await self.clear()
+        await self.open()
+        await self._desk.begin(what)
+        try:
+            return await self._desk.work_on(task)
+        finally:
+            await self._desk.end(None)
+
     async def at_hand(self) -> str:
         """The trial at hand, or the last one."""
         return self._desk.trial
@@ -95,7 +121,7 @@ class Slot:
 
     async def close(self) -> None:
         """Send the workers home; those that are in the middle of an epoch are not waited for."""
-        is_idle = self._desk.is_free and await self._desk.is_idle(self._resources.workers, timeout_s=TIDY_S)
+        is_idle = self._desk.is_free and await self._desk.is_idle(timeout_s=TIDY_S)
         await self._desk.close()
         if self._workers is not None and is_idle:
             await asyncio.wait([self._workers], timeout=CLOSE_S)
@@ -104,17 +130,21 @@ class Slot:
         """See `Desk.next`; when the sweep ends before there is one, a report that says nothing."""
         return await self._desk.next(trial, position) or {"epoch": 0, SCORE: math.nan}
 
-    async def take(self, after: int) -> tuple[int, Any]:
+    async def new_group(self) -> int:
+        """See `Desk.new_group`."""
+        return await self._desk.new_group()
+
+    async def take(self, group: int, after: int) -> tuple[int, Any]:
         """See `Desk.take`."""
-        return await self._desk.take(after)
+        return await self._desk.take(group, after)
 
     async def report(self, number: int, report: Report, *, is_last: bool = False) -> bool:
         """See `Desk.report`."""
         return await self._desk.report(number, report, is_last=is_last)
 
-    async def agree(self, number: int, rank: int, num_ranks: int) -> bool:
+    async def agree(self, number: int, rank: int) -> bool:
         """See `Desk.agree`."""
-        return await self._desk.agree(number, rank, num_ranks)
+        return await self._desk.agree(number, rank)
 
     async def _run_trial(self, suggestion: Suggestion, context: SweepContext) -> None:
         final = None
@@ -129,8 +159,9 @@ class Slot:
         """Start the workers whenever there are none; after a failure without work, when there is some."""
         handle = ray.get_runtime_context().current_actor
         while self._desk.is_open:
-            trainer = make_torch_trainer(handle, self._name, self._resources, self._folder)
+            await self._desk.new_group()  # whatever these end of, it has nothing to do with those before
             try:
+                trainer = make_torch_trainer(handle, self._name, self._resources, self._folder)
                 await asyncio.to_thread(trainer.fit)
             except Exception as error:
                 logger.warning("%s: its workers have ended: %s", self._name, error)
@@ -148,11 +179,18 @@ def name_cluster() -> None:
     ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
+def serve_slot(slot: Any) -> None:
+    """See `worker.serve`: only workers import what it needs, this process and Ray Train's controller do not."""
+    from sweeps.trials.worker import serve
+
+    serve(slot)
+
+
 def make_torch_trainer(slot: Any, name: str, resources: Resources, folder: str) -> TorchTrainer:
     """A Ray Train run of a slot's workers. Its name is new: Ray Train would continue one that it knows."""
     gpus = resources.gpus_per_worker
     return TorchTrainer(
-        partial(serve, slot),  # `train_loop_config` would have to be a dictionary
+        partial(serve_slot, slot),  # `train_loop_config` would have to be a dictionary
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=gpus > 0,

@@ -35,8 +35,9 @@ class TrialOnSlot(ray.tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """The next report of the trial."""
-        report = ray.get(self._slot.next.remote(self._trial, self._position))
         self._position += 1
+        shown = f"{self._name}: report {self._position}"  # in Ray's dashboard and State API, of the slot's actor
+        report = ray.get(self._slot.next.options(name=shown).remote(self._trial, self._position - 1))
         return report
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -58,7 +59,8 @@ class TrialOnSlot(ray.tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         suggestion = Suggestion.from_tune(config)
-        self._trial, self._position = str(self._context.trial_folder(suggestion.name)), 0
+        self._name, self._position = suggestion.name, 0
+        self._trial = str(self._context.trial_folder(suggestion.name))
         self._claim = secrets.token_hex(8)
         while (slot := find_slot(self._slots, self._trial, self._claim, suggestion, self._context)) is None:
             time.sleep(POLL_S)

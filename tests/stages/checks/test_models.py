@@ -6,7 +6,7 @@ import pytest
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.data.splits.parts import Parts
-from reid_core.training.memory import TooLargeError, predict
+from reid_core.training.step.memory import TooLargeError, predict
 from sweeps.machines.resources import Resources
 from sweeps.stages.checks.models import check_gpu_memory, describe_gpu_memory
 

@@ -23,6 +23,8 @@ SWEEPS = {
     "no trials": ("--trials 0", r"--trials 0"),
     "no workers": ("--workers 0", r"--workers 0"),
     "no data CPUs": ("--data-cpus 0.05", r"--data-cpus 0\.05"),
+    "zero data CPUs": ("--data-cpus 0", r"--data-cpus 0\.0: must be at least 0\.1"),
+    "more data CPUs": ("--data-cpus 4096", r"--data-cpus 4096: this machine has \d+ CPUs; .*give at most"),
     "odd data CPUs": ("--data-cpus nan", r"--data-cpus nan"),
     "missing GPUs": ("--gpus-per-worker 64", r"needs 128 GPUs .* the cluster has 0"),
     "shared GPU": ("--gpus-per-worker 0.5", r"--workers 1.*NCCL"),

@@ -2,15 +2,16 @@
 
 import copy
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from reid_core.config.presets import tiny
 from sweeps.machines.resources import Resources
-from sweeps.trials.context import SweepContext
 from sweeps.trials.slots import pool as pools
 from sweeps.trials.slots.pool import Pool, keep_slots
+
+OUT = Path("out")
 
 
 class Handle:
@@ -39,15 +40,12 @@ def calls(monkeypatch):
     return made
 
 
-def context_of(concurrent):
-    return SweepContext(tiny(), "out", "cache", Resources(concurrent=concurrent))
-
-
 def test_no_more_slots_are_opened_than_there_are_trials_and_none_twice(calls):
-    with keep_slots(context_of(3)) as kept:
-        assert len(kept.pool.open(kept, 2)) == 2
-        with keep_slots(kept) as same:
-            assert len(same.pool.open(kept, 9)) == 3
+    three = Resources(concurrent=3)
+    with keep_slots(three, OUT) as pool:
+        assert len(pool.open(2)) == 2
+        with keep_slots(three, OUT / "other", pool=pool) as same:
+            assert len(same.open(9)) == 3
         assert [call for call in calls if call[0] != "open"] == []
     assert calls == [("open", 0), ("open", 1), ("open", 2), *[("close", n) for n in range(3)]] + [
         ("kill", n) for n in range(3)
@@ -55,18 +53,18 @@ def test_no_more_slots_are_opened_than_there_are_trials_and_none_twice(calls):
 
 
 def test_slots_that_were_let_go_end_before_the_next_run_opens_others(calls):
-    with keep_slots(context_of(1)) as kept:
-        kept.pool.open(kept, 5)
-        kept.pool.let_go()
-        kept.pool.clear()
+    with keep_slots(Resources(), OUT) as pool:
+        pool.open(5)
+        pool.let_go()
+        pool.clear()
         assert calls[-1] == ("kill", 0)
-        kept.pool.open(kept, 5)
+        pool.open(5)
         assert calls[-1] == ("open", 0)
     assert [call for call in calls if call[0] == "kill"] == [("kill", 0)] * 2
 
 
 def test_a_pool_stays_where_it_is(calls):
-    pool = Pool()
-    pool.open(context_of(1), 1)
+    pool = Pool(Resources(), OUT)
+    assert len(pool.open(1)) == 1
     assert copy.deepcopy(pool) is pool
-    assert pickle.loads(pickle.dumps(pool)).slots == []
+    assert pickle.loads(pickle.dumps(pool)) is None

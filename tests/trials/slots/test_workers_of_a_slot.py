@@ -7,16 +7,16 @@ import pytest
 
 from reid_core.config.presets import tiny
 from sweeps.machines.resources import Resources
-from sweeps.search.journal_writer import FAILED, FINAL
-from sweeps.search.suggestion import Suggestion
-from sweeps.trials import driver
+from sweeps.search.suggestion import FAILED, FINAL, Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.driver import MAX_RETRIES
 from sweeps.trials.settings import WorkerSettings
 from sweeps.trials.slots import slot as slots
+from sweeps.trials.slots.desk import Task
 from sweeps.trials.slots.slot import Slot
 
 LEAVES, LOST, FAULTY = "leaves", RuntimeError("a worker was lost"), KeyError("sides")
+NO_START = (0, "cannot even be asked for")
 
 
 @pytest.fixture
@@ -25,14 +25,15 @@ def make_slot(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(slots, "name_cluster", lambda: None)
     monkeypatch.setattr(slots.ray, "get_runtime_context", lambda: SimpleNamespace(current_actor=None))
-    monkeypatch.setattr(driver, "ready_trial", _ready)
-    monkeypatch.setattr(driver, "clear_for_restart", lambda *place: None)
+    monkeypatch.setattr("sweeps.trials.slots.ready.ready_trial", _ready)
 
     def make(*plans):
         slot, loop = Slot(0, Resources(workers=1), str(tmp_path)), asyncio.get_running_loop()
 
         def make_torch_trainer(handle, name, resources, folder):
             started.append(plans[len(started)])
+            if started[-1] == NO_START:
+                raise LOST
             return SimpleNamespace(fit=lambda: _serve(slot, loop, *started[-1]))
 
         monkeypatch.setattr(slots, "make_torch_trainer", make_torch_trainer)
@@ -43,7 +44,13 @@ def make_slot(monkeypatch, tmp_path):
 
 def _ready(suggestion, context):
     return WorkerSettings(
-        config=tiny(), name=suggestion.name, cache="", filesystem=None, checkpoint_folder="", resources=Resources()
+        config=tiny(),
+        name=suggestion.name,
+        cache="",
+        filesystem=None,
+        checkpoint_folder="",
+        folder="nowhere",  # a timeline that cannot be written costs nothing
+        resources=Resources(),
     )
 
 
@@ -53,16 +60,19 @@ def _serve(slot, loop, num_trials, ending):
     def call(coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=5)
 
-    number = 0
+    group, number = call(slot.new_group()), 0
     for left in range(num_trials, -1, -1):
         if left == 0 and ending is LEAVES:
             return
-        number, settings = call(slot.take(number))
-        if settings is None:
+        number, work = call(slot.take(group, number))
+        while isinstance(work, Task):
+            call(slot.report(number, work.run(), is_last=True))
+            number, work = call(slot.take(group, number))
+        if work is None:
             return
         if left == 0:
             raise ending
-        report = {"objective": 0.5, "checkpoint_path": settings.name, "metrics": {}, "history": []}
+        report = {"objective": 0.5, "checkpoint_path": work.name, "metrics": {}, "history": []}
         call(slot.report(number, report, is_last=True))
 
 
@@ -87,11 +97,12 @@ def test_workers_that_leave_between_trials_are_replaced(make_slot):
     asyncio.run(scene())
 
 
-def test_a_trial_whose_workers_are_lost_is_tried_again_on_new_ones(make_slot):
+@pytest.mark.parametrize(("lost_again", "num_retries"), [((0, LOST), 2), (NO_START, 1)])  # none was at work then
+def test_a_trial_whose_workers_are_lost_is_tried_again_on_new_ones(make_slot, lost_again, num_retries):
     async def scene():
-        slot, _ = make_slot((1, LOST), (0, LOST), (9, LEAVES))
+        slot, _ = make_slot((1, LOST), lost_again, (9, LEAVES))
         first, second = await run(slot, "a", "b")
-        assert (first["retries"], second["retries"]) == (0, 2)
+        assert (first["retries"], second["retries"]) == (0, num_retries)
         assert second["objective"] == 0.5
 
     asyncio.run(scene())
@@ -108,6 +119,21 @@ def test_a_trial_that_cannot_succeed_fails_and_the_next_one_does_not(make_slot, 
         assert len(started) == num_tries + 1
 
     asyncio.run(scene())
+
+
+def test_a_slot_does_what_is_no_trial_between_trials(make_slot):
+    async def scene():
+        slot, started = make_slot((9, LEAVES))
+        assert await slot.do("a sum", Task(sum, ([1, 2],))) == {"value": 3}  # its workers start for it
+        assert await slot.is_idle()
+        context, trial = SweepContext(tiny(), "out", "cache", Resources()), Suggestion(name="a", parameters={})
+        assert await slot.begin("a", "me", trial, context)
+        assert (await slot.next("a", 0))["objective"] == 0.5
+        assert await slot.do("a sum", Task(sum, ([3, 4],))) == {"value": 7}
+        await slot.close()
+        assert len(started) == 1
+
+    asyncio.run(asyncio.wait_for(scene(), timeout=10))
 
 
 def test_a_slot_has_one_trial_at_hand_and_the_last_who_came_for_it_can_abandon_it(make_slot):

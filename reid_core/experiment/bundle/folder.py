@@ -7,7 +7,7 @@ Letters: G gallery photographs, K identities of the classifier, D embedding.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.data.animals import name_animals, spell_names
 from reid_core.data.table.findings import Finding
 from reid_core.errors import UserError
-from reid_core.experiment.bundle_files import (
+from reid_core.experiment.bundle.files import (
     ABOUT,
     CALIBRATION,
     CLASSES,
@@ -37,8 +37,8 @@ from reid_core.experiment.bundle_files import (
     write_json,
     write_model,
 )
-from reid_core.experiment.bundle_readme import describe_bundle
-from reid_core.experiment.routing import refuse_routing
+from reid_core.experiment.bundle.readme import describe_bundle
+from reid_core.experiment.bundle.routing import refuse_routing
 from reid_core.files.atomic import new_folder
 from reid_core.files.checksums import verify_checksums, write_checksums
 from reid_core.matching.local_features import LocalFeatures
@@ -68,6 +68,9 @@ class Bundle:
     class_identity_K: np.ndarray | None = None  # whom each output of the classifier stands for; None without one
     class_group_K: np.ndarray | None = None
     second: "Second | None" = None  # second global model in the fusion
+    gains: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # `Result.gains`, for README.md; not read again
     findings: tuple[Finding, ...] = ()  # what README.md says of the data and the training; not read again
     refitted_epochs: int | None = None  # trained for so long on every image; None: the model that `metrics` are of
     key_G: np.ndarray | None = None  # `photographs.content_key` of each image; None in bundles of earlier versions
@@ -109,6 +112,7 @@ def _describe(bundle: Bundle) -> str:
         name_animals(bundle.group_G, bundle.identity_G).tolist(),
         bundle.decision.thresholds,
         bundle.metrics,
+        gains=bundle.gains,
         findings=bundle.findings,
         refitted_epochs=bundle.refitted_epochs,
     )

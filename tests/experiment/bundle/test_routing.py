@@ -14,8 +14,16 @@ from tiny_experiment import run_experiment
 from reid_core.data.animals import NEW
 from reid_core.data.table.metadata import load_metadata
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import read_bundle, read_model
-from reid_core.experiment.routing import FORMAT, README, ROUTING, is_routing, make_slugs, read_routing, write_routing
+from reid_core.experiment.bundle.folder import read_bundle, read_model
+from reid_core.experiment.bundle.routing import (
+    FORMAT,
+    README,
+    ROUTING,
+    is_routing,
+    make_slugs,
+    read_routing,
+    write_routing,
+)
 from reid_core.files.checksums import CHECKSUMS, write_checksums
 from reid_core.predict import main as predict_main
 from reid_core.prediction.answers import NO_MODEL, predict

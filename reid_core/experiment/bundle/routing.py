@@ -1,4 +1,4 @@
-"""The routing bundle: a folder with an ordinary bundle (`bundle.py`) for each species group, and which group has which.
+"""The routing bundle: a folder with an ordinary bundle (`folder.py`) for each species group, and which group has which.
 
 bundles of groups → one folder → the bundle's folder of each group. Nothing of the models is read here.
 routing.json names the subfolders; SHA256SUMS covers it and the SHA256SUMS of every subfolder, which covers the rest.
@@ -69,7 +69,7 @@ def is_routing(folder: Path) -> bool:
 
 
 def read_routing(folder: Path) -> dict[str, Path]:
-    """The folder of each group's bundle, to be read with `bundle.read_bundle`, which spells groups alike.
+    """The folder of each group's bundle, to be read with `folder.read_bundle`, which spells groups alike.
 
     Raises:
         UserError: If it is no routing bundle, or one that is damaged or changed, or the format is unknown.

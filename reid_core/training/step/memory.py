@@ -19,7 +19,7 @@ from reid_core.errors import UserError
 from reid_core.model.heads import NUM_SIDES
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, outline_model
-from reid_core.training.meta_device import CudaRules, LiveBytes, backward
+from reid_core.training.step.meta_device import CudaRules, LiveBytes, backward
 
 MARGIN = 1.1  # memory over the tensors in it: gaps between them, workspaces of convolutions and products
 RESERVED = 1_000_000_000  # bytes that CUDA, its libraries and NCCL take for themselves
@@ -71,7 +71,7 @@ def fit_to_memory(config: TrialConfig, place: Place, *, num_identities: int) -> 
     """A trial's configuration with `optim.accumulate` and `model.checkpointing` such that its step fits into memory.
 
     Where they are left open, the batch is gone through in 1, 2, 4 … parts, without and then with checkpointing, and
-    the first way that fits is taken; what comes out is the same (`step.compute_gradients`).
+    the first way that fits is taken; what comes out is the same (`gradients.compute_gradients`).
 
     Args:
         config: Of the trial.

@@ -11,7 +11,7 @@ frozen.
 Letters: B images, X shape of an input, D embedding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from torch import nn
 
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
-from reid_core.training.loss import Loss
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # features (B, D), identities (B,) → scalar
 
 
 class Images(NamedTuple):

@@ -17,7 +17,7 @@ from reid_core.config.values import override
 from reid_core.config.yaml_files import read_config, write_config
 from reid_core.data.table.findings import make_finding
 from reid_core.errors import UserError
-from reid_core.experiment.bundle import (
+from reid_core.experiment.bundle.folder import (
     FILES,
     FORMAT,
     LOADED,

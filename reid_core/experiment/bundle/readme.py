@@ -4,6 +4,7 @@ configuration, gallery, thresholds, metrics, findings → Markdown for people; n
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,6 +18,7 @@ def describe_bundle(
     thresholds: Mapping[str, float],
     metrics: Mapping[str, Mapping[str, float]],
     *,
+    gains: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     findings: Sequence[Finding] = (),
     refitted_epochs: int | None,
 ) -> str:
@@ -27,8 +29,9 @@ def describe_bundle(
         animals: Of each gallery photograph, one name per animal.
         thresholds: By group.
         metrics: "thresholdSet" and "testSet" → metrics (`summary.summarise`).
+        gains: By set, what training added to the frozen backbone (`gain.summarise_gain`); may be empty.
         findings: What was noticed in the data and in the training.
-        refitted_epochs: As in `bundle.Bundle`.
+        refitted_epochs: As in `folder.Bundle`.
     """
     lines = [
         "# Animal re-identification model",
@@ -44,12 +47,30 @@ def describe_bundle(
         "|---|---|---|---|",
         *(_describe_group(group, thresholds[group], metrics) for group in sorted(thresholds)),
     ]
+    if "testSet" in gains:
+        lines += ["", "## What fine-tuning added", "", *_describe_gain(gains["testSet"], sorted(thresholds))]
     if findings:
         lines += ["", "## What was noticed", ""]
         lines += [f"* {escape_markdown(str(finding))}" for finding in findings]
     if "MegaDescriptor" in backbone:
         lines += ["", "MegaDescriptor's weights are CC BY-NC 4.0, and so is what is fine-tuned from them."]
     return "\n".join(lines) + "\n"
+
+
+def _describe_gain(gain: Mapping[str, float], groups: Sequence[str]) -> list[str]:
+    """The frozen backbone's scores, and what came on top, of each group."""
+    lines = [
+        "The backbone as it was before training, without a head, answered the same photographs of testSet by the same "
+        "steps (epoch 0).",
+        "",
+        "| group | GEO_MEAN of epoch 0 | gain (95 % interval) |",
+        "|---|---|---|",
+    ]
+    for group in groups:
+        value, low, high = (gain.get(f"gain{end}.{group}", np.nan) for end in ("", "_low", "_high"))
+        before = gain.get(f"epoch0.{group}", np.nan)
+        lines.append(f"| {escape_markdown(group)} | {before:.3f} | {value:+.3f} ({low:+.3f} … {high:+.3f}) |")
+    return lines
 
 
 def _describe_training(refitted_epochs: int | None) -> list[str]:
