@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from reid_core.model.heads import NUM_SIDES
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batches import Batch, activation_batches, local_batches
+from reid_core.training.step.memory import predict
 from reid_core.training.trainer import SCORE, Trainer
 
 MANY_EPOCHS = 10_000  # of a run that is never trained to its end
@@ -50,12 +52,10 @@ def place_of(machine: Machine, precision: str = "auto") -> Place:
     return Place(device=machine.device, precision=precision)
 
 
-def random_batch(config: TrialConfig, *, pinned: bool = False) -> Batch:
-    """Random pixels of `PER_IDENTITY` images of each animal; in page-locked memory if asked for."""
+def random_batch(config: TrialConfig) -> Batch:
+    """Random pixels of `PER_IDENTITY` images of each animal."""
     size, px = config.optim.batch_size, config.data.image_px
     pixels_BHWC = np.random.default_rng(0).integers(0, 256, (size, px, px, 3), dtype=np.uint8)
-    if pinned:
-        pixels_BHWC = torch.from_numpy(pixels_BHWC).pin_memory().numpy()
     return Batch(pixels_BHWC, np.arange(size) // PER_IDENTITY, np.zeros((size, NUM_SIDES), np.float32))
 
 
@@ -105,6 +105,26 @@ def _measure_step(machine: Machine, config: TrialConfig, model: ReidModel, what:
     memory_gb = machine.peak_gb(training.epoch)
     seconds = machine.medians({what: training.epoch})[what]
     training.print_row(f"{what}; {operations / 1e9:,.1f} GFLOP an image", seconds, operations, memory_gb)
+    if memory_gb is not None:
+        predicted_gb = predict(config, num_identities=0).tensors / 1e9
+        claim = f"peak_memory_predicted_{config.model.unfrozen_stages}_unfrozen_batch_{config.optim.batch_size}"
+        print(result_line(claim, predicted_gb, memory_gb), flush=True)
+
+
+class ExactProducts(Place):
+    """Leaves torch's own choice for products of float32: exact ones."""
+
+    def fast_products(self) -> Any:
+        """Nothing is changed."""
+        return nullcontext()
+
+
+class PlainCopy(Place):
+    """Copies as `Tensor.to` does, which the host waits for."""
+
+    def send(self, *arrays: np.ndarray) -> list[torch.Tensor]:
+        """The same tensors."""
+        return [torch.from_numpy(array).to(self.device) for array in arrays]
 
 
 @dataclass(frozen=True)
@@ -114,18 +134,21 @@ class Variant:
     precision: str = "auto"
     fused: bool = True
     channels_last: bool = True
-    tf32: bool = False
-    pinned: bool = False
+    place: type[Place] = Place
+    accumulate: int | None = None
+    checkpointing: bool = False
 
 
 VARIANTS = {
     "as the project runs it": Variant(),
     "AdamW not fused": Variant(fused=False),
     "channels first": Variant(channels_last=False),
-    "TF32 for products of float32": Variant(tf32=True),
-    "pixels in page-locked memory": Variant(pinned=True),
+    "products of float32 not in TF32": Variant(place=ExactProducts),
+    "pixels copied while the host waits": Variant(place=PlainCopy),
+    "in two parts": Variant(accumulate=2),
     "float32 network": Variant(precision="float32"),
-    "float32 network, TF32": Variant(precision="float32", tf32=True),
+    "float32 network, TF32": Variant(precision="tf32"),
+    "with gradient checkpointing": Variant(checkpointing=True),
 }
 
 
@@ -133,9 +156,10 @@ class VariantTraining(Training):
     """A training of the model that other variants train too; sets up its own way before each epoch."""
 
     def __init__(self, machine: Machine, config: TrialConfig, model: ReidModel, variant: Variant) -> None:
-        config = override(config, {"optim.precision": variant.precision})
-        super().__init__(machine, config, model, itertools.repeat(random_batch(config, pinned=variant.pinned)))
+        settings = {"optim.precision": variant.precision, "optim.accumulate": variant.accumulate}
+        super().__init__(machine, override(config, settings), model)
         self.variant = variant
+        self.trainer.place = variant.place(device=machine.device, precision=variant.precision)
         for group in self.trainer.optimizer.param_groups:
             group["fused"] = variant.fused
 
@@ -143,10 +167,10 @@ class VariantTraining(Training):
         """`Training.epoch` the variant's way."""
         model: Any = self.trainer.model
         first = not self.variant.channels_last
-        torch.set_float32_matmul_precision("high" if self.variant.tf32 else "highest")
         model.to(memory_format=torch.contiguous_format if first else torch.channels_last)
+        model.backbone.set_grad_checkpointing(self.variant.checkpointing)
         if first:
-            model.images_from = lambda pixels: model.normalise(torch.from_numpy(pixels).to(model.mean.device))
+            model.images_from = lambda pixels: model.normalise(torch.as_tensor(pixels, device=model.mean.device))
         try:
             super().epoch()
         finally:
@@ -159,13 +183,12 @@ def measure_variants(machine: Machine, model: ReidModel, stages: int, batch_size
         return
     print_heading(f"what makes the step fast: unfrozen stages: {stages}, batch {batch_size}, all in turn")
     config = configure(machine, stages, batch_size)
-    variants = {name: variant for name, variant in VARIANTS.items() if machine.is_gpu or not variant.pinned}
-    trainings = {name: VariantTraining(machine, config, model, variant) for name, variant in variants.items()}
+    trainings = {name: VariantTraining(machine, config, model, variant) for name, variant in VARIANTS.items()}
     operations = Training(machine, config, model).count_operations()
     for training in trainings.values():
         training.epoch()
     seconds = machine.medians({name: training.epoch for name, training in trainings.items()})
-    torch.set_float32_matmul_precision("highest")
+    model.backbone.set_grad_checkpointing(False)  # type: ignore[operator]
     for name, training in trainings.items():
         training.print_row(name, seconds[name], operations)
     own = seconds["as the project runs it"]

@@ -186,7 +186,7 @@ def train_nested(settings: Any) -> None:
                 checkpoint = ray.train.Checkpoint.from_directory(folder) if self.place.rank == 0 else None
                 ray.train.report({"epoch": 0, SCORE: float("nan"), **report}, checkpoint=checkpoint)
 
-    run_alone(settings, ToTrain(None, 1, train_place(settings.config)))
+    run_alone(settings, ToTrain(None, 1, train_place(settings)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from reid_core.experiment.training_setup import (
 from reid_core.files.atomic import new_folder
 from reid_core.metrics.result import SINGLE, Result, read_result, write_result
 from reid_core.metrics.summary import format_gain, format_metrics
-from reid_core.model.place import local_place
+from reid_core.model.place import gpu_memory, local_place
 from reid_core.model.reid_model import describe_parts
 from reid_core.scoring.leaks import format_leaks, read_leaks
 from reid_core.training.batches import local_batches
@@ -68,7 +69,7 @@ def run_once(config: TrialConfig, data: str, out: Path, reading: Reading) -> Res
     """The experiment from data to result.json, which is written last, and before anything of it is printed."""
     root = resolve_data(data, out / "data")
     prepared = prepare(root, out / "cache", config, reading=reading)
-    place = local_place(config)
+    place = replace(local_place(config), memory_bytes=gpu_memory())
     training = training_data_of(config, prepared)
     epoch_zero = {"epoch": 0, **report_epoch_zero(config, prepared, place)}
     trainer = make_trainer(config, prepared, training.plan, place)

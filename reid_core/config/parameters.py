@@ -89,6 +89,9 @@ class ModelConfig:
     keep_activations: bool = False
     # most that those files may take, in 10^9 bytes
     activations_gb: Annotated[float, Between(0, INFINITE)] = 50.0
+    # what the trained stages' blocks need for their gradients is computed again instead of kept (gradient
+    # checkpointing): the same result with less memory, in a third more time; auto: where nothing else fits into the GPU
+    checkpointing: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +140,12 @@ class OptimConfig:
     head_only_epochs: Annotated[int, Between(0, 100_000), Choices((0, 1, 2))] = 0
     # longer gradients are shortened to this length; null: none is
     clip_norm: Annotated[float | None, Between(0, INFINITE), Choices((None, 0.5, 1.0, 5.0))] = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the network; auto: bfloat16 on a GPU, else float32
+    # of the network: auto: bfloat16 on a GPU, else float32; tf32: float32 whose products a GPU rounds to 10 bits. With
+    # bfloat16 a GPU takes tf32 in training for what stays float32; scores are always computed in float32
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    # each worker goes through its images of a step in so many parts (gradient accumulation): the same result with less
+    # memory; null: as few as fit into its GPU's memory
+    accumulate: Annotated[int | None, Between(1, 1_000_000)] = None
     # training stops after this many epochs without a better `patience_on`; null: never
     patience_epochs: Annotated[int | None, Between(1, 100_000)] = None
     # GEO_MEAN of the cosine alone on `thresholdSet` (larger is better), or loss on `validating` (smaller is)

@@ -14,7 +14,11 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.errors import UserError
 
 # Keys that results of earlier versions do not know, with the value by which everything is as it was without them.
-NEWER_KEYS: dict[str, Any] = {"model.block_groups": None}
+NEWER_KEYS: dict[str, Any] = {
+    "model.block_groups": None,
+    "model.checkpointing": "auto",
+    "optim.accumulate": None,
+}
 
 
 def get(config: TrialConfig, key: str) -> Any:

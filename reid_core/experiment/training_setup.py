@@ -18,6 +18,7 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batch_plan import Pool, make_plan, make_pool
 from reid_core.training.batches import KeptBatch, Source, activation_batches, make_source
+from reid_core.training.step.memory import fit_to_memory
 from reid_core.training.trainer import Trainer
 from reid_core.training.variants import build_variants
 
@@ -63,10 +64,15 @@ def plan_of(config: TrialConfig, prepared: Prepared, *, world_size: int = 1) -> 
 
 
 def make_trainer(config: TrialConfig, prepared: Prepared, plan: pa.Table, place: Place) -> Trainer:
-    """Model, loss and optimiser of a trial."""
+    """Model, loss and optimiser of a trial, whose steps fit into the place's memory.
+
+    Raises:
+        TooLargeError: If nothing makes them fit.
+    """
     steps = len(plan) // (place.world_size * max(1, config.optim.epochs))
-    model = make_model(config, num_identities=len(prepared.classes()[0]))
-    return Trainer(config, model, place, steps_per_epoch=steps)
+    num_identities = len(prepared.classes()[0])
+    config = fit_to_memory(config, place, num_identities=num_identities)
+    return Trainer(config, make_model(config, num_identities=num_identities), place, steps_per_epoch=steps)
 
 
 def keep_activations(

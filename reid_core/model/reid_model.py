@@ -3,9 +3,12 @@
 normalised images (B, 3, H, W) → embeddings of length 1 (B, D), logits (B, K) (paper §4.1.1, §4.1.3.1, §4.1.4.2).
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
@@ -58,9 +61,9 @@ class ReidModel(nn.Module):
         """uint8 RGB (B, H, W, 3) → normalised float32 (B, 3, H, W)."""
         return (pixels_BHWC.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
-    def images_from(self, pixels_BHWC: np.ndarray) -> torch.Tensor:
+    def images_from(self, pixels_BHWC: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 RGB pixels as the network takes them, on its device (`normalise`); (B, 3, H, W), float32."""
-        images_BCHW = self.normalise(torch.from_numpy(pixels_BHWC).to(self.mean.device))
+        images_BCHW = self.normalise(torch.as_tensor(pixels_BHWC, device=self.mean.device))
         # Convolutions on a GPU are fastest in channels-last memory.
         return images_BCHW.contiguous(memory_format=torch.channels_last) if images_BCHW.is_cuda else images_BCHW
 
@@ -81,6 +84,19 @@ class ReidModel(nn.Module):
     def frozen_modules(self) -> list[nn.Module]:
         """The frozen part of the backbone, in the order in which it runs; empty if every stage is trained."""
         return [module for part in self._frozen for module in part.modules]
+
+    def checkpoint_stages(self) -> None:
+        """Let the trained stages keep the inputs of their blocks only, and compute the rest again for the gradients.
+
+        timm knows the blocks of most networks; of others each trained module is computed again as a whole. Gradients
+        stay the same, and so does what runs without them.
+        """
+        try:
+            self.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError):  # timm's way to say that a network cannot
+            for part in self._parts[len(self._frozen) :]:
+                for module in part.modules:
+                    module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
     def halves(self) -> Halves:
         """The backbone, cut at the end of the last frozen stage.

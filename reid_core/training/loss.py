@@ -3,9 +3,6 @@
 head outputs (B, D) and identity codes (B,) of this rank → scalar loss (paper §4.1.3.4, §4.1.4.1).
 """
 
-from collections.abc import Callable
-
-import torch
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import TripletMarginMiner
@@ -14,8 +11,7 @@ from torch import nn
 
 from reid_core.config.parameters import LossConfig
 from reid_core.model.heads import AngularClassifier
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from reid_core.training.step.gradients import Loss
 
 
 def make_loss(config: LossConfig, classifier: nn.Module | None = None, *, world_size: int = 1) -> Loss:

@@ -25,8 +25,9 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.feed import Feed
-from reid_core.training.loss import Loss, make_loss
+from reid_core.training.loss import make_loss
 from reid_core.training.optim import make_optimizer, make_schedule
+from reid_core.training.step.gradients import Images, LossOfImages, compute_gradients
 from reid_core.training.training_findings import find_in_training
 
 KEPT_CHECKPOINTS = 2  # the last one, and the one before it in case that is damaged
@@ -53,35 +54,21 @@ def load_newest(trainer: "Trainer", checkpoints: Sequence[Path]) -> bool:
     return False
 
 
-class LossOfImages(nn.Module):
-    """Model and loss as one module, so that DistributedDataParallel sees every trained parameter used."""
-
-    def __init__(self, model: ReidModel, loss: Loss, place: Place) -> None:
-        super().__init__()
-        self.model, self.loss, self.place = model, loss, place
-
-    def forward(
-        self, input_BX: torch.Tensor, sides_B6: torch.Tensor, identity_B: torch.Tensor, *, kept: bool
-    ) -> torch.Tensor:
-        """Scalar loss of this rank's images, or of their kept activations at the boundary."""
-        features = self.model.features_from if kept else self.model.features
-        with self.place.autocast():
-            feature_BD = features(input_BX, sides_B6)
-        return self.loss(feature_BD, identity_B)
-
-
 class Trainer:
     """Everything that training changes: weights, optimiser, schedule, epoch counter, reports, best weights."""
 
     def __init__(self, config: TrialConfig, model: ReidModel, place: Place, *, steps_per_epoch: int) -> None:
         self.config, self.model, self.place = config, model.to(place.device), place
         self.steps_per_epoch = steps_per_epoch
-        if "cuda" in place.device:
+        if place.is_gpu:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.model.checkpointing == "always":
+            self.model.checkpoint_stages()
         self.optimizer = make_optimizer(config.optim, model)
         self.schedule = make_schedule(config.optim, self.optimizer, steps_per_epoch)
+        self.over_pairs = config.loss.name == "triplet"
         # The triplet loss comes multiplied by the number of ranks (`loss.make_triplet_loss`).
-        self.loss_scale = place.world_size if config.loss.name == "triplet" else 1
+        self.loss_scale = place.world_size if self.over_pairs else 1
         loss = make_loss(config.loss, model.classifier, world_size=place.world_size)
         self.wrapped = place.wrap(LossOfImages(self.model, loss, place))
         self.history: list[dict[str, Any]] = []  # one report per finished epoch
@@ -144,10 +131,13 @@ class Trainer:
 
         Returns:
             `loss` and `gradient_norm` (of what has a learning rate above 0, before clipping), means over steps, and
-            `loss_spread`, largest less smallest loss of a step, if there are several; means over ranks.
+            `loss_spread`, largest less smallest loss of a step, if there are several; means over ranks. On a GPU
+            `peak_memory_gb`: most memory that tensors took on any rank, in 10^9 bytes.
         """
         torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
         self.wrapped.train()
+        if self.place.is_gpu:
+            torch.cuda.reset_peak_memory_stats(self.place.device)
         steps = [self._train_step(batch) for batch in batches]
         if len(steps) != self.steps_per_epoch:
             raise TrainingError(f"epoch {epoch} got {len(steps)} of {self.steps_per_epoch} batches")
@@ -159,26 +149,34 @@ class Trainer:
             raise TrainingError(f"the loss is {measured['loss']} in epoch {epoch}; a smaller learning rate may help")
         if len(steps) == 1:
             del measured["loss_spread"]
+        if self.place.is_gpu:
+            peak = np.array([torch.cuda.max_memory_allocated(self.place.device)])
+            measured["peak_memory_gb"] = float(self.place.gather(peak).max()) / 1e9
         return measured
 
     def _train_step(self, batch: Batch | KeptBatch) -> torch.Tensor:
         """Loss, and norm of the gradient of what has a learning rate above 0."""
-        identity, sides = (
-            torch.from_numpy(array).to(self.place.device, non_blocking=True)
-            for array in (batch.identity_B, batch.sides_B6)
-        )
-        if isinstance(batch, KeptBatch):
-            loss = self.wrapped(batch.activation_BX, sides, identity, kept=True)
-        else:
-            loss = self.wrapped(self.model.images_from(batch.pixels_BHWC), sides, identity, kept=False)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)  # first, so that old gradients take no memory beside activations
+        kept = isinstance(batch, KeptBatch)
+        with self.place.fast_products():
+            loss = compute_gradients(
+                self.wrapped,
+                self._send(batch),
+                kept=kept,
+                num_parts=self.config.optim.accumulate or 1,
+                over_pairs=self.over_pairs,
+            )
         norm = self._gradient_norm()
         if self.config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return torch.stack([loss.detach().float(), norm])
+        return torch.stack([loss.float(), norm])
+
+    def _send(self, batch: Batch | KeptBatch) -> Images:
+        if isinstance(batch, KeptBatch):
+            return Images(batch.activation_BX, *self.place.send(batch.sides_B6, batch.identity_B))
+        return Images(*self.place.send(batch.pixels_BHWC, batch.sides_B6, batch.identity_B))
 
     def _gradient_norm(self) -> torch.Tensor:
         moved = [parameter for group in self.optimizer.param_groups if group["lr"] > 0 for parameter in group["params"]]

@@ -81,11 +81,20 @@ def find_machines(options: argparse.Namespace) -> Machines:
         resources = make_resources(options, num_gpus=total_of(nodes).get("GPU", 0))
     else:
         resources = fit_data_cpus(make_resources(options, num_gpus=torch.cuda.device_count()), options.data_cpus)
+        resources = replace(resources, gpu_bytes_per_worker=_local_gpu_bytes(resources))
         nodes = (local_node(resources),)
     shortage = resources.shortage(nodes)
     if shortage:
         raise UserError(shortage)
     return Machines(resources, nodes)
+
+
+def _local_gpu_bytes(resources: Resources) -> int | None:
+    """Memory of the smallest GPU of this machine, or a worker's part of it; None where no trial uses one."""
+    if not resources.gpus_per_worker or not torch.cuda.is_available():
+        return None
+    whole = min(torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count()))
+    return int(whole * min(1.0, resources.gpus_per_worker))
 
 
 def fit_data_cpus(resources: Resources, asked: float | None) -> Resources:

@@ -42,6 +42,7 @@ class Resources:
     workers: int = 2  # Ray Train workers per trial, one CPU each
     gpus_per_worker: float = 0.0
     data_cpus_per_worker: float = 1.0  # for Ray Data's augmentation
+    gpu_bytes_per_worker: int | None = None  # memory of a worker's GPU, or its part; None: each worker looks itself
     patience_s: float | None = PATIENCE_S  # how long what is needed may not be to be had; None: for ever
 
     @property

@@ -22,6 +22,11 @@ SETTLED_NS = (
 # "stopped": it cannot go on until something outside the trial is mended, a full disk say; then it continues.
 Status = Literal["running", "stopped", "completed", "pruned", "failed", "infeasible"]
 
+# How a trial's steps are run where GPU memory is limited, and by how much it is too small where nothing helps
+OVER_GB = "over_gb"
+STEP = ("accumulate", "checkpointing", "predicted_memory_gb", OVER_GB)
+NEWER = ("epoch_zero", "step")  # fields that earlier versions do not know; written where there is something in them
+
 
 @dataclass
 class Record:
@@ -39,6 +44,7 @@ class Record:
     cpu_hours: float = 0.0  # logical CPUs that it held × hours
     gpu_hours: float = 0.0
     retries: int = 0  # how often its training failed and was tried again
+    step: dict[str, Any] = field(default_factory=dict)  # keys of `STEP`; empty where GPU memory is not limited
     source: str = ""  # where its values come from, if not from the base or the searcher
     start: str = ""  # checkpoint folder whose best weights it began with; empty: the configuration's own weights
 
@@ -51,6 +57,11 @@ class Record:
     def has_ended(self) -> bool:
         """Whether nothing of it is left to run."""
         return self.status not in ("running", "stopped")
+
+    @property
+    def over_gb(self) -> float | None:
+        """Memory that a GPU would have to have more; None unless that is why it is infeasible."""
+        return self.step.get(OVER_GB) if self.status == "infeasible" else None
 
     @property
     def has_failed(self) -> bool:
@@ -102,7 +113,7 @@ class Journal:
         Raises:
             UserError: If it cannot be written (the disk is full).
         """
-        values = asdict(record)
+        values = {key: value for key, value in asdict(record).items() if value or key not in NEWER}
         content = json.dumps(values | {SEAL: _digest(values)})
         try:
             replace_file(self.folder / f"{record.name}.json", content.encode())

@@ -14,7 +14,7 @@ from reid_core.config.values import flatten
 from reid_core.files.atomic import new_file
 from reid_core.metrics.geo_mean import SCORE
 from reid_core.metrics.summary import format_interval, format_signed
-from sweeps.results.journal import Record
+from sweeps.results.journal import STEP, Record
 
 HOURS = ("cpu_hours", "gpu_hours")
 AGGREGATES = ("mean_of_groups", "pooled", "pooled_baks", "pooled_baus", "worst_group", "competition")
@@ -80,6 +80,8 @@ def _row(record: Record, objective: str, base: dict[str, Any]) -> dict[str, Any]
         **{name: [report.get(name) for report in record.reports] for name in FED},
         **{name: getattr(record, name) for name in HOURS},
         "retries": record.retries,
+        "peak_memory_gb": max((each.get("peak_memory_gb", 0.0) for each in record.reports), default=0.0) or None,
+        **{name: record.step.get(name) for name in STEP},
         "source": record.source,
     }
     for metric in (*(f"{metric}{end}" for metric in (*OF_GROUP, "gain") for end in BOUNDS), "epoch0", "threshold"):

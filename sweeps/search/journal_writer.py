@@ -8,13 +8,13 @@ from typing import Any
 
 from reid_core.metrics.geo_mean import SCORE
 from sweeps.machines.limits import Limits
-from sweeps.results.journal import Journal, Record
+from sweeps.results.journal import STEP, Journal, Record
 from sweeps.search.goals import Goals
 from sweeps.search.suggestion import EPOCH_ZERO, FAILED, FINAL, UNSCORED
 
 # `reid_core.training.feed.FED`, which needs torch
 FED = ("images_per_s", "data_wait_share", "not_augmented", "not_augmented_examples")
-REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", SCORE, *FED)
+REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", "peak_memory_gb", SCORE, *FED)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()
 
@@ -41,6 +41,7 @@ class JournalWriter:
         if "loss" not in result or any(report["epoch"] == result["epoch"] for report in record.reports):
             return False
         record.reports.append(_report(result))
+        record.step |= {key: result[key] for key in STEP if key in result}
         self._count_time(trial_id, result)
         self.journal.write(record)
         return True
@@ -72,6 +73,7 @@ class JournalWriter:
 
 def _close(record: Record, result: dict, *, error: bool) -> None:
     record.retries += int(result.get("retries", 0))
+    record.step |= {key: result[key] for key in STEP if key in result}
     objective = result.get("objective")
     record.epoch_zero = _nested(result, EPOCH_ZERO) or record.epoch_zero
     if result.get(FINAL) and FAILED in result:

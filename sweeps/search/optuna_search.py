@@ -29,6 +29,7 @@ SOURCE = "source"  # Optuna user attribute: where a prior, or the point of a tri
 PATIENCE = 10  # proposals in a row whose results are known
 PATIENCE_LEFT_OUT = 100  # proposals in a row that no trial can have
 DRAWS = 1000  # by chance, from a space too large to be counted
+MEMORY = "gpu_memory_gb"  # Optuna constraint: what a worker's GPU lacks
 NAME = "name"  # Optuna user attribute: the record that a re-enqueued trial continues
 STATES = {
     "completed": TrialState.COMPLETE,
@@ -108,7 +109,8 @@ class JournalSearch(OptunaSearch):
             return
         self._ot_study.add_trial(
             create_trial(
-                state=STATES[record.status],
+                state=_state_of(record),
+                constraints=_constraints_of(record),
                 values=self._goals.values(record),
                 params=record.parameters,
                 distributions=known,
@@ -165,7 +167,8 @@ class JournalSearch(OptunaSearch):
         """
         values, state = None, TrialState.FAIL
         if known is not None and known.has_ended:
-            values, state = self._goals.values(known), STATES[known.status]
+            values, state = self._goals.values(known), _state_of(known)
+            _set_constraints(trial, known)
             for report in known.reports if not self._goals.groups else ():
                 trial.report(report[SCORE], report["epoch"])
         self._ot_study.tell(trial, values, state=state)
@@ -195,7 +198,23 @@ class JournalSearch(OptunaSearch):
         record = self._writer.end(trial_id, result or {}, error=error)
         self._completed_trials.add(trial_id)
         if record.has_ended:
-            self._ot_study.tell(self._ot_trials[trial_id], self._goals.values(record), state=STATES[record.status])
+            _set_constraints(self._ot_trials[trial_id], record)
+            self._ot_study.tell(self._ot_trials[trial_id], self._goals.values(record), state=_state_of(record))
+
+
+def _state_of(record: Record) -> TrialState:
+    """How a trial has ended for Optuna; one that no GPU holds as pruned: samplers learn nothing from a failed one."""
+    return STATES[record.status] if record.over_gb is None else TrialState.PRUNED
+
+
+def _constraints_of(record: Record) -> dict[str, float]:
+    """Optuna's constraints of an ended trial: above 0 where it is violated. A sampler then keeps away from there."""
+    return {} if record.over_gb is None else {MEMORY: record.over_gb}
+
+
+def _set_constraints(trial: optuna.Trial, record: Record) -> None:
+    for name, value in _constraints_of(record).items():
+        trial.set_constraint(name, value)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is its memory."""

@@ -17,6 +17,7 @@ from sweeps.search.candidates import DEFAULTS, Candidates, Choices, Range, Searc
 _SPLIT = "another split is another measuring stick: its numbers cannot be compared; run one sweep per split"
 _STICK = "it is the measuring stick of the trials: numbers taken with another one cannot be compared"
 _ONCE = "it is prepared once per sweep, before the first trial; run one sweep per value"
+_SAME = "it changes how a step is computed, not what comes out: there is nothing to be compared"
 NOT_SEARCHED = {
     "seed": _SPLIT,
     "data.split": _SPLIT,
@@ -24,6 +25,8 @@ NOT_SEARCHED = {
     "data.whole_encounters": _SPLIT,
     "data.image_px": _ONCE,
     "model.activations_gb": "it limits the disk: whatever its value, there is nothing to be compared",
+    "model.checkpointing": _SAME,
+    "optim.accumulate": _SAME,
     "match.matcher": _ONCE,
     "match.weights": _ONCE,
     "match.image_px": _ONCE,

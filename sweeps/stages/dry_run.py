@@ -19,6 +19,7 @@ from reid_core.training.batch_plan import count_images, count_steps
 from sweeps.machines.connect import Machines
 from sweeps.stages.checks.all_checks import check_sweep
 from sweeps.stages.checks.data import pool_of_parts
+from sweeps.stages.checks.models import describe_gpu_memory
 from sweeps.stages.definition import Sweep
 from sweeps.stages.flags import ConfirmSettings
 from sweeps.stages.groups.claim import divide_sweep
@@ -64,6 +65,7 @@ def print_plan(sweep: Sweep, out: Path, *, root: Path, machines: Machines) -> No
     print(f"base: {cli.describe_config(base)}\n")
     print(f"{describe_parts(parts)}\n")
     print(f"{describe_model(base, num_identities=len(pool.rows_of))}\n")
+    print(f"{describe_gpu_memory(base, parts, machines.resources)}\n")
     print(f"search space\n{sweep.space.describe()}\n")
     if num_trials < sweep.num_trials:
         print(f"--trials {sweep.num_trials}: the space has {num_trials} configurations, and each is tried once")

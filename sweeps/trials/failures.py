@@ -25,7 +25,7 @@ FAULTS = (
     ValueError,
 )
 LONGEST_REASON = 500  # characters
-Verdict = Literal["infeasible", "failed", "again", "stop"]
+Verdict = Literal["infeasible", "too large", "failed", "again", "stop"]
 
 
 def find_causes(error: BaseException) -> list[BaseException]:
@@ -47,15 +47,17 @@ def judge(error: BaseException) -> Verdict:
     """What becomes of a trial whose training ended with this.
 
     Returns:
-        "infeasible" if its configuration is wrong or does not fit into a GPU's memory, "failed" if the program raised
-        what it would raise again, "again" for all that another attempt may survive: a worker that was lost, a broken
-        connection, a file that could not be read. "stop" if the disk is full, or CPUs were not to be had:
-        no trial can go on until that is mended.
+        "infeasible" if its configuration is wrong, "too large" if a GPU's memory did not suffice, "failed" if the
+        program raised what it would raise again, "again" for all that another attempt may survive: a worker that was
+        lost, a broken connection, a file that could not be read. "stop" if the disk is full, or CPUs were not to be
+        had: no trial can go on until that is mended.
     """
     causes = find_causes(error)
     if any(is_full_disk(cause) or isinstance(cause, WaitedTooLongError) for cause in causes):
         return "stop"
-    if any(isinstance(cause, UserError) or _is_gpu_memory(cause) for cause in causes):
+    if any(_is_gpu_memory(cause) for cause in causes):
+        return "too large"
+    if any(isinstance(cause, UserError) for cause in causes):
         return "infeasible"
     # Where one rank fails by itself, the others fail with it for want of an answer: any fault decides.
     return "failed" if any(isinstance(cause, FAULTS) for cause in causes) else "again"

@@ -23,4 +23,5 @@ class WorkerSettings:
     pair_store: Any = None  # handle of its actor; None: every pair is scored here
     start: str = ""  # checkpoint of another trial whose best weights this one begins with
     only_train: int | None = None  # train for so many epochs of the schedule and measure nothing
+    halvings: int = 0  # how often it ran out of a GPU's memory: each time a step is divided into twice as many parts
     retries: int = 0  # how often training failed before; in every report, because a pruned trial makes no final one

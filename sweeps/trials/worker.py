@@ -18,7 +18,6 @@ import torch
 from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
 
-from reid_core.config.parameters import TrialConfig
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError, UserError
 from reid_core.experiment.epoch_zero import gain_over_epoch_zero, report_epoch_zero
@@ -34,9 +33,11 @@ from reid_core.experiment.training_setup import (
 )
 from reid_core.files.atomic import is_full_disk
 from reid_core.metrics.geo_mean import SCORE
-from reid_core.model.place import Place
+from reid_core.model.place import Place, gpu_memory
 from reid_core.training.batches import Batch, KeptBatch
+from reid_core.training.step.memory import TooLargeError, describe_step
 from reid_core.training.trainer import Evaluate, Trainer
+from sweeps.results.journal import OVER_GB
 from sweeps.results.storage import StorageError
 from sweeps.results.timeline import Laps
 from sweeps.search.suggestion import EPOCH_ZERO, FAILED, REPEATED, UNSCORED
@@ -71,7 +72,7 @@ def serve(slot: Any, *, most_growth: int = MOST_GROWTH) -> None:
         if isinstance(settings, Task):
             do_alone(settings, slot, number)
             continue
-        line = Line(slot, number, train_place(settings.config))
+        line = Line(slot, number, train_place(settings))
         run_alone(settings, line)
         size = measure_memory()
         first = size if first is None else first
@@ -118,7 +119,8 @@ class Line:
         """Report what the trial failed of if every rank gives it up; False if another may still be at work on it."""
         agreed = ray.get(self.slot.agree.remote(self.number, self.place.rank))
         if agreed:
-            self.send_last({FAILED: str(error), "status": status})
+            over = {OVER_GB: error.over_gb} if isinstance(error, TooLargeError) else {}
+            self.send_last({FAILED: str(error), "status": status, **over})
         return agreed
 
 
@@ -160,7 +162,8 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     trainer = make_trainer(config, prepared, data.plan, place)
     writer = load_checkpoint(trainer, settings, place)
     place = keep_activations(config, prepared, data, trainer.model, place)
-    more = {"retries": settings.retries, **zero}
+    about = describe_step(trainer.config, place, num_identities=len(prepared.classes()[0]))
+    more = {"retries": settings.retries, **about, **zero}
     if not all(line.send(report | more | {REPEATED: True}) for report in list(trainer.history)):
         return
     evaluate = epoch_evaluation(config, prepared, place) if is_scored else prefer_last(trainer)
@@ -188,7 +191,7 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
     laps.lap("checkpoints")
     if writer:
         laps.write(Path(settings.folder))
-    line.send_last({**last, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
+    line.send_last({**last, **about, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
 
 
 def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:
@@ -225,14 +228,19 @@ def prefer_last(trainer: Trainer) -> Evaluate:
     return lambda model: {SCORE: float(len(trainer.history)), "loss_validating": -float(len(trainer.history))}
 
 
-def train_place(config: TrialConfig) -> Place:
+def train_place(settings: WorkerSettings) -> Place:
     """This worker's place in its trial."""
-    context = ray.train.get_context()
+    context, device, resources = ray.train.get_context(), str(get_device()), settings.resources
+    memory_bytes = resources.gpu_bytes_per_worker
+    if memory_bytes is None and (whole := gpu_memory(device)):
+        memory_bytes = int(whole * min(1.0, resources.gpus_per_worker))
     return Place(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        device=str(get_device()),
-        precision=config.optim.precision,
+        device=device,
+        memory_bytes=memory_bytes,
+        halvings=settings.halvings,
+        precision=settings.config.optim.precision,
         gather=gather_arrays,
         wrap=lambda model: prepare_model(model, move_to_device=False),
     )

@@ -163,6 +163,8 @@ def test_every_value_is_part_of_the_fingerprint():
         "threshold.objective": "pooled",
         "model.head_dropout": 0.2,
         "model.block_groups": 3,
+        "model.checkpointing": "always",
+        "optim.accumulate": 2,
     }
     for key, value in flatten(base).items():
         if key in choices:

@@ -16,8 +16,10 @@ from reid_core.errors import UserError
 from reid_core.training.trainer import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
-from sweeps.results.journal import Journal, Record
+from sweeps.results.journal import OVER_GB, Journal, Record
+from sweeps.search.candidates import Choices
 from sweeps.search.fixed_search import FixedSearch
+from sweeps.search.goals import Goals
 from sweeps.search.optuna_search import JournalSearch, epoch_scores
 from sweeps.search.search_flag import parse_searched
 from sweeps.search.space import SearchSpace, metric_space
@@ -300,3 +302,59 @@ def test_a_full_disk_is_named_by_the_journal(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match=r"trial-0000\.json: cannot be written: No space left .* command continues"):
         journal.write(Record("trial-0000", {}))
+
+
+def too_large(over_gb):
+    return {FINAL: True, FAILED: "needs 40 GB", "status": "infeasible", OVER_GB: over_gb, "epoch": 0}
+
+
+def test_what_no_gpu_holds_is_a_constraint_that_a_resumed_search_knows(tmp_path):
+    search = make_search(tmp_path)
+    for trial_id in "ab":
+        search.suggest(trial_id)
+    search.on_trial_complete("a", too_large(2.5))
+    search.on_trial_complete("b", {FINAL: True, FAILED: "no such side", "status": "infeasible", "epoch": 0})
+    record = read(search)[0]
+    assert (record.status, record.reason, record.over_gb) == ("infeasible", "needs 40 GB", 2.5)
+    assert read(search)[1].over_gb is None
+    for known in (search, make_search(tmp_path, Journal(tmp_path / "trials"))):
+        large, other = known._ot_study.trials
+        # Samplers look at no failed trial; what is wrong otherwise teaches them nothing.
+        assert (large.state, large.constraints) == (TrialState.PRUNED, {"gpu_memory_gb": 2.5})
+        assert (other.state, other.constraints) == (TrialState.FAIL, {})
+
+
+def test_an_optuna_told_twice_of_a_configuration_hears_of_its_memory_both_times(tmp_path):
+    search = make_search(tmp_path)
+    parameters = search.suggest("a")["parameters"]
+    search.on_trial_complete("a", too_large(2.5))
+    search._ot_study.enqueue_trial(parameters)
+    search.suggest("b")
+    assert [trial.constraints for trial in search._ot_study.trials[:2]] == [{"gpu_memory_gb": 2.5}] * 2
+
+
+def num_too_large(tmp_path, sampler: str) -> int:
+    """Of the last 20 of 40 trials, those whose batch is above 32, which no GPU holds."""
+    space = SearchSpace(metric_space, tiny(), searched=(("optim.batch_size", Choices((16, 32, 64, 128))),))
+    search, sizes = JournalSearch(space, Journal(tmp_path / "trials"), goals=Goals(sampler=sampler)), []
+    for number in range(40):
+        size = search.suggest(str(number))["parameters"]["optim.batch_size"]
+        sizes.append(size)
+        search.on_trial_complete(str(number), too_large(size / 32) if size > 32 else final(0.5))
+    return sum(size > 32 for size in sizes[20:])
+
+
+def test_a_search_keeps_away_from_what_no_gpu_holds(tmp_path):
+    assert num_too_large(tmp_path / "tpe", "tpe") <= 3
+    assert num_too_large(tmp_path / "random", "random") >= 6
+
+
+def test_how_steps_are_run_is_in_the_record(tmp_path):
+    search = make_search(tmp_path)
+    search.suggest("a")
+    about = {"accumulate": 2, "checkpointing": False, "predicted_memory_gb": 12.5}
+    search.on_trial_result("a", report(1, 0.4) | about | {"peak_memory_gb": 11.0})
+    search.on_trial_complete("a", final(0.6) | about)
+    (record,) = read(search)
+    assert record.step == about
+    assert record.over_gb is None

@@ -1,14 +1,17 @@
 """A trial on a slot is the same training as in plain Python, whatever its workers have done before."""
 
 import json
+import re
 
 import pytest
 from sweep_process import SHORT
 
 from reid_core.__main__ import main
+from reid_core.config.values import override
 from reid_core.config.yaml_files import read_config
 from reid_core.experiment.prepare import prepare
 from reid_core.metrics.result import RESULT
+from reid_core.training.step.memory import predict
 from sweeps.machines.resources import Resources
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
@@ -23,9 +26,13 @@ def test_a_trial_after_others_gives_the_losses_of_plain_python(local_ray, small_
     assert main(["--preset", "tiny", "--data", str(small_data), "--out", str(plain), *SHORT, *cosine_only]) == 0
     config = read_config(plain / "best.yaml")
     prepare(small_data, out / "cache", config)
-    context = SweepContext(config, str(out), str(out / "cache"), Resources(workers=1))
+    # As if each worker had a GPU in which the trials just have room.
+    room = max(predict(each, num_identities=100, device="cpu").needed for each in (config, override(config, OTHER)))
+    resources = Resources(workers=1, gpu_bytes_per_worker=room)
+    context = SweepContext(config, str(out), str(out / "cache"), resources)
     rows = [
         Suggestion(name="other", parameters=OTHER),
+        Suggestion(name="too-large", parameters={"model.embedding_dim": 65_536}),
         Suggestion(name="impossible", parameters={"model.unfrozen_stages": 9}),
         Suggestion(name="without-start", parameters={}, start=str(tmp_path / "nowhere")),
         Suggestion(name="same", parameters={}),
@@ -33,10 +40,15 @@ def test_a_trial_after_others_gives_the_losses_of_plain_python(local_ray, small_
     trials = run_fixed(rows, context)
     assert {name: trial.status for name, trial in trials.items()} == {
         "other": "completed",
+        "too-large": "infeasible",
         "impossible": "infeasible",
         "without-start": "infeasible",
         "same": "completed",
     }
+    assert re.search(r"needs about .* GB of a GPU's memory .*, and a worker gets 1\.", trials["too-large"].reason)
+    assert trials["too-large"].over_gb > 0
+    assert trials["same"].step["accumulate"] == 1
+    assert trials["same"].step["predicted_memory_gb"] <= room / 1e9
     assert trials["without-start"].reason.startswith(str(tmp_path / "nowhere"))
     assert len(list((out / "tune" / "slots").glob("slot-*"))) == 1  # none of them has cost the workers their lives
     epoch_zero, *without_ray = json.loads((plain / "reports.json").read_text())

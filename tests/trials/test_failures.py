@@ -41,7 +41,7 @@ def test_a_preempted_node_counts_as_no_failure():
         (UserError("match.same_side=true needs sides"), "infeasible"),
         (RayTaskError("a task", "Traceback ...", UserError("raised in a task")).as_instanceof_cause(), "infeasible"),
         (RuntimeError("its text names a UserError"), "again"),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "infeasible"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "too large"),
         (OutOfMemoryError("Task was killed due to the node running low on memory: out of memory"), "again"),
         (RuntimeError("[gloo] Connection closed by peer"), "again"),
         (ConnectionResetError("reset"), "again"),

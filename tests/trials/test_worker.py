@@ -11,6 +11,8 @@ import torch
 from reid_core.config.presets import tiny
 from reid_core.errors import TrainingError, UserError
 from reid_core.model.place import local_place
+from reid_core.training.step.memory import TooLargeError
+from sweeps.results.journal import OVER_GB
 from sweeps.results.storage import StorageError
 from sweeps.search.suggestion import FAILED
 from sweeps.trials import worker
@@ -68,6 +70,16 @@ def test_what_only_one_rank_raises_ends_its_process(monkeypatch, error):
     monkeypatch.setattr(worker, "train_trial", raising(error))
     with pytest.raises(type(error)):
         run_alone(SETTINGS, Said(agrees=False))
+
+
+def test_a_trial_that_fits_into_no_gpu_is_reported_with_what_is_missing(monkeypatch):
+    sent = []
+    answers = {"agree": lambda number, rank: True, "report": lambda number, report, is_last: sent.append(report)}
+    slot = SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in answers.items()})
+    monkeypatch.setattr(worker, "ray", SimpleNamespace(get=lambda answer: answer))
+    monkeypatch.setattr(worker, "train_trial", raising(TooLargeError("needs 40 GB", over_gb=2.5)))
+    assert not run_alone(SETTINGS, Line(slot, 1, local_place(tiny())))
+    assert sent == [{FAILED: "needs 40 GB", "status": "infeasible", OVER_GB: 2.5}]
 
 
 def test_every_trial_begins_with_the_same_random_numbers(monkeypatch):

@@ -28,7 +28,13 @@ from sweeps.results.storage import open_storage
 from sweeps.search.priors import check_priors
 from sweeps.search.search_flag import choices_of
 from sweeps.stages.checks.data import check_split
-from sweeps.stages.checks.models import check_activations, check_config, check_files, check_second_model
+from sweeps.stages.checks.models import (
+    check_activations,
+    check_config,
+    check_files,
+    check_gpu_memory,
+    check_second_model,
+)
 from sweeps.stages.checks.room import check_room
 from sweeps.stages.checks.values import find_left_out
 from sweeps.stages.definition import Sweep
@@ -126,6 +132,7 @@ def _check_rows(sweep: Sweep, database: pa.Table, root: Path, out: Path, machine
     check_same_table(out / CACHE, root, database)
     parts = check_split(database, base, root, num_fresh=sweep.confirm.num_runs if sweep.confirm.num_best else 0)
     model = check_config(base, parts, resources)
+    check_gpu_memory(base, parts, resources)
     check_activations(base, parts, out / CACHE, device=resources.device)
     check_files(base)
     for name in {base.fusion.second_model, *choices_of(sweep.space.searched, "fusion.second_model")} - {None, ""}:

@@ -20,6 +20,7 @@ from reid_core.model.frozen.boundary import check_keepable, find_layout
 from reid_core.model.hub import check_weights
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model, outline_model
+from reid_core.training.step.memory import fit_to_memory, predict
 from sweeps.machines.resources import Resources
 from sweeps.stages.checks.data import check_training, pool_of_parts
 
@@ -34,7 +35,37 @@ def check_config(config: TrialConfig, parts: Parts, resources: Resources) -> Rei
         UserError: If batches cannot be drawn, or the model cannot be made as asked.
     """
     check_training(config, parts, workers=resources.workers)
-    return check_model(config, num_identities=len(np.unique(parts.animals(parts.rows("training")))))
+    return check_model(config, num_identities=_num_identities(parts))
+
+
+def check_gpu_memory(config: TrialConfig, parts: Parts, resources: Resources) -> None:
+    """Find out whether a step of the base fits into the GPU's memory, in whatever many parts; if that is known here.
+
+    On a cluster each worker looks at its own GPU, and a trial that does not fit is recorded as infeasible.
+
+    Raises:
+        TooLargeError: If it does not.
+    """
+    place = Place(world_size=resources.workers, device=resources.device, memory_bytes=resources.gpu_bytes_per_worker)
+    fit_to_memory(config, place, num_identities=_num_identities(parts))
+
+
+def describe_gpu_memory(config: TrialConfig, parts: Parts, resources: Resources) -> str:
+    """One line for `--plan`: what tensors of a worker take at the peak of a step, and of how much."""
+    there = resources.gpu_bytes_per_worker
+    place = Place(world_size=resources.workers, device=resources.device, memory_bytes=there)
+    fitted = fit_to_memory(config, place, num_identities=_num_identities(parts))
+    memory = predict(
+        fitted, num_identities=_num_identities(parts), world_size=resources.workers, device=resources.device
+    )
+    at_a_time = -(-config.optim.batch_size // resources.workers // (fitted.optim.accumulate or 1))
+    again = ", with gradient checkpointing" if fitted.model.checkpointing == "always" else ""
+    limit = "" if there is None else f" of {there / 1e9:.1f} GB ({at_a_time} images at a time{again})"
+    return f"a step takes {memory.tensors / 1e9:.2f} GB per worker{limit}, as predicted: {memory.describe()}"
+
+
+def _num_identities(parts: Parts) -> int:
+    return len(np.unique(parts.animals(parts.rows("training"))))
 
 
 def check_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
