@@ -84,7 +84,7 @@ class EmptySlots:
         actor: Any = ray.remote(num_cpus=0)(EmptySlot)
         self.slots = [actor.remote() for _ in range(concurrent)]
 
-    def open(self, num_trials: int) -> list[Any]:
+    def provide(self, num_trials: int) -> list[Any]:
         """Their handles."""
         return self.slots
 

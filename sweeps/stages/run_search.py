@@ -58,7 +58,7 @@ def prepare_trials(
     """
     resources, spread = pool.resources, choose_spread(pool.resources)
     if spread is LOCAL:
-        pool.open(count_left(sweep, open_journal(out).read()))
+        pool.provide(count_left(sweep, open_journal(out).read()))
     else:
         pool.close()
     prepared = prepare(

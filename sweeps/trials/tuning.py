@@ -107,7 +107,7 @@ def _trials_on(context: SweepContext, num_trials: int, drive: Drive | None) -> I
         yield ray.tune.with_parameters(_drive_suggested, drive=drive, context=context), None
         return
     with keep_slots(context.resources, Path(context.out), pool=context.pool) as pool:
-        slots = pool.open(num_trials)
+        slots = pool.provide(num_trials)
         try:
             yield ray.tune.with_parameters(TrialOnSlot, slots=slots, context=context), pool.let_go
         finally:

@@ -18,6 +18,7 @@ import torch
 from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
 
+from reid_core.config.parameters import TrialConfig
 from reid_core.data.image_cache import ImageCache
 from reid_core.errors import TrainingError, UserError
 from reid_core.experiment.epoch_zero import gain_over_epoch_zero, report_epoch_zero
@@ -34,6 +35,7 @@ from reid_core.experiment.training_setup import (
 from reid_core.files.atomic import is_full_disk
 from reid_core.metrics.geo_mean import SCORE
 from reid_core.model.place import Place, gpu_memory
+from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch
 from reid_core.training.step.memory import TooLargeError, describe_step
 from reid_core.training.trainer import Evaluate, Trainer
@@ -179,19 +181,23 @@ def train_trial(settings: WorkerSettings, line: Line) -> None:
                 laps.write(Path(settings.folder))
             if not is_wanted:
                 return
-    if is_scored:
-        decided = evaluate_fully(config, prepared, trainer.restore_best(), place)
-        gain = gain_over_epoch_zero(config, prepared, decided, place)
-        metrics = decided.metrics | gain | sum_counts(counts, place)
-        last = {"metrics": metrics, "objective": metrics[config.threshold.objective]}
-    else:
-        last = {UNSCORED: True}
+    last = score_fully(config, prepared, trainer.restore_best(), place, counts) if is_scored else {UNSCORED: True}
     laps.lap("full evaluation")
     checkpoint = writer.save(trainer) if writer else ""
     laps.lap("checkpoints")
     if writer:
         laps.write(Path(settings.folder))
     line.send_last({**last, **about, **zero, "history": trainer.history, "checkpoint_path": checkpoint})
+
+
+def score_fully(
+    config: TrialConfig, prepared: Prepared, model: ReidModel, place: Place, counts: Counts
+) -> dict[str, Any]:
+    """`metrics` of the full chain, with the gain over epoch 0, and the `objective` among them."""
+    decided = evaluate_fully(config, prepared, model, place)
+    gain = gain_over_epoch_zero(config, prepared, decided, place)
+    metrics = decided.metrics | gain | sum_counts(counts, place)
+    return {"metrics": metrics, "objective": metrics[config.threshold.objective]}
 
 
 def load_checkpoint(trainer: Trainer, settings: WorkerSettings, place: Place) -> CheckpointWriter | None:

@@ -58,14 +58,13 @@ def _attend(
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    **options: Any,
 ) -> torch.Tensor:
     """`scaled_dot_product_attention` by the kernel that takes a trained bias; arguments are torch's."""
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])
     return torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+        query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=options.get("scale")
     )[0]
 
 

@@ -38,14 +38,14 @@ class Pool:
         """None: the context may go anywhere, and another process has opened no slot, nor does it load torch for it."""
         return type(None), ()
 
-    def open(self, num_trials: int) -> list[Any]:
+    def provide(self, num_trials: int) -> list[Any]:
         """Slots for so many trials, `Resources.concurrent` at most."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Slot).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
         folder = str(self._out / "tune" / "slots")
         while len(self.slots) < min(self.resources.concurrent, num_trials):
             slot = actor.remote(len(self.slots), self.resources, folder)
-            slot.open.remote()
+            slot.start_workers.remote()
             self.slots.append(slot)
         return self.slots
 

@@ -57,7 +57,7 @@ class Slot:
         self._trial: asyncio.Task | None = None
         self._claim = ""  # of who has begun the trial, or taken it over
 
-    async def open(self) -> None:
+    async def start_workers(self) -> None:
         """Start the workers, unless they have been started."""
         if self._workers is None:
             name_cluster()
@@ -72,7 +72,7 @@ class Slot:
             suggestion: What it is run with.
             context: What the trials share.
         """
-        await self.open()
+        await self.start_workers()
         if self._desk.trial != trial or not self._desk.is_wanted:
             if not self._desk.is_free:
                 return False
@@ -83,7 +83,7 @@ class Slot:
 
     async def is_idle(self) -> bool:
         """Return when all workers wait for work."""
-        await self.open()
+        await self.start_workers()
         return await self._desk.is_idle()
 
     async def do(self, what: str, task: Task) -> Report:
@@ -97,7 +97,7 @@ class Slot:
             Exception: If the workers were lost meanwhile.
         """
         await self.clear()
-        await self.open()
+        await self.start_workers()
         await self._desk.begin(what)
         try:
             return await self._desk.work_on(task)

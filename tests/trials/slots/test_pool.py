@@ -43,28 +43,31 @@ def calls(monkeypatch):
 def test_no_more_slots_are_opened_than_there_are_trials_and_none_twice(calls):
     three = Resources(concurrent=3)
     with keep_slots(three, OUT) as pool:
-        assert len(pool.open(2)) == 2
+        assert len(pool.provide(2)) == 2
         with keep_slots(three, OUT / "other", pool=pool) as same:
-            assert len(same.open(9)) == 3
-        assert [call for call in calls if call[0] != "open"] == []
-    assert calls == [("open", 0), ("open", 1), ("open", 2), *[("close", n) for n in range(3)]] + [
-        ("kill", n) for n in range(3)
-    ]
+            assert len(same.provide(9)) == 3
+        assert [call for call in calls if call[0] != "start_workers"] == []
+    assert calls == [
+        ("start_workers", 0),
+        ("start_workers", 1),
+        ("start_workers", 2),
+        *[("close", n) for n in range(3)],
+    ] + [("kill", n) for n in range(3)]
 
 
 def test_slots_that_were_let_go_end_before_the_next_run_opens_others(calls):
     with keep_slots(Resources(), OUT) as pool:
-        pool.open(5)
+        pool.provide(5)
         pool.let_go()
         pool.clear()
         assert calls[-1] == ("kill", 0)
-        pool.open(5)
-        assert calls[-1] == ("open", 0)
+        pool.provide(5)
+        assert calls[-1] == ("start_workers", 0)
     assert [call for call in calls if call[0] == "kill"] == [("kill", 0)] * 2
 
 
 def test_a_pool_stays_where_it_is(calls):
     pool = Pool(Resources(), OUT)
-    assert len(pool.open(1)) == 1
+    assert len(pool.provide(1)) == 1
     assert copy.deepcopy(pool) is pool
     assert pickle.loads(pickle.dumps(pool)) is None
