@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ray
-from ray.util.state import list_actors, list_placement_groups, list_tasks
-from ray.util.state.common import ActorState
+from ray.util.state import list_actors, list_placement_groups, list_tasks, list_workers
+from ray.util.state.common import ActorState, TaskState, WorkerState
 
 from sweeps.machines.resources import DRIVER_CPUS, DRIVER_SLOT
 
@@ -82,12 +82,24 @@ def list_requests(job: str, address: str) -> list[Request]:
     groups = list_placement_groups(filters=[("creator_job_id", "=", job)], **how)
     actors = list_actors(filters=[("job_id", "=", job), ("state", "!=", "DEAD")], **how)
     tasks = list_tasks(filters=[("job_id", "=", job), ("type", "=", "NORMAL_TASK"), *unfinished], **how)
-    alone = [(each.state, each.required_resources or {}) for each in tasks]
+    workers = list_workers(filters=[("is_alive", "=", True)], **how)
+    alone = [(task.state, task.required_resources or {}) for task in without_lost(tasks, workers)]
     alone += [(actor.state, _held_by(actor)) for actor in actors]
     return [
         *(Request(group.state, tuple(each["unit_resources"] for each in group.bundles or ())) for group in groups),
         *(Request(state, (amounts,)) for state, amounts in alone if not any("_group_" in name for name in amounts)),
     ]
+
+
+def without_lost(tasks: Iterable[TaskState], workers: Iterable[WorkerState]) -> list[TaskState]:
+    """The tasks that wait, and those whose process lives: Ray may for ever call one running whose process is dead.
+
+    Args:
+        tasks: Unfinished, as Ray has them.
+        workers: Processes that live.
+    """
+    live = {(worker.node_id, worker.pid) for worker in workers}
+    return [task for task in tasks if task.state not in PLACED or (task.node_id, task.worker_pid) in live]
 
 
 def _held_by(actor: ActorState) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """What a look at the cluster counts: what this sweep asks for and has, in words."""
 
-from sweeps.machines.looking import Request, format_amounts, summarise
+from types import SimpleNamespace
+
+from sweeps.machines.looking import Request, format_amounts, summarise, without_lost
 
 DRIVER = Request("CREATED", ({"CPU": 0.01},))
 SLOT = Request("CREATED", ({"CPU": 0, "TRAIN_DRIVER": 1},))
@@ -32,3 +34,12 @@ def test_a_process_that_asks_for_nothing_and_starts_is_not_waited_for_in_vain():
 def test_the_same_requests_are_counted():
     tasks = [Request("PENDING_NODE_ASSIGNMENT", ({"CPU": 1.0},))] * 3 + [Request("PENDING_CREATION", ({"GPU": 1.0},))]
     assert summarise(tasks, "").asked == ("1 × 1 GPU", "3 × 1 CPU")
+
+
+def test_a_task_whose_process_was_killed_is_not_at_work_though_ray_calls_it_running():
+    lost = SimpleNamespace(state="RUNNING", node_id="a", worker_pid=7)
+    other_node = SimpleNamespace(state="RUNNING", node_id="b", worker_pid=8)
+    runs = SimpleNamespace(state="RUNNING_IN_RAY_GET", node_id="a", worker_pid=8)
+    waits = SimpleNamespace(state="PENDING_NODE_ASSIGNMENT", node_id=None, worker_pid=None)
+    live = [SimpleNamespace(node_id="a", pid=8), SimpleNamespace(node_id="b", pid=7)]
+    assert without_lost([lost, other_node, runs, waits], live) == [runs, waits]
