@@ -48,6 +48,7 @@ from sweeps.results.result_folder import claim_out
 SETTINGS = (
     *("--preset", "tiny", "--seed", "1"),
     *("--set", "model.backbone=swin_micro_patch4_window4_64"),
+    *("--set", "model.weights=random"),
     *("--set", "model.embedding_dim=16"),
     *("--set", "model.unfrozen_stages=1"),
     *("--set", "model.keep_activations=true"),

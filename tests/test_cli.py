@@ -131,7 +131,7 @@ def test_data_on_which_nothing_can_be_measured(identities, small_data, tmp_path,
 
 
 def test_a_batch_that_the_data_cannot_fill(small_data, tmp_path, capsys):
-    more = ["--set", "optim.epochs=1", "--set", "optim.batch_size=512"]
+    more = ["--set", "optim.epochs=1", "--set", "optim.batch_size=512", "--set", "data.images_per_identity=4"]
     message = refused("--data", small_data, "--out", tmp_path / "out", *SMALL, *more, capsys=capsys)
     assert "optim.batch_size=512 with data.images_per_identity=4 needs 128 identities; training has" in message
 

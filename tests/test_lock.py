@@ -24,7 +24,8 @@ from reid_core.model.place import local_place
 from reid_core.training.feed import FED
 
 SMALL = {"optim.epochs": 1, "match.num_keypoints": 32, "match.shortlist": 5, "model.embedding_dim": 16}
-CONFIG = override(tiny(), {"model.backbone": "swin_micro_patch4_window4_64", "optim.batch_size": 8, **SMALL})
+SWIN = {"model.backbone": "swin_micro_patch4_window4_64", "model.weights": "random"}
+CONFIG = override(tiny(), {**SWIN, "optim.batch_size": 8, **SMALL})
 
 # Who may read metadata.csv with the identities of its database rows, and who those of `testSet` after `prepare`.
 READERS = {

@@ -90,7 +90,7 @@ def test_weights_files_that_are_searched_must_be_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.safetensors").touch()
     searched = dict(make(tmp_path, "--search", "model.weights=random,a.safetensors").space.searched)
-    assert searched["model.weights"] == Choices(("random", str(tmp_path / "a.safetensors")))
+    assert searched["model.weights"] == Choices(("random", str(tmp_path / "a.safetensors"), "pretrained"))
     with pytest.raises(UserError, match=r"model\.weights=.*gone\.safetensors cannot be read"):
         make(tmp_path, "--search", "model.weights=random,gone.safetensors")
 

@@ -278,6 +278,7 @@ def test_transform_gives_the_pixels_of_the_image_cache(untrained, tmp_path):
 
 TINY_RUN = [
     *("--preset", "tiny", "--set", "model.backbone=swin_micro_patch4_window4_64", "--set", "match.matcher=none"),
+    *("--set", "model.weights=random"),
     *("--set", "model.embedding_dim=32", "--set", "optim.epochs=1", "--set", "optim.batch_size=8"),
 ]
 

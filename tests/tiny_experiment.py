@@ -8,7 +8,10 @@ from reid_core.__main__ import main
 TINY_RUN = [
     *("--preset", "tiny", "--seed", "1"),
     *("--set", "model.backbone=swin_micro_patch4_window4_64"),
+    *("--set", "model.weights=random"),
+    *("--set", "data.images_per_identity=4"),
     *("--set", "model.embedding_dim=16"),
+    *("--set", "loss.name=triplet"),
     *("--set", "optim.epochs=1"),
     *("--set", "optim.batch_size=8"),
     *("--set", "match.num_keypoints=32"),

@@ -66,7 +66,9 @@ class ModelConfig:
     """Backbone, the part of it that is trained, and the embedding head (paper §4.1.1, §4.1.4.2)."""
 
     backbone: str = "hf-hub:BVRA/MegaDescriptor-L-384"  # name of a timm model, or hf-hub:OWNER/NAME
-    weights: str = "pretrained"  # the backbone's to start from: pretrained, random, or the path of a safetensors file
+    # the backbone's to start from: pretrained (timm's, the hub's, or of convnext_micro_64 this program's own), random,
+    # or the path of a safetensors file
+    weights: str = "pretrained"
     # stages of the backbone that are trained, from the top (paper §4.1.1); its final norm and the head always are
     unfrozen_stages: Annotated[int, Between(0, 64), Choices((0, 1, 2))] = 2
     # stages of a backbone whose blocks are all at one stride, such as a vision transformer: its blocks in so many equal

@@ -8,14 +8,14 @@ from typing import Any
 import timm
 import torch
 from timm.layers import set_fast_norm
-from timm.models import register_model
-from timm.models.convnext import ConvNeXt
-from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from reid_core.config.parameters import ModelConfig
 from reid_core.errors import UserError
 from reid_core.files.weights_file import check_weights_file
+
+# Importing it puts its networks into timm's registry.
+from reid_core.model import micro  # noqa: F401
 
 # The architecture behind a hub name, so that a local file or random weights need no hub.
 HUB_ARCHITECTURES = {
@@ -27,30 +27,6 @@ HUB_ARCHITECTURES = {
 }
 
 set_fast_norm(False)
-
-
-@register_model
-def swin_micro_patch4_window4_64(pretrained: bool = False, **kwargs) -> nn.Module:
-    """A four-stage Swin of 1.4 M parameters for 64 px: the family of MegaDescriptor at the size of a test."""
-    sizes = {"patch_size": 4, "window_size": 4, "embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 4, 4)}
-    return SwinTransformer(
-        **{"img_size": 64, **sizes, **_untrained("swin_micro_patch4_window4_64", pretrained, kwargs)}
-    )
-
-
-@register_model
-def convnext_micro_64(pretrained: bool = False, **kwargs) -> nn.Module:
-    """A four-stage ConvNeXt of 0.3 M parameters for 64 px, small enough to learn from random weights in minutes."""
-    sizes = {"depths": (1, 1, 1, 1), "dims": (32, 64, 96, 128), "patch_size": 2, "kernel_sizes": 3, "conv_mlp": True}
-    # Layer scale would hold the blocks near zero for longer than such a run lasts.
-    return ConvNeXt(**{**sizes, "ls_init_value": None, **_untrained("convnext_micro_64", pretrained, kwargs)})
-
-
-def _untrained(name: str, pretrained: bool, kwargs: dict) -> dict:
-    """Arguments that an architecture of ours takes; timm's about pretrained weights are dropped."""
-    if pretrained:
-        raise UserError(f"{name} has no pretrained weights; set model.weights=random")
-    return {key: value for key, value in kwargs.items() if not key.startswith("pretrained_") and key != "cache_dir"}
 
 
 def architecture_of(config: ModelConfig) -> str:

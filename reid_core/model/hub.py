@@ -1,6 +1,6 @@
 """Whether the weights of a backbone can be had, before they are loaded.
 
-backbone name + `model.weights` → nothing, or an error.
+backbone name + `model.weights` → nothing, or an error. Those of our own networks are in the package (`micro`).
 """
 
 import urllib.request
@@ -15,6 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from reid_core.config.parameters import ModelConfig
 from reid_core.errors import UserError
 from reid_core.model.backbone import make_backbone
+from reid_core.model.micro import check_embedded, has_weights
 
 HUB = "hf-hub:"
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository, as timm looks for them
@@ -31,6 +32,9 @@ def check_weights(config: ModelConfig, image_px: int) -> None:
         return
     if config.weights != "pretrained":
         make_backbone(config, image_px)
+        return
+    if has_weights(config.backbone):
+        check_embedded(config.backbone)
         return
     try:
         _find_published(config.backbone)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from reid_core.errors import UserError
-from reid_core.model.backbone import convnext_micro_64, swin_micro_patch4_window4_64
+from reid_core.model.micro import convnext_micro_64, swin_micro_patch4_window4_64
 from reid_core.model.stages import BLOCK_GROUPS, Part, find_parts
 from reid_core.model.trace import trace
 

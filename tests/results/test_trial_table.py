@@ -63,7 +63,7 @@ def test_the_best_is_the_completed_trial_with_the_largest_objective():
 
 def test_a_trial_whose_values_contradict_each_other_has_its_row(tmp_path):
     record = Record("trial-0000", {"predict.rule": "openmax"}, "infeasible", reason="it needs a classifier")
-    write_trials(tmp_path / "trials.parquet", [record], tiny())  # tiny trains with triplets
+    write_trials(tmp_path / "trials.parquet", [record], override(tiny(), {"loss.name": "triplet"}))
     (row,) = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     assert (row["config.predict.rule"], row["config.loss.name"]) == ("openmax", "triplet")
 

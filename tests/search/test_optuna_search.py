@@ -176,11 +176,11 @@ def test_the_sampler_learns_from_the_journal(tmp_path):
     study = optuna.create_study(sampler=rng)
     for number in range(40):
         values = SPACE.suggest(study.ask())
-        score = values["loss.margin_cosine"]
+        score = values["loss.margin_deg"]
         journal.write(Record(f"trial-{number:04d}", values, "completed", metrics={"objective": score}))
     search = make_search(tmp_path, journal)
-    margins = [search.suggest(str(n))["parameters"]["loss.margin_cosine"] for n in range(10)]
-    assert sum(margins) / 10 > 0.35  # the middle of the range is 0.275
+    margins = [search.suggest(str(n))["parameters"]["loss.margin_deg"] for n in range(10)]
+    assert sum(margins) / 10 > 30  # the middle of the range is 25
 
 
 def test_epoch_scores_leave_out_what_is_still_running():

@@ -108,7 +108,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
 
 def _describe(bundle: Bundle) -> str:
     return describe_bundle(
-        bundle.config.model.backbone,
+        bundle.config.model,
         name_animals(bundle.group_G, bundle.identity_G).tolist(),
         bundle.decision.thresholds,
         bundle.metrics,

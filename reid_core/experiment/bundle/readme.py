@@ -8,12 +8,14 @@ from types import MappingProxyType
 
 import numpy as np
 
+from reid_core.config.parameters import ModelConfig
 from reid_core.data.table.findings import Finding
 from reid_core.files.escape import escape_markdown
+from reid_core.model.micro import has_weights
 
 
 def describe_bundle(
-    backbone: str,
+    model: ModelConfig,
     animals: list[str],
     thresholds: Mapping[str, float],
     metrics: Mapping[str, Mapping[str, float]],
@@ -25,7 +27,7 @@ def describe_bundle(
     """The text of README.md.
 
     Args:
-        backbone: `model.backbone`.
+        model: Of the configuration: backbone and weights are named.
         animals: Of each gallery photograph, one name per animal.
         thresholds: By group.
         metrics: "thresholdSet" and "testSet" → metrics (`summary.summarise`).
@@ -36,7 +38,8 @@ def describe_bundle(
     lines = [
         "# Animal re-identification model",
         "",
-        f"Backbone `{backbone}`, gallery of {len(animals)} photographs of {len(set(animals))} animals.",
+        f"Backbone `{model.backbone}` from {_describe_weights(model)}, gallery of {len(animals)} photographs of "
+        f"{len(set(animals))} animals.",
         "",
         "    python -m reid_core.predict THIS_FOLDER --data PHOTOGRAPHS --out submission.csv",
         "    sha256sum --check SHA256SUMS        # whether it arrived as it was written; loading checks the same",
@@ -52,7 +55,7 @@ def describe_bundle(
     if findings:
         lines += ["", "## What was noticed", ""]
         lines += [f"* {escape_markdown(str(finding))}" for finding in findings]
-    if "MegaDescriptor" in backbone:
+    if "MegaDescriptor" in model.backbone:
         lines += ["", "MegaDescriptor's weights are CC BY-NC 4.0, and so is what is fine-tuned from them."]
     return "\n".join(lines) + "\n"
 
@@ -71,6 +74,13 @@ def _describe_gain(gain: Mapping[str, float], groups: Sequence[str]) -> list[str
         before = gain.get(f"epoch0.{group}", np.nan)
         lines.append(f"| {escape_markdown(group)} | {before:.3f} | {value:+.3f} ({low:+.3f} … {high:+.3f}) |")
     return lines
+
+
+def _describe_weights(model: ModelConfig) -> str:
+    """What the backbone was before it was trained here; a file's place is in config.yaml."""
+    if model.weights == "pretrained" and has_weights(model.backbone):
+        return "this program's own pretrained weights (trained on drawn animals)"
+    return f"{model.weights} weights" if model.weights in ("pretrained", "random") else "weights of a file"
 
 
 def _describe_training(refitted_epochs: int | None) -> list[str]:

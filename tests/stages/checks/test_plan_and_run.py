@@ -8,6 +8,7 @@ import pytest
 
 from reid_core.command import CLAIM
 from reid_core.config.presets import tiny
+from reid_core.config.values import override
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import DATA
 from reid_core.files.checksums import write_sealed
@@ -19,6 +20,7 @@ from sweeps.stages import sweep as sweep_stage
 from sweeps.stages.checks import room
 
 SMALL = ["--set", "match.num_keypoints=32", "--set", "match.image_px=64"]
+SMALL += ["--set", "loss.name=triplet", "--set", "data.images_per_identity=4"]
 SWEEPS = {
     "no trials": ("--trials 0", r"--trials 0"),
     "no workers": ("--workers 0", r"--workers 0"),
@@ -50,7 +52,10 @@ SWEEPS = {
     ),
     "searched batch": ("--search optim.batch_size=31..33", r"--search optim\.batch_size: .*=31: .* 2 workers"),
     "unknown backbone": ("--set model.backbone=no_such_net", r"model\.backbone=no_such_net"),
-    "untrained backbone": ("--set model.weights=pretrained", r"has no pretrained weights"),
+    "untrained backbone": (
+        "--set model.backbone=swin_micro_patch4_window4_64",
+        r"swin_micro_patch4_window4_64 has no pretrained weights",
+    ),
     "unreachable weights": ("--set model.backbone=resnet18 --set model.weights=pretrained", r"resnet18 cannot be had"),
     "missing weights": ("--set model.weights=gone.safetensors", r"gone\.safetensors cannot be read"),
     "other weights": ("--set model.backbone=resnet18 --set model.weights=JUNK", r"junk\.safetensors cannot be made"),
@@ -228,7 +233,7 @@ def test_what_a_resumed_sweep_reads_is_read_before(name, small_data, tmp_path, s
 
 def test_the_plan_of_a_resumed_sweep_counts_what_is_left(small_data, tmp_path, capsys):
     flags = ["--data", str(small_data), "--out", str(tmp_path), "--preset", "tiny", *SMALL, "--trials", "9", "--plan"]
-    space = SearchSpace(metric_space, tiny())
+    space = SearchSpace(metric_space, override(tiny(), {"loss.name": "triplet"}))
     journal = Journal(tmp_path / "trials")
     for number, status in enumerate(("completed", "infeasible", "running")):
         journal.write(Record(f"trial-000{number}", space.base_point() | {"optim.batch_size": 64}, status))

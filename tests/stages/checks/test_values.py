@@ -26,7 +26,8 @@ def herd(num_animals: int) -> Parts:
 
 
 def space_of(*search: str, **values) -> SearchSpace:
-    base = override(tiny(), {"optim.batch_size": 8, **{key.replace("__", "."): value for key, value in values.items()}})
+    triplets = {"loss.name": "triplet", "data.images_per_identity": 4, "optim.batch_size": 8}
+    base = override(tiny(), triplets | {key.replace("__", "."): value for key, value in values.items()})
     return SearchSpace(metric_space, base, searched=parse_searched(list(search), base))
 
 
