@@ -25,25 +25,18 @@ from reid_core.config.presets import make_preset
 from reid_core.config.values import override
 from reid_core.data.synthetic import write_synthetic
 from reid_core.errors import TrainingError
+from reid_core.experiment.epoch_zero import report_epoch_zero
 from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.training_setup import make_trainer, training_data_of
 from reid_core.model.place import Place
-from reid_core.model.reid_model import make_model
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import SCORE
 from sweeps.search.space import SearchSpace, metric_space
 
-FROZEN = {"model.head": "none", "model.unfrozen_stages": 0, "optim.epochs": 0}
 MEASURED = {"accuracy": "accuracy_validating", "geo_mean": SCORE}
 BAR, BAR_GAIN, BAR_SPREAD = 0.5, 0.1, 0.1
-
-
-def score_frozen(config: TrialConfig, prepared: Prepared) -> dict[str, float]:
-    """Epoch 0: the report of the backbone's own features."""
-    frozen = override(config, FROZEN)
-    return epoch_evaluation(frozen, prepared, Place())(make_model(frozen).eval())
 
 
 def train(config: TrialConfig, prepared: Prepared) -> dict[str, Any]:
@@ -67,7 +60,7 @@ def measure_preset(root: Path, cache: Path, num_seeds: int) -> None:
     for seed in range(num_seeds):
         config = override(base_config(), {"seed": seed})
         prepared = prepare(root, cache / f"seed-{seed}", config)
-        before.append(score_frozen(config, prepared))
+        before.append(report_epoch_zero(config, prepared, Place()))
         print(f"seed {seed}")
         print_report({"epoch": 0, **before[-1]})
         after.append(train(config, prepared))

@@ -124,7 +124,7 @@ def megadescriptor() -> TrialConfig:
 
 
 def tiny() -> TrialConfig:
-    """A four-stage ConvNeXt of 0.4 M parameters at 64 px, with this package's weights: preset of the demo and the tests.
+    """A four-stage ConvNeXt of 0.4 M parameters at 64 px, with weights of ours: the demo's and the tests' preset.
 
     `python sweeps/metric.py --data synthetic --out OUT`; minutes on two CPU cores. Of the synthetic data, cosine
     GEO_MEAN on `thresholdSet` goes from 0.43 (its own features, before training) to 0.57, and the share of `validating`

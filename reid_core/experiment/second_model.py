@@ -24,6 +24,7 @@ from reid_core.experiment.kept_embeddings import find_embeddings, keep_embedding
 from reid_core.files.checksums import digest_of, file_digest
 from reid_core.files.weights_file import is_folder
 from reid_core.model.embed import embed_rows
+from reid_core.model.micro import has_weights, read_provenance
 from reid_core.model.place import local_place
 from reid_core.model.reid_model import ReidModel, make_model
 
@@ -154,5 +155,7 @@ def identify_backbone(config: TrialConfig) -> list:
     """What the features of a backbone on its own depend on besides the photographs."""
     weights = config.model.weights
     content = file_digest(Path(weights)) if weights.endswith(".safetensors") else weights
+    if weights == "pretrained" and has_weights(config.model.backbone):  # another version of this program has others
+        content = read_provenance()["sha256"]
     seed = config.seed if weights == "random" else None
     return [config.model.backbone, content, seed, config.data.image_px, config.data.mean, config.data.std]
