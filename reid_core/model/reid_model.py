@@ -212,7 +212,8 @@ def outline_model(config: TrialConfig, *, num_identities: int = 0) -> ReidModel:
         UserError: If it cannot.
     """
     with torch.device("meta"):
-        return make_model(override(config, {"model.weights": "random"}), num_identities=num_identities)
+        model = make_model(override(config, {"model.weights": "random"}), num_identities=num_identities)
+    return model.to("meta")  # ArcFace makes its centers by a function that knows no default device
 
 
 def num_stages(config: TrialConfig) -> int:

@@ -13,7 +13,7 @@ from reid_core.errors import UserError
 from reid_core.model.backbone import make_backbone
 from reid_core.model.frozen.replay import replaced
 from reid_core.model.heads import make_head
-from reid_core.model.reid_model import ReidModel, describe_parts, make_model, num_stages
+from reid_core.model.reid_model import ReidModel, describe_parts, make_model, num_stages, outline_model
 
 SWIN = "swin_micro_patch4_window4_64"
 SMALL = {
@@ -256,6 +256,12 @@ def test_a_classifier_is_there_only_where_the_loss_needs_it():
     assert {name.split(".")[0] for name in model.trainable_state()} == {"backbone", "head", "classifier"}
     without = make_model(override(tiny(), {"loss.name": "cross_entropy"}))
     assert (without.classifier, without.num_identities) == (None, 0)
+
+
+@pytest.mark.parametrize("loss", ["triplet", "cross_entropy", "arcface", "subcenter_arcface"])
+def test_an_outline_has_no_values(loss):
+    outline = outline_model(override(tiny(), {"loss.name": loss}), num_identities=3)
+    assert all(tensor.is_meta for tensor in (*outline.parameters(), *outline.buffers()))
 
 
 def test_efficientnet_b4_is_cut_into_its_five_strides():

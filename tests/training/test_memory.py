@@ -93,11 +93,12 @@ def real_step(config: TrialConfig) -> tuple[int, int]:
         (SWIN, {}),
         (SWIN, {"model.unfrozen_stages": 1}),
         (SWIN, {"optim.accumulate": 4}),
+        (SWIN, {"loss.name": "arcface"}),
         (SWIN, {"model.checkpointing": "always"}),
         (EFFICIENTNET, {}),
         (EFFICIENTNET, {"model.checkpointing": "always"}),
     ],
-    ids=["swin", "swin's last stage", "parts", "checkpointed", "efficientnet", "efficientnet checkpointed"],
+    ids=["swin", "swin's last stage", "parts", "arcface", "checkpointed", "efficientnet", "efficientnet checkpointed"],
 )
 def test_the_prediction_is_what_a_real_step_takes(config, changes):
     config = override(config, {"optim.precision": "float32", **changes})
