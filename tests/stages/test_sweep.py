@@ -35,16 +35,16 @@ def test_a_dry_run_shows_everything_and_runs_nothing(small_data, tmp_path, capsy
 
 @pytest.mark.parametrize(
     ("gpus", "address", "done"),
-    [(0.0, None, ("open", 9)), (1.0, None, ("close",)), (0.0, "10.0.0.1:6379", ("close",))],
+    [(0.0, None, ("provide", 9)), (1.0, None, ("close",)), (0.0, "10.0.0.1:6379", ("close",))],
     ids=["here", "networks on GPUs", "a cluster"],
 )
 def test_slots_never_hold_what_preparing_asks_ray_for(monkeypatch, small_data, tmp_path, gpus, address, done):
     def prepare(*given, spread, **options):
-        assert (spread is LOCAL) == (done[0] == "open")
+        assert (spread is LOCAL) == (done[0] == "provide")
         raise PreparedError
 
     calls, resources = [], Resources(gpus_per_worker=gpus)
-    done_by = {"open": lambda number: calls.append(("open", number)), "close": lambda: calls.append(("close",))}
+    done_by = {"provide": lambda number: calls.append(("provide", number)), "close": lambda: calls.append(("close",))}
     pool = SimpleNamespace(resources=resources, **done_by)
     monkeypatch.setattr(run_search, "prepare", prepare)
     monkeypatch.delenv("RAY_JOB_ID", raising=False)
