@@ -33,8 +33,9 @@ ENDS = {  # what ends a trial → reports that it has made by then
     "an error in the middle of an epoch": 0,
     "its end, with other settings of torch": 2,
 }
+SWIN = {"model.backbone": "swin_micro_patch4_window4_64", "model.weights": "random"}
 OTHERS = [  # trials that come before
-    ({"model.backbone": "swin_micro_patch4_window4_64", "loss.name": "arcface"}, "its end"),
+    (SWIN | {"loss.name": "triplet", "data.images_per_identity": 4}, "its end"),
     ({"loss.name": "cross_entropy", "seed": 7}, "the scheduler"),
     ({"data.variants": 2}, "its end"),
     ({}, "the loss is nan"),
