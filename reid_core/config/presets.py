@@ -128,7 +128,7 @@ def tiny() -> TrialConfig:
 
     `python sweeps/metric.py --data synthetic --out OUT`; minutes on two CPU cores. Of the synthetic data, cosine
     GEO_MEAN on `thresholdSet` goes from 0.43 (its own features, before training) to 0.57, and the share of `validating`
-    images whose most similar training image shows the same animal from 0.47 to 0.68 (`benchmarks/demo_learns.py`).
+    images whose most similar training image shows the same animal from 0.47 to 0.67 (`benchmarks/demo_learns.py`).
     """
     return override(
         TrialConfig(),

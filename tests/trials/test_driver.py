@@ -22,11 +22,9 @@ OTHER = {"seed": 7, "model.weights": "random", "loss.name": "cross_entropy", "da
 
 
 def test_a_trial_after_others_gives_the_losses_of_plain_python(local_ray, small_data, tmp_path):
-    cosine_only = ["--set", "match.matcher=none"]  # the losses do not depend on it, and it is quicker
+    more = [*TRIPLETS, "--set", "match.matcher=none"]  # the losses do not depend on matching, and it is quicker so
     plain, out = tmp_path / "plain", tmp_path / "ray"
-    assert (
-        main(["--preset", "tiny", "--data", str(small_data), "--out", str(plain), *SHORT, *TRIPLETS, *cosine_only]) == 0
-    )
+    assert main(["--preset", "tiny", "--data", str(small_data), "--out", str(plain), *SHORT, *more]) == 0
     config = read_config(plain / "best.yaml")
     prepare(small_data, out / "cache", config)
     # As if each worker had a GPU in which the trials just have room.
