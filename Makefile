@@ -6,7 +6,7 @@ REID_PHOTOS ?= ../shared/photos
 REID_WEIGHTS ?= ../shared/weights
 RECORDERS := $(wildcard benchmarks/record_*.py)
 # Parts of other scripts, and the hour of kills.
-NO_BENCHMARKS := $(RECORDERS) $(wildcard benchmarks/gpu_*.py) benchmarks/pretrain_tiny.py benchmarks/subjects.py benchmarks/victims.py benchmarks/killed_sweep.py benchmarks/kills.py
+NO_BENCHMARKS := $(RECORDERS) $(wildcard benchmarks/gpu_*.py) benchmarks/local_ray.py benchmarks/pretrain_tiny.py benchmarks/subjects.py benchmarks/victims.py benchmarks/killed_sweep.py benchmarks/kills.py
 # Two threads in each of several processes on two cores wait for each other most of the time.
 export OMP_NUM_THREADS ?= 1
 

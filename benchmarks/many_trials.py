@@ -33,9 +33,9 @@ import psutil
 import ray
 from ray.tune.result import DONE
 
+from benchmarks.local_ray import start_ray
 from reid_core.config.presets import tiny
 from reid_core.metrics.geo_mean import SCORE
-from sweeps.machines.connect import set_environment
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.result_folder import open_journal
@@ -168,14 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(out: Path, num_trials: int, concurrent: int) -> None:
     """The search; `COURSE` has what was measured."""
     resources = Resources(concurrent=concurrent, workers=1)
-    set_environment()
-    ray.init(
-        num_cpus=resources.logical_cpus(),
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}},
-    )
+    start_ray(resources)
     context = SweepContext(tiny(), str(out), str(out / "cache"), resources, pool=EmptySlots(concurrent))
     searcher = TimedSearch(SearchSpace(metric_space, tiny()), open_journal(out))
     scheduler, limits = make_scheduler(EPOCHS, []), Limits(resources=resources)

@@ -24,31 +24,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several processes would wait for each other
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.local_ray import patch_on_import, start_ray
+
 STEPS = "REID_STEPS_FILE"  # environment variable
 TRAINER = "reid_core.training.trainer"
 BAR_S, BAR_RATIO = 1.0, 0.1
 WORKERS = 2
-
-
-class StepClock:
-    """Import hook: the trainer of this process writes down its steps, whoever imports it, and whenever."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Of the trainer's module, with steps that are timed."""
-        if name != TRAINER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.loader is not None
-        run = spec.loader.exec_module
-
-        def run_and_patch(module: Any) -> None:
-            run(module)
-            time_steps(module.Trainer)
-
-        spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
-        return spec
 
 
 def time_steps(trainer: Any) -> None:
@@ -68,7 +49,7 @@ def time_steps(trainer: Any) -> None:
 
 def install_clock() -> None:
     """Ray runs this in each of its processes."""
-    sys.meta_path.insert(0, StepClock())  # type: ignore[arg-type]
+    patch_on_import(TRAINER, lambda module: time_steps(module.Trainer))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +84,6 @@ def measure(scratch: Path, num_slot: int, num_nested: int) -> tuple[list[float],
     from reid_core.config.values import override
     from reid_core.data.synthetic import write_synthetic
     from reid_core.experiment.prepare import prepare
-    from sweeps.machines.connect import set_environment
     from sweeps.machines.resources import Resources
     from sweeps.search.suggestion import Suggestion
     from sweeps.trials.context import SweepContext
@@ -111,15 +91,8 @@ def measure(scratch: Path, num_slot: int, num_nested: int) -> tuple[list[float],
 
     config = override(tiny(), {"optim.epochs": 2, "match.matcher": "none"})
     prepare(write_synthetic(scratch / "data", scale=0.35), scratch / "cache", config)
-    resources, root = Resources(workers=WORKERS), str(Path(__file__).resolve().parents[1])
-    set_environment()
-    ray.init(
-        num_cpus=resources.logical_cpus(),
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        runtime_env={"env_vars": {"PYTHONPATH": root}, "worker_process_setup_hook": "benchmarks.slots.install_clock"},
-    )
+    resources = Resources(workers=WORKERS)
+    start_ray(resources, hook="benchmarks.slots.install_clock")
     nested = importlib.import_module("benchmarks.slots").run_nested  # other processes find it by this name
     gaps = []
     for kind, num_trials, first_seed in (("slot", num_slot, 1000), ("nested", num_nested, 2000)):

@@ -10,7 +10,6 @@ printed beside them, for machines on which others are at work.
 """
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
@@ -25,6 +24,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several processes would wait for each other
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.local_ray import patch_on_import, start_ray
 
 TURNS = "REID_TURNS_FILE"  # environment variable
 WORKER = "sweeps.trials.worker"
@@ -82,30 +83,9 @@ class PlainLoop:
         torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, f"{folder}/plain.pt")
 
 
-class PatchOnImport:
-    """Import hook: the worker's module is patched in the process that imports it, and no other has to."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Of that module."""
-        if name != WORKER:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.loader is not None
-        run = spec.loader.exec_module
-
-        def run_and_patch(module: Any) -> None:
-            run(module)
-            patch(module)
-
-        spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
-        return spec
-
-
 def install() -> None:
     """Ray runs this in each of its processes."""
-    sys.meta_path.insert(0, PatchOnImport())  # type: ignore[arg-type]
+    patch_on_import(WORKER, patch)
 
 
 def patch(worker: Any) -> None:
@@ -194,7 +174,6 @@ def measure(scratch: Path, num_epochs: int) -> None:
     from reid_core.config.values import override
     from reid_core.data.synthetic import write_synthetic
     from reid_core.experiment.prepare import prepare
-    from sweeps.machines.connect import set_environment
     from sweeps.machines.resources import Resources
     from sweeps.search.suggestion import Suggestion
     from sweeps.trials.context import SweepContext
@@ -202,15 +181,8 @@ def measure(scratch: Path, num_epochs: int) -> None:
 
     config = override(tiny(), SETTINGS | {"optim.epochs": num_epochs})
     prepare(write_synthetic(scratch / "data", scale=0.35), scratch / "cache", config)
-    resources, root = Resources(workers=1), str(Path(__file__).resolve().parents[1])
-    set_environment()
-    ray.init(
-        num_cpus=resources.logical_cpus(),
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        runtime_env={"env_vars": {"PYTHONPATH": root}, "worker_process_setup_hook": "benchmarks.train_loop.install"},
-    )
+    resources = Resources(workers=1)
+    start_ray(resources, hook="benchmarks.train_loop.install")
     context = SweepContext(config, str(scratch / "out"), str(scratch / "cache"), resources)
     records = run_fixed([Suggestion(name="loop", parameters={}, only_train=num_epochs)], context)
     ray.shutdown()

@@ -26,7 +26,7 @@ def spell_name(name: str) -> str:
 
 
 def spell_names(names: Iterable[str]) -> dict[str, str]:
-    """`spell_name` of each name; names that would become one stay as they are, because they were told apart.
+    """`spell_name` of each name; names that would become one stay as they are, because they were kept apart.
 
     Example:
         >>> spell_names(["Lynx ", "newt", "newt "])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-BATCH_IMAGES = 2  # of a trace: more than one, so that the batch is told from a dimension of size 1
+BATCH_IMAGES = 2  # of a trace: more than one, so that the batch is not taken for a dimension of size 1
 
 
 class Call(NamedTuple):
