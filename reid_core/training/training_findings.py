@@ -13,8 +13,8 @@ ALIKE = 0.999  # mean cosine of a group; untrained networks with random weights 
 NO_GRADIENT = 1e-8  # AdamW's epsilon: what is smaller hardly moves anything
 SAME_LOSS = 1e-6  # of the loss: some roundings of float32
 SAYINGS = {
-    "alike": "all embeddings of a group are alike after epoch {}: no photograph of it can be distinguished from another; "
-    "are the photographs black, or the learning rates too large?",
+    "alike": "all embeddings of a group are alike after epoch {}: no photograph of it can be "
+    "distinguished from another; are the photographs black, or the learning rates too large?",
     "still": "nothing was learned in epoch {}: the gradient was 0 in every step; are the learning rates 0, is nothing "
     "trained, or is no triplet within the margin?",
     "same": "the loss was the same in every step of epoch {}: it cannot move; are the learning rates too large, or the "
@@ -61,8 +61,8 @@ def find_in_model(mean_cosine: float) -> tuple[Finding, ...]:
         training: all embeddings of a group are alike in the chosen model: ... ()
     """
     what = (
-        "all embeddings of a group are alike in the chosen model: no photograph of it can be distinguished from another; "
-        "are the photographs black, or the weights wrong?"
+        "all embeddings of a group are alike in the chosen model: no photograph of it can be "
+        "distinguished from another; are the photographs black, or the weights wrong?"
     )
     return (Finding(WHERE, what, 1),) if mean_cosine > ALIKE else ()
 
