@@ -201,6 +201,12 @@ class JournalSearch(OptunaSearch):
             _set_constraints(self._ot_trials[trial_id], record)
             self._ot_study.tell(self._ot_trials[trial_id], self._goals.values(record), state=_state_of(record))
 
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is its memory."""
+
 
 def _state_of(record: Record) -> TrialState:
     """How a trial has ended for Optuna; one that no GPU holds as pruned: samplers learn nothing from a failed one."""
@@ -215,12 +221,6 @@ def _constraints_of(record: Record) -> dict[str, float]:
 def _set_constraints(trial: optuna.Trial, record: Record) -> None:
     for name, value in _constraints_of(record).items():
         trial.set_constraint(name, value)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is its memory."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is its memory."""
 
 
 def epoch_scores(records: Iterable[Record]) -> Iterable[tuple[str, int, float]]:

@@ -358,3 +358,13 @@ def test_how_steps_are_run_is_in_the_record(tmp_path):
     (record,) = read(search)
     assert record.step == about
     assert record.over_gb is None
+
+
+def test_ray_tune_keeps_no_second_memory_of_the_search(tmp_path):
+    """Tune saves its searcher again and again: a study that grows would be pickled each time."""
+    search = make_search(tmp_path)
+    search.suggest("a")
+    saved = tmp_path / "tune"
+    saved.mkdir()
+    search.save_to_dir(str(saved), "session")
+    assert list(saved.iterdir()) == []
