@@ -30,9 +30,9 @@ from reid_core.experiment.evaluation import epoch_evaluation
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import Prepared
 from reid_core.experiment.training_setup import make_trainer, training_data_of
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.model.place import Place
 from reid_core.training.batches import local_batches
-from reid_core.training.trainer import SCORE
 from sweeps.search.space import SearchSpace, metric_space
 
 MEASURED = {"accuracy": "accuracy_validating", "geo_mean": SCORE}

@@ -20,6 +20,7 @@ from benchmarks.gpu_data import PER_IDENTITY, Photographs, streams_of
 from benchmarks.gpu_rows import Machine, print_heading, print_row, result_line, share_of_peak
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import override
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.model.embed import BATCH_IMAGES, embed
 from reid_core.model.frozen.boundary import build_activations
 from reid_core.model.heads import NUM_SIDES
@@ -27,7 +28,7 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batches import Batch, activation_batches, local_batches
 from reid_core.training.step.memory import predict
-from reid_core.training.trainer import SCORE, Trainer
+from reid_core.training.trainer import Trainer
 
 MANY_EPOCHS = 10_000  # of a run that is never trained to its end
 MANY_STEPS = 10_000  # of a stream that nobody reads to its end

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.victims import POLL_S, Session, kill, shared_memory
 from reid_core.matching.pairs.store import PairStore
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.results.journal import Journal, Record
 from sweeps.stages.run_search import make_scheduler
 from sweeps.trials.checkpoints import UNFINISHED

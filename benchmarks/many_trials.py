@@ -35,7 +35,7 @@ from ray.tune.result import DONE
 
 from benchmarks.local_ray import start_ray
 from reid_core.config.presets import tiny
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.result_folder import open_journal

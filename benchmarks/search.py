@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten, override
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.comparison.figure_parts import Series, add_legend, draw_lines, make_panels, save_png
 from sweeps.search.goals import Goals
 from sweeps.search.space import SearchSpace, metric_space

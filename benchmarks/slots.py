@@ -121,7 +121,7 @@ def run_nested(suggestion: Any, *, context: Any) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from reid_core.training.trainer import SCORE
+    from reid_core.metrics.epoch_report import SCORE
     from sweeps.search.suggestion import FINAL
     from sweeps.trials.driver import FINAL_KEYS
     from sweeps.trials.slots.ready import ready_trial
@@ -145,7 +145,7 @@ def train_nested(settings: Any) -> None:
     """What its workers run: the same training, which reports to Ray Train."""
     import ray.train
 
-    from reid_core.training.trainer import SCORE
+    from reid_core.metrics.epoch_report import SCORE
     from sweeps.trials.worker import Line, run_alone, train_place
 
     class ToTrain(Line):

@@ -104,7 +104,7 @@ def patch(worker: Any) -> None:
 
 def take_turns(trainer: Any, batches: list[Any]) -> Callable[[Any], dict[str, float]]:
     """In place of an evaluation: write down how long the epoch took, and run one of the plain loop."""
-    from reid_core.training.trainer import SCORE
+    from reid_core.metrics.epoch_report import SCORE
 
     plain: list[PlainLoop] = []
     began: list[tuple[float, float]] = []

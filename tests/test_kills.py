@@ -29,7 +29,8 @@ from reid_core.config.presets import tiny
 from reid_core.errors import UserError
 from reid_core.files.atomic import is_full_disk
 from reid_core.files.checksums import CHECKSUMS, verify_checksums, write_checksums
-from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS, SCORE
+from reid_core.metrics.epoch_report import SCORE
+from reid_core.training.trainer import CHECKPOINT, KEPT_CHECKPOINTS
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record
 from sweeps.search.suggestion import FINAL, Suggestion

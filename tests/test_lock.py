@@ -20,8 +20,8 @@ from reid_core.experiment.evaluation import evaluate_fully
 from reid_core.experiment.prepare import load_database, prepare, prepare_fresh_split, read_truth, split_database
 from reid_core.experiment.prepared import load_prepared
 from reid_core.experiment.training_setup import make_trainer, training_data_of
+from reid_core.metrics.epoch_report import CLOCKED
 from reid_core.model.place import local_place
-from reid_core.training.feed import FED
 
 SMALL = {"optim.epochs": 1, "match.num_keypoints": 32, "match.shortlist": 5, "model.embedding_dim": 16}
 SWIN = {"model.backbone": "swin_micro_patch4_window4_64", "model.weights": "random"}
@@ -111,9 +111,7 @@ def run(folder: Path, new_name: str, *, poisoned: bool) -> Run:
     model = trainer.restore_best()
     metrics = [evaluate_fully(CONFIG, each, model, place).metrics for each in (prepared, fresh)]
     (out / "metrics.json").write_text(json.dumps(metrics))
-    reports = [
-        {name: value for name, value in report.items() if name not in ("seconds", *FED)} for report in trainer.history
-    ]
+    reports = [{name: value for name, value in report.items() if name not in CLOCKED} for report in trainer.history]
     return Run(root, out, hidden, [*reports, *metrics])
 
 

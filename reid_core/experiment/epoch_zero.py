@@ -24,6 +24,7 @@ from reid_core.experiment.made_once import make_once
 from reid_core.experiment.prepared import SEEN, UNREADABLE, Prepared
 from reid_core.experiment.second_model import BARE, identify_backbone
 from reid_core.files.checksums import digest_of, read_sealed, write_sealed
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.metrics.gain import summarise_gain
 from reid_core.metrics.geo_mean import Shares
 from reid_core.model.embed import embed
@@ -31,7 +32,6 @@ from reid_core.model.place import Place
 from reid_core.model.reid_model import make_model
 from reid_core.scoring.decision import Answers, Decision, Outputs
 from reid_core.scoring.evaluate import Decided, answer_queries, decide, shares_of
-from reid_core.training.trainer import SCORE
 from reid_core.training.training_findings import WHERE
 
 MAKER = "1"  # part of every name; raise it when the same settings and photographs give other numbers than before

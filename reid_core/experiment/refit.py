@@ -16,9 +16,9 @@ from reid_core.errors import UserError
 from reid_core.experiment.bundle.folder import Bundle, read_bundle, write_bundle
 from reid_core.experiment.evaluation import outputs_of
 from reid_core.experiment.prepared import UNREADABLE, Prepared, load_prepared, save_prepared
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
-from reid_core.training.trainer import SCORE
 
 FOLDER = "refit"  # in the folder of the prepared data
 

@@ -11,8 +11,6 @@ import numpy as np
 
 from reid_core.data.animals import NEW
 
-SCORE = "geo_mean_cosine"  # of an epoch, by cosine alone: decides the best epoch, early stopping and pruning
-
 
 class Shares(NamedTuple):
     """Share of images answered rightly, one number per identity; all that the metrics and their intervals need."""

@@ -14,8 +14,6 @@ from reid_core.data.table.findings import SHOWN
 from reid_core.model.place import Place
 from reid_core.training.batches import Batch, KeptBatch
 
-FED = ("images_per_s", "data_wait_share", "not_augmented", "not_augmented_examples")  # of an epoch's report
-
 
 class Feed:
     """The batches of one epoch on one rank: how long they were waited for, and which images were not augmented."""

@@ -20,7 +20,7 @@ from reid_core.config.parameters import TrialConfig
 from reid_core.data.table.findings import log_findings
 from reid_core.errors import TrainingError, UserError
 from reid_core.files.checksums import verify_checksums, write_checksums
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch

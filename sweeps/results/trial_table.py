@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
 from reid_core.files.atomic import new_file
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE, SPEED
 from reid_core.metrics.summary import format_interval, format_signed
 from sweeps.results.journal import STEP, Record
 
 HOURS = ("cpu_hours", "gpu_hours")
 AGGREGATES = ("mean_of_groups", "pooled", "pooled_baks", "pooled_baus", "worst_group", "competition")
 PAIRS = ("pairs_hits", "pairs_misses", "pairs_scored")
-FED = ("images_per_s", "data_wait_share")  # of each epoch's report
 OF_GROUP = ("geo_mean", "baks", "baus")
 GAIN = ("epoch0", "gain", "gain_low", "gain_high")  # of the objective (`gain.summarise_gain`)
 BOUNDS = ("", "_low", "_high")  # a metric, and its 95 % interval
@@ -77,7 +76,7 @@ def _row(record: Record, objective: str, base: dict[str, Any]) -> dict[str, Any]
         **gain_of(record),
         "epochs": len(record.reports),
         "seconds": record.seconds,
-        **{name: [report.get(name) for report in record.reports] for name in FED},
+        **{name: [report.get(name) for report in record.reports] for name in SPEED},
         **{name: getattr(record, name) for name in HOURS},
         "retries": record.retries,
         "peak_memory_gb": max((each.get("peak_memory_gb", 0.0) for each in record.reports), default=0.0) or None,

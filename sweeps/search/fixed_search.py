@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from reid_core.errors import UserError
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
 from sweeps.search.journal_writer import UNLIMITED, JournalWriter

@@ -6,14 +6,12 @@ reports by Tune's own trial id → `Record`s.
 import math
 from typing import Any
 
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import FED, SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import STEP, Journal, Record
 from sweeps.search.goals import Goals
 from sweeps.search.suggestion import EPOCH_ZERO, FAILED, FINAL, UNSCORED
 
-# `reid_core.training.feed.FED`, which needs torch
-FED = ("images_per_s", "data_wait_share", "not_augmented", "not_augmented_examples")
 REPORTED = ("epoch", "loss", "gradient_norm", "mean_cosine", "seconds", "peak_memory_gb", SCORE, *FED)
 MEASURED = ("loss_", "accuracy_", "classifier_accuracy_")  # beginnings of what else may be in an epoch's report
 UNLIMITED, ONE_GOAL = Limits(), Goals()

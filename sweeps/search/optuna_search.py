@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.results.journal import Journal, Record
 from sweeps.search.goals import Goals

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reid_core.errors import UserError
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.results.journal import OVER_GB, STEP
 from sweeps.results.storage import StorageError
 from sweeps.results.timeline import Laps

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from reid_core.config.parameters import TrialConfig
 from reid_core.config.values import flatten
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.results.journal import Journal, Record
 from sweeps.results.result_folder import TRIAL_TABLE
 from sweeps.results.trial_table import best_record, write_trials

@@ -19,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from reid_core.errors import UserError
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import driver_resources
 from sweeps.machines.waiting import Watch, watching

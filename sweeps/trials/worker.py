@@ -33,7 +33,7 @@ from reid_core.experiment.training_setup import (
     training_data_of,
 )
 from reid_core.files.atomic import is_full_disk
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.model.place import Place, gpu_memory
 from reid_core.model.reid_model import ReidModel
 from reid_core.training.batches import Batch, KeptBatch

@@ -14,11 +14,10 @@ from reid_core.errors import UserError
 from reid_core.experiment.evaluation import evaluate_fully, pair_scorer
 from reid_core.experiment.prepare import prepare
 from reid_core.experiment.prepared import load_prepared
+from reid_core.metrics.epoch_report import CLOCKED
 from reid_core.model.place import Place
 from reid_core.model.reid_model import make_model
-from reid_core.training.feed import FED
 
-MEASURED = ("seconds", *FED)  # of an epoch, by a clock
 ONE_STAGE = ["--set", "model.unfrozen_stages=1", "--set", "optim.epochs=2", "--set", "optim.lr_stages=1e-2"]
 
 
@@ -26,7 +25,7 @@ def run(data, out, *more):
     """Reports of each epoch without their times, and the answers."""
     experiment = run_experiment(data, out, *ONE_STAGE, *more)
     _, *reports = json.loads((experiment.out / "reports.json").read_text())  # without epoch 0
-    reports = [{key: value for key, value in report.items() if key not in MEASURED} for report in reports]
+    reports = [{key: value for key, value in report.items() if key not in CLOCKED} for report in reports]
     return reports, pq.read_table(experiment.out / "predictions.parquet"), experiment
 
 

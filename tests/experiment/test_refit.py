@@ -14,9 +14,9 @@ from reid_core.experiment.prepare import read_truth
 from reid_core.experiment.prepared import UNREADABLE, load_prepared
 from reid_core.experiment.refit import check_refittable, choose_epochs, export_refit, prepare_refit
 from reid_core.experiment.training_setup import make_trainer, training_data_of
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.model.place import Place
 from reid_core.training.batches import local_batches
-from reid_core.training.trainer import SCORE
 from sweeps.results.journal import Journal
 from sweeps.search.fixed_search import FixedSearch
 from sweeps.search.suggestion import FINAL, UNSCORED, Suggestion

@@ -12,7 +12,7 @@ import ray.tune
 
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import Journal, Record

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.results.journal import Journal, Record
 from sweeps.search.candidates import Choices, Range
 from sweeps.search.goals import SAMPLERS, Goals

@@ -13,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 from reid_core.config.presets import tiny
 from reid_core.config.values import flatten, override
 from reid_core.errors import UserError
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.machines.limits import Limits
 from sweeps.machines.resources import Resources
 from sweeps.results.journal import OVER_GB, Journal, Record

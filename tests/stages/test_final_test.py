@@ -10,8 +10,8 @@ from reid_core.config.presets import tiny
 from reid_core.data.table.findings import make_finding
 from reid_core.data.table.metadata import STRICT
 from reid_core.data.test_set import read_uses
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.metrics.result import Result, read_result
-from reid_core.training.trainer import SCORE
 from sweeps.machines.resources import Resources
 from sweeps.machines.waiting import WaitedTooLongError
 from sweeps.results.journal import Record

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reid_core.training.trainer import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.results.journal import Record
 from sweeps.stages.run_search import first_rung, make_scheduler
 

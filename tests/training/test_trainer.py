@@ -12,11 +12,12 @@ from reid_core.config.parameters import OptimConfig, TrialConfig
 from reid_core.config.presets import make_preset, tiny
 from reid_core.config.values import override
 from reid_core.errors import TrainingError
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.model.place import Place
 from reid_core.model.reid_model import ReidModel, make_model
 from reid_core.training.batches import Batch
 from reid_core.training.optim import head_rate, learning_rate_factor, make_optimizer, make_schedule
-from reid_core.training.trainer import SCORE, Trainer
+from reid_core.training.trainer import Trainer
 
 PX, NUM_ANIMALS, STEPS = 32, 8, 4
 # Every kind of randomness that a resumed run must draw again: dropout in the head; and a schedule in mid-course.

@@ -22,10 +22,10 @@ from reid_core.config.values import override
 from reid_core.data.image_cache import ImageCache, build_cache
 from reid_core.errors import UserError
 from reid_core.experiment.prepare import load_database
+from reid_core.metrics.epoch_report import SCORE
 from reid_core.training.augment import Augmenter
 from reid_core.training.batch_plan import make_plan, make_pool
 from reid_core.training.batches import local_batches, make_source
-from reid_core.training.trainer import SCORE
 from reid_core.training.variants import build_variants
 from sweeps.machines import waiting
 from sweeps.machines.limits import Limits

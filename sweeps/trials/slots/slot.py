@@ -16,7 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
-from reid_core.metrics.geo_mean import SCORE
+from reid_core.metrics.epoch_report import SCORE
 from sweeps.machines.resources import Resources
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext

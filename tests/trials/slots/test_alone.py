@@ -14,11 +14,11 @@ from pyarrow.fs import LocalFileSystem
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.experiment.prepare import prepare
+from reid_core.metrics.epoch_report import CLOCKED
 from reid_core.model.place import local_place
 from reid_core.training.batches import local_batches
 from reid_core.training.trainer import Trainer
 from sweeps.machines.resources import Resources
-from sweeps.results.trial_table import FED
 from sweeps.search.suggestion import FAILED
 from sweeps.trials import worker
 from sweeps.trials.settings import WorkerSettings
@@ -43,7 +43,6 @@ OTHERS = [  # trials that come before
     ({"model.keep_activations": True, "model.unfrozen_stages": 1, "data.variants": 2}, "its end"),
     ({}, "an error in the middle of an epoch"),
 ]
-MEASURED = ("seconds", *FED)  # of an epoch, by a clock
 COMPARED_AFTER = ("the loss is nan", "an error in the middle of an epoch")  # and whatever came before these
 
 
@@ -56,7 +55,7 @@ class Heard(Line):
         object.__setattr__(self, "is_wanted", is_wanted)
 
     def send(self, report):
-        self.reports.append({key: value for key, value in report.items() if key not in MEASURED})
+        self.reports.append({key: value for key, value in report.items() if key not in CLOCKED})
         return self.is_wanted
 
     def send_last(self, report):

@@ -7,13 +7,11 @@ from traps import TRAPS, Trapped
 from reid_core.config.presets import tiny
 from reid_core.config.values import override
 from reid_core.experiment.prepare import prepare
-from sweeps.results.trial_table import FED
+from reid_core.metrics.epoch_report import CLOCKED
 from sweeps.search.suggestion import Suggestion
 from sweeps.trials.context import SweepContext
 from sweeps.trials.slots.pool import keep_slots
 from sweeps.trials.tuning import run_fixed
-
-MEASURED = ("seconds", *FED)  # of an epoch, by a clock
 
 
 def kill_waiting_workers():
@@ -34,7 +32,7 @@ def is_worker(process):
 
 def given(record):
     """All that a trial gave but times."""
-    reports = [{key: value for key, value in report.items() if key not in MEASURED} for report in record.reports]
+    reports = [{key: value for key, value in report.items() if key not in CLOCKED} for report in record.reports]
     return record.status, reports, record.metrics, record.epoch_zero
 
 
